@@ -1,0 +1,167 @@
+"""Every error that this service raises on purpose, as one tree.
+
+    AdapterServiceError
+    ├── InvalidInputError            the caller can mend it
+    │   ├── SettingsError            adapter_config.yaml, mcp_connectors.yml, ADAPTER_* variables
+    │   ├── InvalidParameterError    a field or option of one request
+    │   ├── PromptTooLongError
+    │   └── InvalidSampleError       one record of a source (counted, not fatal by itself)
+    ├── NotFoundError
+    │   ├── UnknownJobError
+    │   ├── UnknownAdapterError
+    │   └── UnknownSourceError
+    ├── ConflictError                right request, wrong moment
+    │   ├── WrongJobStateError
+    │   ├── NoVersionToRollBackError
+    │   └── DuplicateRequestError    same idempotency key, another body
+    ├── ForbiddenError               from a peer that may not
+    ├── BusyError                    a bounded queue is full
+    ├── NotReadyError                the base still loads, or could not be loaded
+    ├── SourceError                  a stream cannot be read
+    │   ├── SourceUnreachableError
+    │   ├── SourceFormatError        the whole source is not what the configuration says
+    │   ├── EmptySourceError
+    │   └── TooManyBadRecordsError
+    ├── BaseModelError               a base cannot be found, read or quantized
+    ├── AdapterFormatError           an adapter folder is not one we serve
+    ├── TrainingError
+    │   ├── NonFiniteLossError
+    │   └── NothingToLearnError      zero supervised tokens or zero samples
+    └── JobCancelledError            the user asked for it; ends a job as `cancelled`
+
+Adding one: write the class here with a `code` that no other has, give it a status in
+`api/errors.py`, and the test over all of them (`tests/test_errors.py`) tells what is missing.
+
+A message has three parts: the value found, what is allowed, and what to do next.
+No HTTP in here.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AdapterServiceError(Exception):
+    """Root of the tree; `code` is stable and is what programs compare."""
+
+    code: ClassVar[str] = "adapter_service_error"
+
+
+class InvalidInputError(AdapterServiceError):
+    code = "invalid_input"
+
+
+class SettingsError(InvalidInputError):
+    code = "invalid_settings"
+
+
+class InvalidParameterError(InvalidInputError):
+    """`parameter` is the name as the caller wrote it."""
+
+    code = "invalid_parameter"
+
+    def __init__(self, message: str, *, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class PromptTooLongError(InvalidInputError):
+    code = "prompt_too_long"
+
+
+class InvalidSampleError(InvalidInputError):
+    code = "invalid_sample"
+
+
+class NotFoundError(AdapterServiceError):
+    code = "not_found"
+
+
+class UnknownJobError(NotFoundError):
+    code = "unknown_job"
+
+
+class UnknownAdapterError(NotFoundError):
+    code = "unknown_adapter"
+
+
+class UnknownSourceError(NotFoundError):
+    code = "unknown_source"
+
+
+class ConflictError(AdapterServiceError):
+    code = "conflict"
+
+
+class WrongJobStateError(ConflictError):
+    code = "wrong_job_state"
+
+
+class NoVersionToRollBackError(ConflictError):
+    code = "no_version_to_roll_back"
+
+
+class DuplicateRequestError(ConflictError):
+    code = "duplicate_request"
+
+
+class ForbiddenError(AdapterServiceError):
+    code = "forbidden"
+
+
+class BusyError(AdapterServiceError):
+    """`retry_after_seconds` is when another try makes sense."""
+
+    code = "busy"
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class NotReadyError(AdapterServiceError):
+    code = "not_ready"
+
+
+class SourceError(AdapterServiceError):
+    code = "source_error"
+
+
+class SourceUnreachableError(SourceError):
+    code = "source_unreachable"
+
+
+class SourceFormatError(SourceError):
+    code = "source_format"
+
+
+class EmptySourceError(SourceError):
+    code = "empty_source"
+
+
+class TooManyBadRecordsError(SourceError):
+    code = "too_many_bad_records"
+
+
+class BaseModelError(AdapterServiceError):
+    code = "base_model_error"
+
+
+class AdapterFormatError(AdapterServiceError):
+    code = "adapter_format"
+
+
+class TrainingError(AdapterServiceError):
+    code = "training_error"
+
+
+class NonFiniteLossError(TrainingError):
+    code = "non_finite_loss"
+
+
+class NothingToLearnError(TrainingError):
+    code = "nothing_to_learn"
+
+
+class JobCancelledError(AdapterServiceError):
+    code = "job_cancelled"

@@ -1,0 +1,60 @@
+"""The one record that every connector yields and that training reads.
+
+A sample is a short conversation. What is learned is the last message, always the assistant's;
+a plain text is a conversation with that one message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training record.
+
+    `language` is the BCP-47 tag of the completion, or None. `origin` says where the record lies
+    (`source:file:line`), for messages to people. `metadata` is carried, never trained on; parallel
+    text has `source_text` and `source_language` in it.
+    """
+
+    messages: tuple[Message, ...]
+    language: str | None = None
+    origin: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> str:
+        """The last user message, or "" for plain text."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+    @property
+    def completion(self) -> str:
+        return self.messages[-1].content
+
+    @property
+    def key(self) -> str:
+        """Sixteen hex digits of the content alone; equal content has equal keys wherever it lies.
+
+        For parallel text the instruction's wording is left out, so that a paraphrase of a
+        held-out sample is held out too.
+        """
+        source_text = self.metadata.get("source_text")
+        parts = (
+            [str(source_text), self.language or "", self.completion]
+            if source_text
+            else [part for m in self.messages for part in (m.role, m.content)]
+        )
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]

