@@ -1,0 +1,43 @@
+"""What the service is told: adapter_config.yaml, mcp_connectors.yml and ADAPTER_* variables.
+
+`load_settings` reads all three and returns one frozen `Settings`; nothing here is a global.
+"""
+
+from __future__ import annotations
+
+from adapter_service.settings.faults import did_you_mean, validate_section
+from adapter_service.settings.loading import load_settings
+from adapter_service.settings.masking import masked
+from adapter_service.settings.sections import (
+    DataSettings,
+    GateSettings,
+    LoraSettings,
+    ModelSettings,
+    QuantizationSettings,
+    Section,
+    SecuritySettings,
+    ServingSettings,
+    Settings,
+    StorageSettings,
+    TrainingSettings,
+)
+from adapter_service.settings.sources import SourceEntry
+
+__all__ = [
+    "DataSettings",
+    "GateSettings",
+    "LoraSettings",
+    "ModelSettings",
+    "QuantizationSettings",
+    "Section",
+    "SecuritySettings",
+    "ServingSettings",
+    "Settings",
+    "SourceEntry",
+    "StorageSettings",
+    "TrainingSettings",
+    "did_you_mean",
+    "load_settings",
+    "masked",
+    "validate_section",
+]

@@ -1,0 +1,122 @@
+"""Find the two files, lay the environment over them, and refuse everything wrong at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adapter_service.errors import SettingsError
+from adapter_service.settings import environment
+from adapter_service.settings.draft import Draft
+from adapter_service.settings.entries import EntryReader, shipped_entries
+from adapter_service.settings.environment import put_environment
+from adapter_service.settings.faults import did_you_mean, settings_error
+from adapter_service.settings.older_config import put_config
+from adapter_service.settings.reading import Document, read_document
+from adapter_service.settings.sections import (
+    DataSettings,
+    Section,
+    SecuritySettings,
+    Settings,
+    StorageSettings,
+)
+from adapter_service.settings.sources import SourceEntry, variables
+
+CONFIG_NAME = "adapter_config.yaml"
+SOURCES_NAME = "mcp_connectors.yml"
+_SHIPPED = Path(__file__).resolve().parents[2]
+
+
+def load_settings(
+    config_path: Path | str | None = None,
+    sources_path: Path | str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read both files and the environment.
+
+    A file is, in this order: the one given, the one that ADAPTER_CONFIG or ADAPTER_SOURCES names,
+    the one in the current folder, the one shipped beside the package; without any, the defaults hold.
+
+    Raises:
+        SettingsError: with every fault of both files and the environment, each with its line.
+    """
+    environ = os.environ if environ is None else environ
+    draft = Draft()
+    config = _find(config_path, environ.get(environment.CONFIG), CONFIG_NAME)
+    sources = _find(sources_path, environ.get(environment.SOURCES), SOURCES_NAME)
+    put_config(draft, _read(draft, config))
+    entries = _entries(draft, sources)
+    referenced = variables([dict(entry.options) for entry in entries.values()])
+    put_environment(draft, environ, referenced=referenced)
+    sections = dict(draft.sections())
+    _place_state_dir(draft, sections, config)
+    _check_together(draft, sections, entries, sources)
+    if draft.faults:
+        raise settings_error(draft.faults)
+    found: dict[str, Any] = {**sections, "sources": entries, "notes": tuple(draft.notes)}
+    return Settings(**found, config_path=config, sources_path=sources)
+
+
+def _find(given: Path | str | None, named: str | None, name: str) -> Path | None:
+    if given or named:
+        return Path(given or named or "").expanduser().absolute()
+    return next((path for folder in (Path.cwd(), _SHIPPED) if (path := folder / name).is_file()), None)
+
+
+def _read(draft: Draft, path: Path | None) -> Document:
+    if path is None:
+        return Document("built-in settings")
+    try:
+        return read_document(path)
+    except SettingsError as error:
+        draft.faults += str(error).splitlines()
+        return Document(path.name)
+
+
+def _entries(draft: Draft, path: Path | None) -> dict[str, SourceEntry]:
+    if path is None:
+        return shipped_entries()
+    return EntryReader(draft, _read(draft, path), path.parent).read()
+
+
+def _place_state_dir(draft: Draft, sections: dict[str, Section], config: Path | None) -> None:
+    """Make `state_dir` absolute: from the file's folder if the file (or nobody) names it, else from here."""
+    storage = sections.get("storage")
+    if not isinstance(storage, StorageSettings):
+        return
+    by_environment = draft.places.get(("storage", "state_dir"), "").startswith("environment")
+    folder = Path.cwd() if config is None or by_environment else config.parent
+    sections["storage"] = StorageSettings(state_dir=(folder / storage.state_dir.expanduser()).absolute())
+
+
+def _check_together(
+    draft: Draft, sections: Mapping[str, Section], entries: Mapping[str, SourceEntry], path: Path | None
+) -> None:
+    """What no section can see alone."""
+    data, security = sections.get("data"), sections.get("security")
+    if isinstance(data, DataSettings) and isinstance(security, SecuritySettings):
+        prefixes = tuple(security.raw_sources)
+        for key, name in (("source", data.source), ("fallback_source", data.fallback_source)):
+            if name is not None and name not in entries and not (prefixes and name.startswith(prefixes)):
+                _report_unknown_source(draft, key, name, entries, path)
+    if isinstance(security, SecuritySettings) and not security.loopback_only:
+        draft.faults.append(
+            f"{draft.place(('security', 'loopback_only'))}: 'security.loopback_only' is false; there are no "
+            "API keys yet, so only true is possible: come from this machine, e.g. through a tunnel"
+        )
+
+
+def _report_unknown_source(
+    draft: Draft, key: str, name: str, entries: Mapping[str, SourceEntry], path: Path | None
+) -> None:
+    file = path.name if path else "the built-in sources"
+    known = ", ".join(sorted(entries)) or "none"
+    hint = did_you_mean(name, entries) or ";"
+    text = f"'data.{key}' is '{name}', which {file} does not name{hint} sources: {known}"
+    if ("data", key) in draft.places:
+        draft.faults.append(f"{draft.place(('data', key))}: {text}")
+    else:
+        # Nobody chose it: those who only serve, or name a source with each job, need not mend it.
+        draft.notes.append(f"{text}; set it, or name a source with each job")

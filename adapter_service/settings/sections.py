@@ -1,0 +1,184 @@
+"""The sections of adapter_config.yaml, each a frozen model with bounds on every number.
+
+adapter_config.yaml explains each key; a test keeps the two alike.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from adapter_service.settings.masking import masked
+from adapter_service.settings.sources import SourceEntry
+
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+CountOrZero = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rank = Annotated[int, Field(ge=1, le=1024)]
+Alpha = Annotated[int, Field(ge=1, le=65_536)]
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+AdapterName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses unknown ones and numbers that are not finite."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=()
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `port: yes`: pydantic would read it as 1."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and "bool" not in str(field.annotation) and field.annotation is not Any:
+            raise ValueError("true and false (yes, no, on, off) are not allowed here; quote a text")
+        return value
+
+
+class ModelSettings(Section):
+    base: Name = "package:gemma3-270m"
+    revision: Name | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+
+
+class QuantizationSettings(Section):
+    use_8bit: bool = False
+    use_4bit: bool = False
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Self:
+        if self.use_8bit and self.use_4bit:
+            raise ValueError(
+                "'use_8bit' and 'use_4bit' are both true; the base is held in one width: keep one"
+            )
+        return self
+
+
+class LoraSettings(Section):
+    r: Rank = 16
+    alpha: Alpha = 32
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    target_modules: Literal["all-linear"] | Annotated[list[Name], Field(min_length=1)] = "all-linear"
+    use_rslora: bool = False
+    rank_pattern: dict[Name, Rank] = {}
+    alpha_pattern: dict[Name, Alpha] = {}
+
+
+class TrainingSettings(Section):
+    num_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    per_device_train_batch_size: Annotated[int, Field(ge=1, le=4096)] = 14
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] = 1
+    max_steps: Count | None = None
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
+    min_lr_ratio: Share = 0.1
+    warmup_steps: CountOrZero = 20
+    weight_decay: Share = 0.0
+    adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.95
+    max_grad_norm: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
+    max_seq_length: Annotated[int, Field(ge=8, le=131_072)] = 512
+    token_budget: Annotated[int, Field(ge=8, le=1_048_576)] = 512
+    save_steps: Count = 100
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+
+
+class DataSettings(Section):
+    source: Name = "multilingual_corpus"
+    fallback_source: Name | None = None
+    max_train_samples: Count = 2000
+    languages: list[Name] = []
+    shuffle_buffer: Annotated[int, Field(ge=0, le=1_000_000)] = 2000
+    max_skipped_fraction: Share = 0.1
+    max_cache_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 100
+
+
+class GateSettings(Section):
+    enabled: bool = True
+    holdout_fraction: Annotated[float, Field(gt=0.0, le=0.5)] = 0.02
+    max_holdout_samples: Annotated[int, Field(ge=1, le=100_000)] = 200
+    min_holdout_samples: Annotated[int, Field(ge=1, le=100_000)] = 20
+    min_loss_gain: Annotated[float, Field(ge=-10.0, le=10.0)] = 0.0
+    confidence: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
+    generate_samples: Annotated[int, Field(ge=0, le=10_000)] = 50
+    max_chrf_loss: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0
+
+    @model_validator(mode="after")
+    def _room_for_the_least(self) -> Self:
+        if self.min_holdout_samples > self.max_holdout_samples:
+            raise ValueError(
+                f"'min_holdout_samples' is {self.min_holdout_samples}, more than 'max_holdout_samples' "
+                f"({self.max_holdout_samples}); lower the one or raise the other"
+            )
+        return self
+
+
+class ServingSettings(Section):
+    host: Name = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8100
+    default_adapter: AdapterName = "multilingual"
+    max_new_tokens_limit: Tokens = 512
+    max_prompt_tokens: Tokens = 1024
+    default_max_new_tokens: Tokens = 100
+    queue_size: Annotated[int, Field(ge=1, le=100_000)] = 32
+    repetition_penalty: Annotated[float, Field(gt=0.0, le=10.0)] = 1.2
+    job_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 16
+
+    @model_validator(mode="after")
+    def _default_within_the_limit(self) -> Self:
+        if self.default_max_new_tokens > self.max_new_tokens_limit:
+            raise ValueError(
+                f"'default_max_new_tokens' is {self.default_max_new_tokens}, more than "
+                f"'max_new_tokens_limit' ({self.max_new_tokens_limit}); lower the one or raise the other"
+            )
+        return self
+
+
+class StorageSettings(Section):
+    """After loading, `state_dir` is absolute; a relative one counts from the configuration's folder."""
+
+    state_dir: Path = Path(".state")
+
+
+class SecuritySettings(Section):
+    loopback_only: bool = True
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 1_048_576
+    raw_sources: list[Name] = []
+
+
+class Settings(Section):
+    """Everything the service was told. Pass its sections on, not the whole."""
+
+    model: ModelSettings = ModelSettings()
+    quantization: QuantizationSettings = QuantizationSettings()
+    lora: LoraSettings = LoraSettings()
+    training: TrainingSettings = TrainingSettings()
+    data: DataSettings = DataSettings()
+    gate: GateSettings = GateSettings()
+    serving: ServingSettings = ServingSettings()
+    storage: StorageSettings = StorageSettings()
+    security: SecuritySettings = SecuritySettings()
+    sources: dict[str, SourceEntry] = {}
+
+    config_path: Path | None = Field(default=None, exclude=True)
+    sources_path: Path | None = Field(default=None, exclude=True)
+    notes: tuple[str, ...] = Field(default=(), exclude=True)
+    """What older keys became or why they have no effect: to be logged at start and shown by `check`."""
+
+    def masked(self) -> dict[str, Any]:
+        """As JSON, to be written beside an artifact: secrets masked."""
+        return {key: masked(value) for key, value in self.model_dump(mode="json").items()}
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: type(field.default)
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.default, Section)
+}

@@ -1,0 +1,80 @@
+"""A configured source as mcp_connectors.yml names it; what its options mean is its connector's affair."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from adapter_service.errors import SettingsError
+
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+class SourceEntry(BaseModel):
+    """One named source: the kind of its connector, and that connector's options as written.
+
+    `${VAR}` and `${VAR:-default}` stand in `options` until the source is opened, so that no
+    secret is held, dumped or logged before it is needed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kind: str
+    options: Mapping[str, Any] = {}
+    line: int = Field(default=0, exclude=True)
+    file: str = Field(default="mcp_connectors.yml", exclude=True)
+    lines: Mapping[str, int] = Field(default={}, exclude=True)
+    """Option (`url`, `mapping.format`) → line, for `validate_section`."""
+    folder: Path | None = Field(default=None, exclude=True)
+    """What a relative `path` counts from: the folder of the file."""
+
+    def resolved_options(self, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The options with variables replaced and `path` made absolute; for the moment of opening.
+
+        Raises:
+            SettingsError: a variable without a default is not set.
+        """
+        options = {
+            key: self._resolve(value, os.environ if environ is None else environ, key)
+            for key, value in self.options.items()
+        }
+        path = options.get("path")
+        if self.folder is not None and isinstance(path, str):
+            options["path"] = str(self.folder / Path(path).expanduser())
+        return options
+
+    def _resolve(self, value: Any, environ: Mapping[str, str], key: str) -> Any:
+        if isinstance(value, Mapping):
+            return {k: self._resolve(v, environ, f"{key}.{k}") for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._resolve(item, environ, key) for item in value]
+        if isinstance(value, str):
+            return _VARIABLE.sub(lambda match: self._value(match, environ, key), value)
+        return value
+
+    def _value(self, match: re.Match[str], environ: Mapping[str, str], key: str) -> str:
+        value = environ.get(match["name"]) or match["default"]
+        if value is None:
+            place = f"{self.file} line {self.lines.get(key, self.line)}"
+            raise SettingsError(
+                f"{place}: source '{self.name}' needs the environment variable {match['name']} for '{key}', "
+                f"which is not set; export {match['name']}=… and start again"
+            )
+        return value
+
+
+def variables(value: Any) -> Iterator[str]:
+    """Names of all `${VAR}` in a structure."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from variables(item)
+    elif isinstance(value, str):
+        yield from (match["name"] for match in _VARIABLE.finditer(value))
