@@ -1,0 +1,135 @@
+"""Turn a GGUF file into a folder in transformers' format, once.
+
+transformers reads GGUF itself but takes most of a minute for it and does so at every start. Here
+the result is kept: `<state>/bases/<sha256>/`, written beside its final name and renamed when it is
+whole, so a folder that is there is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adapter_service.errors import BaseModelError
+
+log = logging.getLogger(__name__)
+
+_BLOCK_BYTES = 1 << 20
+_FORMAT = 1  # raise when a folder that an older version wrote must be made anew
+
+
+def import_gguf(parts: Sequence[Path], bases_dir: Path, note: Callable[[str], None]) -> Path:
+    """Return the folder made from the GGUF file in `parts`, making it when it is not there yet.
+
+    `note` is told what is happening, in words for people.
+
+    Raises:
+        BaseModelError: no GGUF, or an architecture that transformers does not read.
+    """
+    digest = _sha256(parts)
+    target = bases_dir / f"{digest[:32]}-{_FORMAT}"
+    if target.is_dir():
+        return target
+    note("importing the GGUF base, once (about a minute)")
+    bases_dir.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="import-", dir=bases_dir))
+    try:
+        gguf_file = _joined(parts, work)
+        folder = work / "model"
+        _convert(gguf_file, folder)
+        (folder / "base.json").write_text(json.dumps({"sha256": digest, "format": _FORMAT}))
+        _sync(folder)
+        try:
+            folder.rename(target)
+        except OSError:
+            if not target.is_dir():  # another process was faster: its folder is as good as ours
+                raise
+        _sync_directory(bases_dir)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    note("the base is imported")
+    return target
+
+
+def _sha256(parts: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        with part.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _joined(parts: Sequence[Path], work: Path) -> Path:
+    if len(parts) == 1:
+        return parts[0]
+    whole = work / "base.gguf"
+    with whole.open("wb") as out:
+        for part in parts:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, out, _BLOCK_BYTES)
+    return whole
+
+
+def _convert(gguf_file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: dict[str, Any] = {"gguf_file": gguf_file.name, "local_files_only": True}
+    try:
+        with _one_parse():
+            tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, **where)
+            model = AutoModelForCausalLM.from_pretrained(gguf_file.parent, dtype=torch.bfloat16, **where)
+    except (ValueError, KeyError, NotImplementedError, OSError) as error:
+        raise BaseModelError(
+            f"{gguf_file.name} cannot be imported: {error}. Name a folder or a Hub id of the same model instead"
+        ) from error
+    # A model read from GGUF says that it is quantized, and save_pretrained refuses it; its weights
+    # are plain by now.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _one_parse() -> Iterator[None]:
+    """transformers parses a GGUF's metadata three times, 5 to 18 s each for a big vocabulary; once will do."""
+    import gguf
+
+    reader = gguf.GGUFReader
+    parsed: dict[str, Any] = {}
+
+    def cached(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(path) not in parsed:
+            parsed[str(path)] = reader(path, *args, **kwargs)
+        return parsed[str(path)]
+
+    gguf.GGUFReader = cached
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    _sync_directory(folder)
+
+
+def _sync_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

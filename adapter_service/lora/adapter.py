@@ -1,0 +1,195 @@
+"""One adapter's weights: a pair of low-rank matrices for each linear layer that it changes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from adapter_service.errors import AdapterFormatError, InvalidParameterError
+
+ALL_LINEAR = "all-linear"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Shape of an adapter, in PEFT's words.
+
+    `target_modules` is "all-linear" or names, each a whole path or the end of one at a dot.
+    `rank_pattern` and `alpha_pattern` map such names, or regular expressions, to other values.
+    """
+
+    r: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = ALL_LINEAR
+    use_rslora: bool = False
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+
+    def targets(self, path: str) -> bool:
+        if isinstance(self.target_modules, str):
+            return self.target_modules == ALL_LINEAR or bool(re.fullmatch(self.target_modules, path))
+        return any(path == name or path.endswith(f".{name}") for name in self.target_modules)
+
+    def rank(self, path: str) -> int:
+        return _by_pattern(self.rank_pattern, path, self.r)
+
+    def scale(self, path: str) -> float:
+        """alpha / r, or alpha / sqrt(r) for rsLoRA (Kalajdzievski 2023, arXiv:2312.03732)."""
+        alpha, rank = _by_pattern(self.alpha_pattern, path, self.alpha), self.rank(path)
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+
+def _by_pattern(pattern: Mapping[str, T], path: str, default: T) -> T:
+    """The value of the first key that ends `path` at a dot, as PEFT's `get_pattern_key`."""
+    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", path)), default)
+
+
+class LinearLayer(Protocol):
+    in_features: int
+    out_features: int
+
+
+L = TypeVar("L", bound=LinearLayer)
+
+
+class LowRankPair(nn.Module):
+    """`(x @ A.T) @ B.T * scale` with A (r, in) and B (out, r).
+
+    The matrices are cast to the type of `x` for each product, never `x` to theirs: a float32 copy
+    of every layer's input is most of what PEFT's training memory is. A product drops inputs
+    only where `dropout_generator` is set, that is, in training.
+    """
+
+    def __init__(self, a: torch.Tensor, b: torch.Tensor, scale: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(a), nn.Parameter(b)
+        self.scale = scale
+        self.dropout = dropout
+        self.dropout_generator: torch.Generator | None = None
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        if self.dropout and self.dropout_generator is not None:
+            kept = torch.rand(x.shape, generator=self.dropout_generator, device=x.device) >= self.dropout
+            x = x * kept / (1 - self.dropout)
+        inner = nn.functional.linear(x, self.a.to(x.dtype)) * self.scale  # (..., r)
+        return nn.functional.linear(inner, self.b.to(x.dtype))  # (..., out)
+
+
+class Adapter(nn.Module):
+    """Low-rank pairs by layer path, for one base.
+
+    Made for training (float32, B zero, so that it starts as the base) or for serving (a frozen
+    copy in the base's type).
+    """
+
+    def __init__(self, config: LoraConfig, pairs: Mapping[str, LowRankPair]) -> None:
+        super().__init__()
+        self.config = config
+        self.pairs: dict[str, LowRankPair] = dict(pairs)
+        # Parameter names may hold no dots; the paths are kept in `pairs`.
+        self._registered = nn.ModuleList(self.pairs.values())
+
+    @classmethod
+    def fresh(
+        cls,
+        config: LoraConfig,
+        layers: Mapping[str, LinearLayer],
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> Adapter:
+        """A, uniform as PEFT's default (Kaiming with a = sqrt(5)); B, zero.
+
+        Raises:
+            InvalidParameterError: `target_modules` names no layer, or one that is not there.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        chosen = select_layers(config, layers)
+        pairs = {}
+        for path, layer in chosen.items():
+            rank, bound = config.rank(path), 1 / math.sqrt(layer.in_features)
+            a = (torch.rand(rank, layer.in_features, generator=generator) * 2 - 1) * bound
+            b = torch.zeros(layer.out_features, rank)
+            pairs[path] = LowRankPair(a.to(device), b.to(device), config.scale(path), config.dropout)
+        return cls(config, pairs)
+
+    def frozen_copy(self, dtype: torch.dtype) -> Adapter:
+        """For serving: other memory, no gradients, no dropout."""
+        pairs = {
+            path: LowRankPair(pair.a.detach().to(dtype, copy=True), pair.b.detach().to(dtype, copy=True), pair.scale)
+            for path, pair in self.pairs.items()
+        }
+        copy = Adapter(self.config, pairs)
+        copy.requires_grad_(requires_grad=False)
+        return copy
+
+    def trainable_copy(self, dropout: float = 0.0) -> Adapter:
+        """For training further: float32, other memory, so that the one being served stays as it is."""
+        pairs = {
+            path: LowRankPair(pair.a.detach().float().clone(), pair.b.detach().float().clone(), pair.scale, dropout)
+            for path, pair in self.pairs.items()
+        }
+        return Adapter(self.config, pairs)
+
+    def set_dropout(self, generator: torch.Generator | None) -> None:
+        for pair in self.pairs.values():
+            pair.dropout_generator = generator
+
+    def is_finite(self) -> bool:
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters())
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters())
+
+
+def select_layers(config: LoraConfig, layers: Mapping[str, L]) -> dict[str, L]:
+    """The layers that `config` changes, in the model's order.
+
+    Raises:
+        InvalidParameterError: a target matches nothing; PEFT would leave it out in silence.
+    """
+    if isinstance(config.target_modules, tuple):
+        unmatched = [name for name in config.target_modules if not _any_ends_with(name, layers)]
+        if unmatched:
+            raise InvalidParameterError(
+                f"target_modules {unmatched} match no linear layer of the base; "
+                f"it has {sorted({path.rpartition('.')[2] for path in layers})}, or use {ALL_LINEAR!r}",
+                parameter="target_modules",
+            )
+    chosen = {path: layer for path, layer in layers.items() if config.targets(path)}
+    if not chosen:
+        raise InvalidParameterError(
+            f"target_modules {config.target_modules!r} match no linear layer of the base", parameter="target_modules"
+        )
+    return chosen
+
+
+def _any_ends_with(name: str, paths: Iterable[str]) -> bool:
+    return any(path == name or path.endswith(f".{name}") for path in paths)
+
+
+def check_fits(adapter: Adapter, layers: Mapping[str, LinearLayer]) -> None:
+    """Refuse weights that do not fit the base.
+
+    Raises:
+        AdapterFormatError: a path that the base has not, or a shape that differs.
+    """
+    for path, pair in adapter.pairs.items():
+        if path not in layers:
+            raise AdapterFormatError(f"the adapter changes {path!r}, which this base does not have")
+        wanted = (layers[path].in_features, layers[path].out_features)
+        found = (pair.a.shape[1], pair.b.shape[0])
+        if found != wanted or pair.a.shape[0] != pair.b.shape[1]:
+            raise AdapterFormatError(
+                f"the adapter's weights for {path!r} are A {tuple(pair.a.shape)}, B {tuple(pair.b.shape)}; "
+                f"this base wants A (r, {wanted[0]}), B ({wanted[1]}, r)"
+            )

@@ -1,0 +1,135 @@
+"""Adapters as PEFT keeps them: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+
+PEFT opens what is written here, and what PEFT wrote is read here, or refused with the reason:
+kinds of LoRA that change the base's own weights or need more than a product beside a linear layer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from adapter_service.errors import AdapterFormatError
+from adapter_service.lora.adapter import Adapter, LinearLayer, LoraConfig, LowRankPair, check_fits
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+# Set in a config, each of these means an adapter that is more than products beside linear layers.
+_REFUSED_WHEN_SET = (
+    "use_dora", "modules_to_save", "lora_bias", "target_parameters", "alora_invocation_tokens",
+    "trainable_token_indices", "layer_replication", "use_qalora", "use_bdlora", "auto_map",
+)  # fmt: skip
+# Initial values that subtract from the base's weights: the folder is right only on a changed base.
+_REFUSED_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def write_folder(adapter: Adapter, folder: Path, *, base_name: str) -> None:
+    """Write the two files into `folder`; making that visible at once is the caller's part."""
+    config = adapter.config
+    tensors = {}
+    for path, pair in adapter.pairs.items():
+        tensors[f"{_PREFIX}{path}{_A}"] = pair.a.detach().cpu().contiguous()
+        tensors[f"{_PREFIX}{path}{_B}"] = pair.b.detach().cpu().contiguous()
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    described = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": config.r,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": sorted({path for path in adapter.pairs}),
+        "use_rslora": config.use_rslora,
+        "rank_pattern": dict(config.rank_pattern),
+        "alpha_pattern": dict(config.alpha_pattern),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+        "modules_to_save": None,
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+
+
+def read_folder(folder: Path, layers: Mapping[str, LinearLayer]) -> Adapter:
+    """Read an adapter for the base whose linear layers are `layers`.
+
+    Raises:
+        AdapterFormatError: a file missing, a kind that is not served, weights that do not fit the
+            base or are not finite.
+    """
+    config = read_config(folder)
+    tensors = _read_tensors(folder / WEIGHTS_FILE)
+    pairs = {}
+    for path in dict.fromkeys(_path_of(key) for key in tensors):
+        a, b = (tensors.get(f"{_PREFIX}{path}{end}") for end in (_A, _B))
+        if a is None or b is None:
+            raise AdapterFormatError(f"{WEIGHTS_FILE} has only one of the two matrices of {path!r}")
+        pairs[path] = LowRankPair(a, b, config.scale(path), config.dropout)
+        if a.shape[0] != config.rank(path):
+            raise AdapterFormatError(f"{path!r} has rank {a.shape[0]}, its config says {config.rank(path)}")
+    adapter = Adapter(config, pairs)
+    check_fits(adapter, layers)
+    if not adapter.is_finite():
+        raise AdapterFormatError(f"{WEIGHTS_FILE} holds values that are not finite")
+    return adapter
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """Read and judge `adapter_config.json`.
+
+    Raises:
+        AdapterFormatError: it is missing, no JSON, or describes a kind that is not served.
+    """
+    try:
+        described: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise AdapterFormatError(f"{CONFIG_FILE} is missing or unreadable: {type(error).__name__}") from error
+    _refuse_other_kinds(described)
+    targets = described.get("target_modules") or ()
+    return LoraConfig(
+        r=int(described["r"]),
+        alpha=float(described["lora_alpha"]),
+        dropout=float(described.get("lora_dropout") or 0.0),
+        target_modules=targets if isinstance(targets, str) else tuple(targets),
+        use_rslora=bool(described.get("use_rslora")),
+        rank_pattern=described.get("rank_pattern") or {},
+        alpha_pattern=described.get("alpha_pattern") or {},
+    )
+
+
+def _refuse_other_kinds(described: Mapping[str, Any]) -> None:
+    if described.get("peft_type") != "LORA":
+        raise AdapterFormatError(f"adapter of kind {described.get('peft_type')!r}; only LORA is served")
+    if missing := [key for key in ("r", "lora_alpha") if key not in described]:
+        raise AdapterFormatError(f"{CONFIG_FILE} has no {missing}")
+    if found := [key for key in _REFUSED_WHEN_SET if described.get(key)]:
+        raise AdapterFormatError(f"adapter with {found} set; plain LoRA on linear layers is served")
+    if described.get("bias", "none") != "none":
+        raise AdapterFormatError(f"adapter with bias {described['bias']!r}; only 'none' is served")
+    init = str(described.get("init_lora_weights", True)).lower()
+    if init.startswith(_REFUSED_INITS):
+        raise AdapterFormatError(f"adapter started with {init!r}, which changes the base's weights; convert it first")
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: no mapping
+    except (OSError, SafetensorError) as error:
+        raise AdapterFormatError(f"{path.name} is missing or no safetensors file") from error
+
+
+def _path_of(key: str) -> str:
+    for end in (_A, _B):
+        if key.startswith(_PREFIX) and key.endswith(end):
+            return key[len(_PREFIX) : -len(end)]
+    raise AdapterFormatError(f"{WEIGHTS_FILE} holds {key!r}, which is no LoRA matrix of a linear layer")

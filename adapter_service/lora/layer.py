@@ -1,0 +1,87 @@
+"""A frozen linear layer with room for a low-rank product beside it.
+
+Which adapter is added is a matter of the call, not of the model:
+
+    install(model)
+    with using(adapter):
+        model(...)        # every layer that `adapter` has weights for adds its product
+    model(...)            # the base, bit for bit
+
+The context is a `ContextVar`: another thread, or a call nested in this one, has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from adapter_service.lora.adapter import Adapter
+
+_in_use: ContextVar[Adapter | None] = ContextVar("adapter_in_use", default=None)
+
+
+@contextmanager
+def using(adapter: Adapter | None) -> Iterator[None]:
+    """Run the calls inside with `adapter`; None is the base alone."""
+    token = _in_use.set(adapter)
+    try:
+        yield
+    finally:
+        _in_use.reset(token)
+
+
+class LowRankLinear(nn.Module):
+    """`linear(x)`, plus what the adapter in use has for the layer called `path`."""
+
+    def __init__(self, linear: nn.Module, path: str) -> None:
+        super().__init__()
+        self.linear = linear
+        self.path = path
+        self.in_features, self.out_features = _features(linear)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The frozen weights; some models look at their dtype."""
+        return self.linear.weight  # type: ignore[return-value]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.linear(x)
+        adapter = _in_use.get()
+        pair = adapter.pairs.get(self.path) if adapter is not None else None
+        return y if pair is None else y + pair.product(x).to(y.dtype)
+
+
+def install(model: nn.Module, keep: nn.Module | None = None) -> dict[str, LowRankLinear]:
+    """Put a `LowRankLinear` around every linear layer of `model` but `keep` (the output head).
+
+    Returns:
+        The layers by path, in the model's order. Calling it again finds the ones that are there.
+    """
+    layers: dict[str, LowRankLinear] = {}
+    for path, module in list(model.named_modules()):
+        if isinstance(module, LowRankLinear):
+            layers[path] = module
+        elif module is not keep and _is_linear(module) and not path.endswith(".linear"):
+            parent, _, name = path.rpartition(".")
+            layers[path] = LowRankLinear(module, path)
+            setattr(model.get_submodule(parent), name, layers[path])
+    return layers
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """`nn.Linear` and its kin: bitsandbytes' are subclasses, our int8 and GPT-2's Conv1D look alike."""
+    if isinstance(module, nn.Linear) or type(module).__name__ == "Int8Linear":
+        return True
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def _features(linear: nn.Module) -> tuple[int, int]:
+    if hasattr(linear, "in_features"):
+        return int(linear.in_features), int(linear.out_features)  # type: ignore[arg-type]
+    return int(linear.nx), int(linear.nf)  # type: ignore[arg-type]
