@@ -13,7 +13,8 @@
     ├── ConflictError                right request, wrong moment
     │   ├── WrongJobStateError
     │   ├── NoVersionToRollBackError
-    │   └── DuplicateRequestError    same idempotency key, another body
+    │   ├── DuplicateRequestError    same idempotency key, another body
+    │   └── SupersededError          another attempt or decision came first; what was known is stale
     ├── ForbiddenError               from a peer that may not
     ├── BusyError                    a bounded queue is full
     ├── NotReadyError                the base still loads, or could not be loaded
@@ -24,6 +25,7 @@
     │   └── TooManyBadRecordsError
     ├── BaseModelError               a base cannot be found, read or quantized
     ├── AdapterFormatError           an adapter folder is not one we serve
+    ├── DatabaseError                the state database cannot be opened by this version
     ├── TrainingError
     │   ├── NonFiniteLossError
     │   └── NothingToLearnError      zero supervised tokens or zero samples
@@ -105,6 +107,10 @@ class DuplicateRequestError(ConflictError):
     code = "duplicate_request"
 
 
+class SupersededError(ConflictError):
+    code = "superseded"
+
+
 class ForbiddenError(AdapterServiceError):
     code = "forbidden"
 
@@ -149,6 +155,10 @@ class BaseModelError(AdapterServiceError):
 
 class AdapterFormatError(AdapterServiceError):
     code = "adapter_format"
+
+
+class DatabaseError(AdapterServiceError):
+    code = "database_error"
 
 
 class TrainingError(AdapterServiceError):

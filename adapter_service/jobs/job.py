@@ -1,0 +1,128 @@
+"""What a job is: a request to train one adapter, where it stands, and where it may go next. Pure.
+
+                 ┌────────── put back: shutdown, crash ──────────┐
+                 ▼                                               │
+    create ─▶ queued ───────── claim: attempt + 1 ──────────▶ running ─▶ succeeded | failed | cancelled
+               ▲  │
+               │  ├──▶ paused
+               └──┼──────┤
+                  └──────┴──▶ cancelled
+
+Being asked to stop is a flag (`cancel_requested`), not a status: the job is running until it stops.
+A gate that says no is a *succeeded* job; `result` has the verdict.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from adapter_service.errors import WrongJobStateError
+
+# An attempt that kills the process would do so forever; the third such start is the last.
+MAX_ATTEMPTS = 3
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ID = re.compile(rf"job_[{_CROCKFORD}]{{26}}")
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    PAUSED = "paused"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        return not ALLOWED[self]
+
+
+class Phase(StrEnum):
+    """What a running job is doing, in this order."""
+
+    STREAMING = "streaming"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    GATING = "gating"
+    PUBLISHING = "publishing"
+
+
+ALLOWED: Mapping[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED}),
+    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
+    JobStatus.RUNNING: frozenset(
+        {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.QUEUED}
+    ),
+    JobStatus.SUCCEEDED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+    JobStatus.CANCELLED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row of the job table, as it was when it was read.
+
+    `attempt` counts executions and is the fencing token: only who holds the newest may write.
+    `progress` has what the last report said (loss, tokens_per_second, sample counts, …);
+    `result` is what the finished job returned, or None.
+    """
+
+    id: str
+    adapter: str
+    request: Mapping[str, Any]
+    trace_id: str
+    created_at: datetime
+    status: JobStatus = JobStatus.QUEUED
+    phase: Phase | None = None
+    attempt: int = 0
+    cancel_requested: bool = False
+    step: int = 0
+    total_steps: int | None = None
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    result: Mapping[str, Any] | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    def moved(self, to: JobStatus, **changes: Any) -> Job:
+        """This job after a move; the only way to another status.
+
+        Raises:
+            WrongJobStateError: no such move is allowed from here.
+        """
+        if to not in ALLOWED[self.status]:
+            allowed = ", ".join(sorted(ALLOWED[self.status])) or "nothing, it is finished"
+            raise WrongJobStateError(
+                f"{self.id} is {self.status} and cannot become {to}; it can become: {allowed}"
+            )
+        return replace(self, status=to, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """Something that happened to a job: a status, `phase:<name>` or `cancel_requested`."""
+
+    job_id: str
+    attempt: int
+    kind: str
+    at: datetime
+
+
+def new_job_id(now: datetime) -> str:
+    """`job_` and a ULID: 48 bits of milliseconds, 80 random bits; sorts by time, cannot be guessed."""
+    value = (int(now.timestamp() * 1000) << 80) | secrets.randbits(80)
+    return "job_" + "".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def is_job_id(text: str) -> bool:
+    """Whether `text` has the form of an id, so that it may become a file's name."""
+    return _ID.fullmatch(text) is not None

@@ -1,0 +1,81 @@
+"""A job as a row of the `jobs` table and back: times as ISO text in UTC, dictionaries as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+from adapter_service.jobs.job import Job, JobStatus, Phase
+
+SELECT = "SELECT * FROM jobs WHERE id = ?"
+INSERT = """
+    INSERT INTO jobs (
+        id, adapter, request, trace_id, created_at, status, phase, attempt, cancel_requested, step, total_steps,
+        progress, result, error_code, error_message, started_at, finished_at, idempotency_key
+    ) VALUES (
+        :id, :adapter, :request, :trace_id, :created_at, :status, :phase, :attempt, :cancel_requested,
+        :step, :total_steps, :progress, :result, :error_code, :error_message, :started_at, :finished_at,
+        :idempotency_key
+    )"""
+# Compare-and-set in one statement: two runners may both hold this job as queued, and only one may start it.
+UPDATE = """
+    UPDATE jobs SET
+        status = :status, phase = :phase, attempt = :attempt, cancel_requested = :cancel_requested,
+        step = :step, total_steps = :total_steps, progress = :progress, result = :result,
+        error_code = :error_code, error_message = :error_message, started_at = :started_at,
+        finished_at = :finished_at
+    WHERE id = :id AND status = :status_before AND attempt = :attempt_before"""
+
+
+def to_columns(job: Job) -> dict[str, Any]:
+    return {field.name: encode(getattr(job, field.name)) for field in fields(job)}
+
+
+def encode(value: Any) -> Any:
+    """One field as SQLite keeps it; equal dictionaries give equal text."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, Mapping):
+        return json.dumps(_finite(value), sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return value
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they are kept as null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def to_job(row: sqlite3.Row) -> Job:
+    def time(name: str) -> datetime | None:
+        return datetime.fromisoformat(row[name]) if row[name] else None
+
+    return Job(
+        id=row["id"],
+        adapter=row["adapter"],
+        request=json.loads(row["request"]),
+        trace_id=row["trace_id"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        status=JobStatus(row["status"]),
+        phase=Phase(row["phase"]) if row["phase"] else None,
+        attempt=row["attempt"],
+        cancel_requested=bool(row["cancel_requested"]),
+        step=row["step"],
+        total_steps=row["total_steps"],
+        progress=json.loads(row["progress"]),
+        result=json.loads(row["result"]) if row["result"] else None,
+        error_code=row["error_code"],
+        error_message=row["error_message"],
+        started_at=time("started_at"),
+        finished_at=time("finished_at"),
+    )

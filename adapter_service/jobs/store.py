@@ -1,0 +1,268 @@
+"""The job table: every move of every job, each a compare-and-set with its event in one transaction.
+
+A writer hands in the job as it knows it; if the row has meanwhile another status or attempt, the
+writer was superseded and nothing is written. Not here: throttling of progress, threads, files.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from adapter_service.database import Database
+from adapter_service.errors import (
+    BusyError,
+    DuplicateRequestError,
+    SupersededError,
+    UnknownJobError,
+    WrongJobStateError,
+)
+from adapter_service.jobs.job import MAX_ATTEMPTS, Job, JobEvent, JobStatus, Phase, new_job_id
+from adapter_service.jobs.rows import INSERT, SELECT, UPDATE, encode, to_columns, to_job
+
+_WAITING = (JobStatus.QUEUED, JobStatus.PAUSED)
+
+
+class JobStore:
+    """Jobs in the database; safe to share between threads. `now` gives aware UTC times."""
+
+    def __init__(self, database: Database, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._database = database
+        self._now = now
+
+    def create(
+        self,
+        request: Mapping[str, Any],
+        *,
+        adapter: str,
+        trace_id: str,
+        queue_limit: int,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """A new queued job; for a key that was used before with the same body, the job it made then.
+
+        Raises:
+            BusyError: `queue_limit` jobs wait already.
+            DuplicateRequestError: the key was used before with another body.
+        """
+        with self._database.transaction() as connection:
+            if idempotency_key and (earlier := _by_key(connection, idempotency_key)):
+                return _same_request(earlier, idempotency_key, adapter, request)
+            _check_room(connection, queue_limit)
+            now = self._now()
+            job = Job(new_job_id(now), adapter, request, trace_id, now)
+            connection.execute(INSERT, to_columns(job) | {"idempotency_key": idempotency_key})
+            self._event(connection, job, JobStatus.QUEUED)
+            return _get(connection, job.id)
+
+    def get(self, job_id: str) -> Job:
+        return _one(self._database.read(SELECT, (job_id,)), job_id)
+
+    def list(self, *, status: JobStatus | None = None, limit: int = 100) -> tuple[Job, ...]:
+        """Newest first."""
+        rows = self._database.read(
+            "SELECT * FROM jobs WHERE :status IS NULL OR status = :status ORDER BY number DESC LIMIT :limit",
+            {"status": status, "limit": limit},
+        )
+        return tuple(to_job(row) for row in rows)
+
+    def events(self, job_id: str) -> tuple[JobEvent, ...]:
+        """What happened to one job, oldest first; its steps are not events."""
+        rows = self._database.read("SELECT * FROM job_events WHERE job_id = ? ORDER BY number", (job_id,))
+        return tuple(
+            JobEvent(row["job_id"], row["attempt"], row["kind"], datetime.fromisoformat(row["at"]))
+            for row in rows
+        )
+
+    def queue_depth(self) -> int:
+        """How many jobs wait, paused ones included: they hold their places."""
+        return int(self._database.read("SELECT count(*) FROM jobs WHERE status IN (?, ?)", _WAITING)[0][0])
+
+    def position(self, job_id: str) -> int | None:
+        """1 for the job that is claimed next; None for one that is not queued."""
+        rows = self._database.read(
+            "SELECT id FROM jobs WHERE status = ? ORDER BY number", (JobStatus.QUEUED,)
+        )
+        ids = [row["id"] for row in rows]
+        return ids.index(job_id) + 1 if job_id in ids else None
+
+    def claim_next(self) -> Job | None:
+        """Start the oldest queued job: it is running, one attempt further, and the caller's alone."""
+        with self._database.transaction() as connection:
+            row = connection.execute(
+                "SELECT * FROM jobs WHERE status = ? ORDER BY number LIMIT 1", (JobStatus.QUEUED,)
+            ).fetchone()
+            if row is None:
+                return None
+            job = to_job(row)
+            started = job.moved(
+                JobStatus.RUNNING, attempt=job.attempt + 1, started_at=job.started_at or self._now()
+            )
+            return self._write(connection, job, started, event=JobStatus.RUNNING)
+
+    def progress(
+        self,
+        job: Job,
+        *,
+        phase: Phase | None = None,
+        step: int | None = None,
+        total_steps: int | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """Write where the running `job` is; what is not given stays, metrics are merged.
+
+        Raises:
+            SupersededError: this attempt is over.
+        """
+        with self._database.transaction() as connection:
+            current = _fenced(connection, job)
+            changed = replace(
+                current,
+                phase=phase or current.phase,
+                step=current.step if step is None else step,
+                total_steps=current.total_steps if total_steps is None else total_steps,
+                progress={**current.progress, **(metrics or {})},
+            )
+            event = f"phase:{phase}" if phase and phase != current.phase else None
+            return self._write(connection, current, changed, event=event)
+
+    def succeed(self, job: Job, result: Mapping[str, Any]) -> Job:
+        return self._finish(job, JobStatus.SUCCEEDED, result=result)
+
+    def fail(self, job: Job, code: str, message: str) -> Job:
+        return self._finish(job, JobStatus.FAILED, error_code=code, error_message=message)
+
+    def cancelled(self, job: Job) -> Job:
+        """The running `job` has stopped because it was asked to."""
+        return self._finish(job, JobStatus.CANCELLED, cancel_requested=True)
+
+    def put_back(self, job: Job) -> Job:
+        """The running `job` has stopped before its end, through no fault of its own: it queues again.
+
+        It keeps its place. After `MAX_ATTEMPTS` attempts it fails instead; one whose cancellation
+        was asked for is cancelled.
+        """
+        with self._database.transaction() as connection:
+            return self._put_back(connection, _fenced(connection, job))
+
+    def requeue_interrupted(self) -> tuple[Job, ...]:
+        """At start, before any claim: put back every job that a dead process left running."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(
+                "SELECT * FROM jobs WHERE status = ? ORDER BY number", (JobStatus.RUNNING,)
+            )
+            return tuple(self._put_back(connection, to_job(row)) for row in rows.fetchall())
+
+    def request_cancel(self, job_id: str) -> Job:
+        """Cancel a waiting job at once; ask a running one to stop (again is harmless).
+
+        Raises:
+            WrongJobStateError: the job is finished.
+        """
+        with self._database.transaction() as connection:
+            job = _get(connection, job_id)
+            if job.status.finished:
+                raise WrongJobStateError(
+                    f"{job_id} is {job.status}; only a job that is not finished can be cancelled"
+                )
+            if job.status is JobStatus.RUNNING:
+                event = None if job.cancel_requested else "cancel_requested"
+                return self._write(connection, job, replace(job, cancel_requested=True), event=event)
+            stopped = job.moved(JobStatus.CANCELLED, cancel_requested=True, finished_at=self._now())
+            return self._write(connection, job, stopped, event=JobStatus.CANCELLED)
+
+    def cancel_requested(self, job: Job) -> bool:
+        """Whether the running `job` shall stop; cheap enough to ask at every micro-step.
+
+        Raises:
+            SupersededError: this attempt is over.
+        """
+        rows = self._database.read(
+            "SELECT cancel_requested FROM jobs WHERE id = ? AND status = ? AND attempt = ?",
+            (job.id, job.status, job.attempt),
+        )
+        if not rows:
+            raise _superseded(job)
+        return bool(rows[0][0])
+
+    def _finish(self, job: Job, status: JobStatus, **outcome: Any) -> Job:
+        with self._database.transaction() as connection:
+            current = _fenced(connection, job)
+            finished = current.moved(status, finished_at=self._now(), **outcome)
+            return self._write(connection, current, finished, event=status)
+
+    def _put_back(self, connection: sqlite3.Connection, job: Job) -> Job:
+        if job.cancel_requested:
+            moved = job.moved(JobStatus.CANCELLED, finished_at=self._now())
+        elif job.attempt < MAX_ATTEMPTS:
+            moved = job.moved(JobStatus.QUEUED, phase=None)
+        else:
+            message = f"stopped before its end in each of {MAX_ATTEMPTS} attempts; read its log, then submit it again"
+            moved = job.moved(
+                JobStatus.FAILED, finished_at=self._now(), error_code="interrupted", error_message=message
+            )
+        return self._write(connection, job, moved, event=moved.status)
+
+    def _write(self, connection: sqlite3.Connection, before: Job, after: Job, *, event: str | None) -> Job:
+        guard = {"status_before": before.status, "attempt_before": before.attempt}
+        if connection.execute(UPDATE, to_columns(after) | guard).rowcount != 1:
+            raise _superseded(before)
+        if event is not None:
+            self._event(connection, after, event)
+        return _get(connection, after.id)
+
+    def _event(self, connection: sqlite3.Connection, job: Job, kind: str) -> None:
+        connection.execute(
+            "INSERT INTO job_events (job_id, attempt, kind, at) VALUES (?, ?, ?, ?)",
+            (job.id, job.attempt, kind, self._now().isoformat()),
+        )
+
+
+def _get(connection: sqlite3.Connection, job_id: str) -> Job:
+    return _one(connection.execute(SELECT, (job_id,)).fetchall(), job_id)
+
+
+def _one(rows: Sequence[sqlite3.Row], job_id: str) -> Job:
+    if not rows:
+        raise UnknownJobError(f"no job {job_id!r}; the id is `job_id` in the answer to the training request")
+    return to_job(rows[0])
+
+
+def _fenced(connection: sqlite3.Connection, job: Job) -> Job:
+    """The row as it is now, if `job` is still the attempt that may write it."""
+    current = _get(connection, job.id)
+    if (current.status, current.attempt) != (job.status, job.attempt):
+        raise _superseded(job)
+    return current
+
+
+def _superseded(job: Job) -> SupersededError:
+    return SupersededError(
+        f"attempt {job.attempt} of {job.id} is no longer {job.status}; nothing was written"
+    )
+
+
+def _check_room(connection: sqlite3.Connection, queue_limit: int) -> None:
+    waiting = connection.execute("SELECT count(*) FROM jobs WHERE status IN (?, ?)", _WAITING).fetchone()[0]
+    if waiting >= queue_limit:
+        raise BusyError(
+            f"{waiting} jobs wait and the queue holds {queue_limit}; try again later, or cancel one",
+            retry_after_seconds=60,
+        )
+
+
+def _by_key(connection: sqlite3.Connection, idempotency_key: str) -> Job | None:
+    row = connection.execute("SELECT * FROM jobs WHERE idempotency_key = ?", (idempotency_key,)).fetchone()
+    return None if row is None else to_job(row)
+
+
+def _same_request(earlier: Job, key: str, adapter: str, request: Mapping[str, Any]) -> Job:
+    if (earlier.adapter, encode(earlier.request)) != (adapter, encode(request)):
+        raise DuplicateRequestError(
+            f"idempotency key {key!r} already made {earlier.id} from another request; "
+            "send the same request again, or a new key"
+        )
+    return earlier
