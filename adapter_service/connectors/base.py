@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adapter_service.samples import Sample
@@ -10,11 +11,22 @@ from adapter_service.samples import Sample
 # A place in a stream, as JSON; only the connector that made it can read it.
 Cursor = Mapping[str, Any]
 
+# Reasons for skipping a record that say nothing against it.
+OTHER_LANGUAGE = "other language"
+NO_LANGUAGE = "no language"
+FILTER_REASONS = frozenset({OTHER_LANGUAGE, NO_LANGUAGE})
+
 
 class StreamObserver(Protocol):
-    """Is told of each record that gave no sample; what it does about it is its own affair."""
+    """Is told of each record once, in the order of the source; what it does about it is its own affair."""
 
-    def skipped(self, origin: str, reason: str, language: str | None = None) -> None: ...
+    def accepted(self, language: str | None) -> None:
+        """A record gave a sample, which the stream yields now or, where it shuffles, later."""
+        ...
+
+    def skipped(self, origin: str, reason: str, language: str | None = None) -> None:
+        """A record gave no sample; `reason` is one of few, so that it can be counted."""
+        ...
 
 
 class Connector(Protocol):
@@ -33,3 +45,28 @@ class Connector(Protocol):
     def stream(
         self, after: Cursor | None = None, observer: StreamObserver | None = None
     ) -> Iterator[tuple[Cursor, Sample]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a source before anything is made of it, or the fault that stands in its place.
+
+    `cursor` is the place just after it; `origin` says to people where it lies.
+    """
+
+    cursor: Cursor
+    origin: str
+    fields: Mapping[str, Any] | None
+    fault: str = ""
+
+
+class RecordReader(Protocol):
+    """What a kind registers: the two methods that know where the records lie.
+
+    Mapping, language filter and shuffling are the same for every kind and are put around it by
+    `registry.open_source`.
+    """
+
+    def check(self) -> str: ...
+
+    def records(self, after: Cursor | None) -> Iterator[Record]: ...

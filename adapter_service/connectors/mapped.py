@@ -1,0 +1,136 @@
+"""Records become samples here: field mapping, language filter and limit around any reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from adapter_service.connectors.base import (
+    NO_LANGUAGE,
+    OTHER_LANGUAGE,
+    Connector,
+    Cursor,
+    Record,
+    RecordReader,
+    StreamObserver,
+)
+from adapter_service.connectors.mapping import Mapper
+from adapter_service.connectors.spec import SourceSpec
+from adapter_service.errors import EmptySourceError, InvalidSampleError, SourceFormatError
+from adapter_service.languages import find
+from adapter_service.samples import Sample
+
+# With this many records from the start all lacking the same field, its name is wrong.
+WRONG_FIELD_AFTER = 20
+
+
+class MappedConnector(Connector):
+    """The samples of one source, without shuffling; cursors are the reader's and a count."""
+
+    def __init__(
+        self, reader: RecordReader, spec: SourceSpec, *, name: str, languages: Sequence[str] = ()
+    ) -> None:
+        self._reader = reader
+        self._mapper = Mapper(spec)
+        self._name = name
+        self._languages = frozenset(find(language).tag for language in (languages or spec.languages))
+        self._max_samples = spec.max_samples
+
+    def check(self) -> str:
+        found = self._reader.check()
+        faults = _WrongField(self._mapper, self._name)
+        for record in islice(self._reader.records(None), WRONG_FIELD_AFTER):
+            try:
+                sample = self._mapper.sample(record)
+            except InvalidSampleError as error:
+                faults.add(record, str(error))
+            else:
+                return f"{found}; first sample: {sample.completion[:60]!r} ({sample.language or NO_LANGUAGE})"
+        faults.at_end()
+        raise self._nothing_readable(faults)
+
+    def stream(
+        self, after: Cursor | None = None, observer: StreamObserver | None = None
+    ) -> Iterator[tuple[Cursor, Sample]]:
+        count = after["count"] if after else 0
+        for record, sample in self._samples(after["at"] if after else None, observer):
+            # Asked before the yield, so that nothing is read, or counted, beyond the last sample.
+            count += 1
+            yield {"at": dict(record.cursor), "count": count}, sample
+            if count == self._max_samples:
+                return
+
+    def _samples(
+        self, after: Cursor | None, observer: StreamObserver | None
+    ) -> Iterator[tuple[Record, Sample]]:
+        # A stream that is resumed has had good records, or has told of the bad ones already.
+        wrong_field = _WrongField(self._mapper, self._name) if after is None else None
+        for record in self._reader.records(after):
+            try:
+                sample = self._mapper.sample(record)
+            except InvalidSampleError as error:
+                _skip(observer, record.origin, str(error), None)
+                if wrong_field:
+                    wrong_field.add(record, str(error))
+                continue
+            wrong_field = None
+            if reason := self._filtered(sample):
+                _skip(observer, record.origin, reason, sample.language)
+                continue
+            if observer:
+                observer.accepted(sample.language)
+            yield record, sample
+        if wrong_field:
+            wrong_field.at_end()
+
+    def _filtered(self, sample: Sample) -> str | None:
+        if not self._languages or sample.language in self._languages:
+            return None
+        return NO_LANGUAGE if sample.language is None else OTHER_LANGUAGE
+
+    def _nothing_readable(self, faults: _WrongField) -> Exception:
+        if not faults.last:
+            return EmptySourceError(f"source '{self._name}' has no records; check what it names")
+        return SourceFormatError(
+            f"source '{self._name}': none of the first {faults.records} record(s) can be used, "
+            f"the last for: {faults.last}; check `format`, `fields` and `file_format`"
+        )
+
+
+def _skip(observer: StreamObserver | None, origin: str, reason: str, language: str | None) -> None:
+    if observer:
+        observer.skipped(origin, reason, language)
+
+
+class _WrongField:
+    """Tells a wrong field name, which no record has, from a bad record here and there."""
+
+    def __init__(self, mapper: Mapper, name: str) -> None:
+        self.records = 0
+        self.last = ""
+        self._mapper = mapper
+        self._name = name
+        self._missing: set[str | None] = set()
+        self._found: list[str] = []
+
+    def add(self, record: Record, fault: str) -> None:
+        """Take note of one more bad record, up to the first good one.
+
+        Raises:
+            SourceFormatError: the first twenty all lack the same field.
+        """
+        self.records += 1
+        self.last = fault
+        self._missing.add(None if record.fields is None else self._mapper.missing(record.fields))
+        if record.fields is not None and not self._found:
+            self._found = [str(name) for name in record.fields][:20]
+        if self.records == WRONG_FIELD_AFTER:
+            self.at_end()
+
+    def at_end(self) -> None:
+        if self._missing and len(self._missing) == 1 and (name := next(iter(self._missing))):
+            raise SourceFormatError(
+                f"source '{self._name}': none of the first {self.records} record(s) has the field '{name}'; "
+                f"wanted: {self._mapper.wanted()}; found: {', '.join(self._found) or 'no field at all'}. "
+                f"Give the right name under `fields`"
+            )

@@ -1,0 +1,112 @@
+"""The kinds of connectors, and how a configured source becomes a stream of samples.
+
+A kind is a spec (pydantic) and a class with `check` and `records`, under `@register("kind", …)`.
+The built-in ones are imported when a source of their kind is opened; packages of others announce
+theirs under the entry point group `adapter_service.connectors`, named like the kind.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from adapter_service.connectors.base import Connector, RecordReader
+from adapter_service.connectors.mapped import MappedConnector
+from adapter_service.connectors.shuffle import ShuffledConnector
+from adapter_service.connectors.spec import SourceSpec
+from adapter_service.errors import SettingsError
+from adapter_service.settings import SourceEntry, did_you_mean, validate_section
+
+ENTRY_POINT_GROUP = "adapter_service.connectors"
+
+# Kind → what it reads, for the reference tables.
+KINDS: dict[str, str] = {
+    "http": "a file or API over HTTP(S): JSONL, JSON, CSV, text, each also .gz; streamed by ranges",
+    "local": "files on this machine or a mounted share: JSONL, JSON, CSV, text, each also .gz",
+    "memory": "records that stand in the configuration itself, for tests",
+}
+_MODULES = {kind: f"adapter_service.connectors.{kind}" for kind in KINDS}
+
+
+class ReaderFactory(Protocol):
+    def __call__(self, spec: Any, name: str) -> RecordReader: ...
+
+
+class Kind(NamedTuple):
+    spec: type[SourceSpec]
+    reader: ReaderFactory
+
+
+_registered: dict[str, Kind] = {}
+Reader = TypeVar("Reader", bound=ReaderFactory)
+
+
+def register(kind: str, *, spec: type[SourceSpec]) -> Callable[[Reader], Reader]:
+    """Class decorator: sources of this kind are validated by `spec` and read by the class."""
+
+    def decorate(reader: Reader) -> Reader:
+        _registered[kind] = Kind(spec, reader)
+        return reader
+
+    return decorate
+
+
+def kind_named(name: str) -> Kind:
+    """The kind, imported if it was not yet.
+
+    Raises:
+        SettingsError: no such kind.
+    """
+    if name not in _registered and name in _MODULES:
+        importlib.import_module(_MODULES[name])
+    if name not in _registered:
+        for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+            entry_point.load()
+    if name not in _registered:
+        raise SettingsError(_unknown_kind(name))
+    return _registered[name]
+
+
+def known_kinds() -> list[str]:
+    others = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return sorted(KINDS.keys() | _registered.keys() | others)
+
+
+def _unknown_kind(name: str) -> str:
+    hint = did_you_mean(name, known_kinds()) or ";"
+    return f"unknown connector kind '{name}'{hint} known kinds: {', '.join(known_kinds())}"
+
+
+def open_source(
+    entry: SourceEntry, *, languages: Sequence[str] = (), seed: int = 0, shuffle_buffer: int = 0
+) -> Connector:
+    """The samples of a configured source; nothing is read or connected to yet.
+
+    `languages` (tags or names) goes before the entry's own; `shuffle_buffer` is how many samples
+    are mixed at a time, 0 for the order of the source.
+
+    Raises:
+        SettingsError: unknown kind, or options that the kind does not allow.
+    """
+    kind = _kind_of(entry)
+    spec = validate_section(
+        kind.spec,
+        entry.resolved_options(),
+        where=entry.file,
+        lines={**{key: entry.line for key in entry.options}, **entry.lines} or entry.line,
+        prefix=entry.name,
+    )
+    connector = MappedConnector(kind.reader(spec, entry.name), spec, name=entry.name, languages=languages)
+    if shuffle_buffer < 2:
+        return connector
+    return ShuffledConnector(connector, seed=seed, block_samples=shuffle_buffer)
+
+
+def _kind_of(entry: SourceEntry) -> Kind:
+    try:
+        return kind_named(entry.kind)
+    except SettingsError as error:
+        place = f"{entry.file} line {entry.line}" if entry.line else entry.file
+        raise SettingsError(f"{place}: source '{entry.name}': {error}") from None
