@@ -1,0 +1,152 @@
+"""What the service would do with these settings, found out by trying: `adapter-service check`.
+
+Nothing is trained, fetched or written; sources are opened and their first bytes read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapter_service import languages
+from adapter_service.base_models.locating import locate
+from adapter_service.connectors.registry import open_source
+from adapter_service.errors import AdapterServiceError, SettingsError
+from adapter_service.settings import Settings, SourceEntry
+
+
+@dataclass
+class Report:
+    """`rows` are (subject, what is so); `notes` change nothing; `problems` keep a job from succeeding."""
+
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def check(settings: Settings, *, measure_precision: bool = True) -> Report:
+    """Look at everything that settings name. `measure_precision=False` leaves out what loads torch."""
+    report = Report(notes=list(settings.notes))
+    report.rows += _files(settings)
+    _try(report, "base model", lambda: _base(settings))
+    if measure_precision:
+        _try(report, "precision", lambda: _precision(settings))
+    report.rows += [("adapter", _adapter(settings)), ("recipe", _recipe(settings))]
+    _try(report, "languages", lambda: _languages(settings))
+    for entry in settings.sources.values():
+        _source(report, entry, settings)
+    report.rows.append(("gate", _gate(settings)))
+    _try(report, "state", lambda: _state(settings.storage.state_dir))
+    report.rows.append(("callers", _callers(settings)))
+    return report
+
+
+def _try(report: Report, subject: str, find_out: Callable[[], str]) -> None:
+    try:
+        report.rows.append((subject, find_out()))
+    except AdapterServiceError as error:
+        report.rows.append((subject, "see the problems below"))
+        report.problems.append(f"{subject}: {error}")
+
+
+def _files(settings: Settings) -> list[tuple[str, str]]:
+    built_in = "none found; the built-in defaults hold"
+    return [
+        ("settings", str(settings.config_path or built_in)),
+        ("sources", str(settings.sources_path or built_in)),
+    ]
+
+
+def _base(settings: Settings) -> str:
+    place = locate(settings.model.base, settings.model.revision)
+    whence = {
+        "package": f"from an installed package ({len(place.parts)} files), imported once into the state folder",
+        "gguf": "from a GGUF file, imported once into the state folder",
+        "folder": f"from the folder {place.folder}",
+        "hub": f"from the Hugging Face Hub, revision {place.revision or 'main'}",
+    }
+    return f"{place.name}, {whence[place.kind]}"
+
+
+def _precision(settings: Settings) -> str:
+    from adapter_service.base_models.precision import choose_precision
+
+    chosen = choose_precision(
+        device=settings.model.device,
+        dtype=settings.model.dtype,
+        use_8bit=settings.quantization.use_8bit,
+        use_4bit=settings.quantization.use_4bit,
+    ).to_dict()
+    width = "not quantized" if chosen["quantization"] == "none" else f"held as {chosen['quantization']}"
+    return f"{chosen['dtype']} on {chosen['device']}, {width}: {chosen['reason']}"
+
+
+def _adapter(settings: Settings) -> str:
+    lora = settings.lora
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
+    scale = "rank-stabilized" if lora.use_rslora else "plain"
+    return f"rank {lora.r}, alpha {lora.alpha} ({scale}), dropout {lora.dropout:g}, on {targets}"
+
+
+def _recipe(settings: Settings) -> str:
+    training, data, gate = settings.training, settings.data, settings.gate
+    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    held_out = (
+        min(gate.holdout_fraction * data.max_train_samples, gate.max_holdout_samples) if gate.enabled else 0
+    )
+    steps = math.ceil((data.max_train_samples - held_out) * training.num_epochs / per_step)
+    if training.max_steps is not None:
+        steps = min(steps, training.max_steps)
+    return (
+        f"up to {data.max_train_samples} samples from '{data.source}', {per_step} per step, "
+        f"about {steps} steps; at most {training.max_seq_length} tokens each, "
+        f"{training.token_budget} padded tokens at a time"
+    )
+
+
+def _languages(settings: Settings) -> str:
+    found = [languages.find(name) for name in settings.data.languages]
+    return ", ".join(f"{language.name} ({language.tag})" for language in found) or "every one in the source"
+
+
+def _source(report: Report, entry: SourceEntry, settings: Settings) -> None:
+    """One row; a fault is a problem where jobs use the source unasked, else a note."""
+    used = entry.name in {settings.data.source, settings.data.fallback_source}
+    subject = f"source '{entry.name}'"
+    try:
+        report.rows.append((subject, f"{entry.kind}: {open_source(entry).check()}"))
+    except AdapterServiceError as error:
+        report.rows.append((subject, f"{entry.kind}: cannot be read now, see below"))
+        (report.problems if used else report.notes).append(f"{subject}: {error}")
+
+
+def _gate(settings: Settings) -> str:
+    gate = settings.gate
+    if not gate.enabled:
+        return "off: whatever is trained is served"
+    return (
+        f"{gate.holdout_fraction:.0%} held out ({gate.min_holdout_samples} to {gate.max_holdout_samples} samples); "
+        f"a loss lower by more than {gate.min_loss_gain:g} with confidence {gate.confidence:g}, "
+        f"at most {gate.max_chrf_loss:g} chrF lost on {gate.generate_samples} answers"
+    )
+
+
+def _state(folder: Path) -> str:
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise SettingsError(
+            f"{nearest} is not a folder that may be written to; set ADAPTER_STATE_DIR to one that is"
+        )
+    return f"{folder}{'' if folder.exists() else ' (made at the first start)'}"
+
+
+def _callers(settings: Settings) -> str:
+    serving = settings.serving
+    return f"only peers on this machine, at http://{serving.host}:{serving.port}"
