@@ -13,9 +13,12 @@ from pathlib import Path
 
 from adapter_service import languages
 from adapter_service.base_models.locating import locate
-from adapter_service.connectors.registry import open_source
+from adapter_service.connectors.registry import known_kinds, open_source
 from adapter_service.errors import AdapterServiceError, SettingsError
 from adapter_service.settings import Settings, SourceEntry
+
+# Kinds that the older service's files name and that have no connector yet.
+PLANNED_KINDS = ("hf", "s3", "qdrant")
 
 
 @dataclass
@@ -67,8 +70,8 @@ def _files(settings: Settings) -> list[tuple[str, str]]:
 def _base(settings: Settings) -> str:
     place = locate(settings.model.base, settings.model.revision)
     whence = {
-        "package": f"from an installed package ({len(place.parts)} files), imported once into the state folder",
-        "gguf": "from a GGUF file, imported once into the state folder",
+        "package": f"from an installed package ({len(place.parts)} files), imported once into the state",
+        "gguf": "from a GGUF file, imported once into the state",
         "folder": f"from the folder {place.folder}",
         "hub": f"from the Hugging Face Hub, revision {place.revision or 'main'}",
     }
@@ -121,10 +124,19 @@ def _source(report: Report, entry: SourceEntry, settings: Settings) -> None:
     used = entry.name in {settings.data.source, settings.data.fallback_source}
     subject = f"source '{entry.name}'"
     try:
-        report.rows.append((subject, f"{entry.kind}: {open_source(entry).check()}"))
+        report.rows.append((subject, f"{entry.kind}: {_found_at(entry)}"))
     except AdapterServiceError as error:
         report.rows.append((subject, f"{entry.kind}: cannot be read now, see below"))
         (report.problems if used else report.notes).append(f"{subject}: {error}")
+
+
+def _found_at(entry: SourceEntry) -> str:
+    if entry.kind in PLANNED_KINDS and entry.kind not in known_kinds():
+        raise SettingsError(
+            f"{entry.file} line {entry.line}: kind '{entry.kind}' is not available in this version; "
+            f"available: {', '.join(known_kinds())}"
+        )
+    return open_source(entry).check()
 
 
 def _gate(settings: Settings) -> str:
@@ -132,7 +144,8 @@ def _gate(settings: Settings) -> str:
     if not gate.enabled:
         return "off: whatever is trained is served"
     return (
-        f"{gate.holdout_fraction:.0%} held out ({gate.min_holdout_samples} to {gate.max_holdout_samples} samples); "
+        f"{gate.holdout_fraction:.0%} held out "
+        f"({gate.min_holdout_samples} to {gate.max_holdout_samples} samples); "
         f"a loss lower by more than {gate.min_loss_gain:g} with confidence {gate.confidence:g}, "
         f"at most {gate.max_chrf_loss:g} chrF lost on {gate.generate_samples} answers"
     )

@@ -23,8 +23,7 @@ def shipped_entries() -> dict[str, SourceEntry]:
     """What there is without any file: the sample corpus in the package."""
     options = {
         "path": str(_PACKAGE / "sample_corpus" / "english_indic.jsonl.gz"),
-        "format": "jsonl",
-        "mapping": {"format": "parallel"},
+        "format": "parallel",
     }
     return {"multilingual_corpus": SourceEntry(name="multilingual_corpus", kind="local", options=options)}
 

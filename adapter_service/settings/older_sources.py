@@ -19,8 +19,6 @@ NO_EFFECT = {
 # Options of one source that have no counterpart.
 NO_EFFECT_OPTIONS = {
     "streaming": "sources are always streamed",
-    "note": "it is a remark; write it as a YAML comment",
-    "max_samples": "'data.max_train_samples' (or max_samples of the request) bounds what is read",
     "method": "sources are read with GET",
 }
 GROUPS = {"hf_sources": "hf", "s3_sources": "s3", "qdrant_sources": "qdrant", "http_sources": "http"}

@@ -30,7 +30,7 @@ class SourceEntry(BaseModel):
     line: int = Field(default=0, exclude=True)
     file: str = Field(default="mcp_connectors.yml", exclude=True)
     lines: Mapping[str, int] = Field(default={}, exclude=True)
-    """Option (`url`, `mapping.format`) → line, for `validate_section`."""
+    """Option (`url`, `headers.Accept`) → line, for `validate_section`."""
     folder: Path | None = Field(default=None, exclude=True)
     """What a relative `path` counts from: the folder of the file."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -22,23 +23,23 @@ def test_a_variable_overrides_the_file(config: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "text", "section", "key", "value"),
+    ("variable", "text", "path", "value"),
     [
-        ("ADAPTER_DATA__LANGUAGES", "[hi, ta]", "data", "languages", ["hi", "ta"]),
-        ("ADAPTER_LORA__RANK_PATTERN", "{q_proj: 4}", "lora", "rank_pattern", {"q_proj": 4}),
-        ("ADAPTER_LORA__TARGET_MODULES", "[q_proj]", "lora", "target_modules", ["q_proj"]),
-        ("ADAPTER_LORA__TARGET_MODULES", "all-linear", "lora", "target_modules", "all-linear"),
-        ("ADAPTER_TRAINING__MAX_STEPS", "null", "training", "max_steps", None),
-        ("ADAPTER_TRAINING__LEARNING_RATE", "2e-4", "training", "learning_rate", 2e-4),
-        ("ADAPTER_QUANTIZATION__USE_8BIT", "True", "quantization", "use_8bit", True),
-        ("ADAPTER_MODEL__REVISION", "123", "model", "revision", "123"),
+        ("ADAPTER_DATA__LANGUAGES", "[hi, ta]", "data.languages", ["hi", "ta"]),
+        ("ADAPTER_LORA__RANK_PATTERN", "{q_proj: 4}", "lora.rank_pattern", {"q_proj": 4}),
+        ("ADAPTER_LORA__TARGET_MODULES", "[q_proj]", "lora.target_modules", ["q_proj"]),
+        ("ADAPTER_LORA__TARGET_MODULES", "all-linear", "lora.target_modules", "all-linear"),
+        ("ADAPTER_TRAINING__MAX_STEPS", "null", "training.max_steps", None),
+        ("ADAPTER_TRAINING__LEARNING_RATE", "2e-4", "training.learning_rate", 2e-4),
+        ("ADAPTER_QUANTIZATION__USE_8BIT", "True", "quantization.use_8bit", True),
+        ("ADAPTER_MODEL__REVISION", "123", "model.revision", "123"),
     ],
 )
 def test_a_variable_may_hold_any_kind_of_value(
-    config: Path, variable: str, text: str, section: str, key: str, value: object
+    config: Path, variable: str, text: str, path: str, value: object
 ) -> None:
     settings = load_settings(config, environ={variable: text})
-    assert getattr(getattr(settings, section), key) == value
+    assert attrgetter(path)(settings) == value
 
 
 def test_a_misspelt_variable_is_refused(config: Path) -> None:

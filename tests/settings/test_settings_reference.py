@@ -1,4 +1,4 @@
-"""adapter_config.yaml and mcp_connectors.yml are the reference: complete, explained, equal to the defaults."""
+"""adapter_config.yaml and mcp_connectors.yml are the reference: complete, explained, the defaults."""
 
 from __future__ import annotations
 

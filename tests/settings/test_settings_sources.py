@@ -40,7 +40,7 @@ def test_a_secret_is_read_when_the_source_is_opened(tmp_path: Path) -> None:
 
 def test_a_variable_that_is_not_set_is_named_with_its_source(tmp_path: Path) -> None:
     entry = load(tmp_path, WEB).sources["multilingual_corpus"]
-    with pytest.raises(SettingsError, match="line 7: source 'multilingual_corpus' needs .* DATA_TOKEN"):
+    with pytest.raises(SettingsError, match=r"line 7: source 'multilingual_corpus' needs .* DATA_TOKEN"):
         entry.resolved_options({})
 
 
