@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from adapter_service.checking import Report, check
-from adapter_service.settings import DataSettings, ModelSettings, Settings, SourceEntry, StorageSettings
+from adapter_service.connectors.registry import open_source
+from adapter_service.settings import (
+    DataSettings,
+    ModelSettings,
+    Settings,
+    SourceEntry,
+    StorageSettings,
+    load_settings,
+)
 
 
 def settings_with(folder: Path, **changes: object) -> Settings:
@@ -36,6 +44,13 @@ def test_good_settings_have_no_problems_and_leave_nothing_behind(tmp_path: Path)
 def test_the_recipe_is_told_in_steps(tmp_path: Path) -> None:
     recipe = dict(checked(settings_with(tmp_path)).rows)["recipe"]
     assert "up to 2000 samples from 'mine', 14 per step, about 140 steps" in recipe
+
+
+def test_the_shipped_sources_are_as_their_connectors_want_them() -> None:
+    root = Path(__file__).resolve().parents[1]
+    settings = load_settings(root / "adapter_config.yaml", root / "mcp_connectors.yml", {})
+    assert all(open_source(entry) for entry in settings.sources.values())
+    assert "english_indic.jsonl.gz (jsonl)" in open_source(settings.sources["multilingual_corpus"]).check()
 
 
 def test_the_source_in_use_has_to_be_there(tmp_path: Path) -> None:

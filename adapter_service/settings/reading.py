@@ -92,6 +92,8 @@ def parse_document(text: str, *, name: str) -> Document:
         mark = error.problem_mark or error.context_mark
         place = f"{name} line {mark.line + 1}" if mark else name
         raise SettingsError(f"{place}: not valid YAML: {error.problem}; mend that line") from error
+    except RecursionError as error:
+        raise SettingsError(f"{name}: deeper than {MAX_DEPTH} levels; write it flatter") from error
     except (yaml.YAMLError, ValueError) as error:
         raise SettingsError(f"{name}: not valid YAML: {error}; mend it") from error
     finally:
