@@ -75,8 +75,8 @@ SOURCES = (
         fetching.pypi("Django", "5.2.19"), gettext_catalogues.read_django,
     ),
     Source(
-        "home-assistant", "Home Assistant frontend", "PyPI home-assistant-frontend", "20250109.2", "Apache-2.0",
-        "The Home Assistant Authors",
+        "home-assistant", "Home Assistant frontend", "PyPI home-assistant-frontend", "20250109.2",
+        "Apache-2.0", "The Home Assistant Authors",
         fetching.pypi("home-assistant-frontend", "20250109.2"), messages.read_home_assistant,
     ),
     Source(

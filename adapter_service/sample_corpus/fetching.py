@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from adapter_service.errors import SourceUnreachableError
@@ -64,28 +64,24 @@ def pypi(name: str, version: str) -> Fetch:
     return fetch
 
 
-class _fresh:  # noqa: N801 - reads as a function where it is used
+@contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
     """A work folder beside `folder` that takes its name only when all went well."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._work = folder, folder.with_name(f"{folder.name}.part")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self._work, ignore_errors=True)
-        self._work.mkdir(parents=True)
-        logger.info("downloading %s", self._folder.name)
-        return self._work
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._work.rename(self._folder)
+    work = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    logger.info("downloading %s", folder.name)
+    yield work
+    work.rename(folder)
 
 
 def _run(command: list[str], folder: Path) -> None:
     try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, env=dict(os.environ))
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise SourceUnreachableError(f"{command[0]} is not installed; the corpus is assembled with it") from error
+        raise SourceUnreachableError(
+            f"{command[0]} is not installed; the corpus is assembled with it"
+        ) from error
     except subprocess.CalledProcessError as error:
         reason = (error.stderr or error.stdout).strip().splitlines()[-1:]
         raise SourceUnreachableError(f"`{' '.join(command)}` failed: {' '.join(reason)}") from error

@@ -26,7 +26,7 @@ class Pair:
     @property
     def draw(self) -> str:
         """Stands in for chance: 64 hex digits, the same on every machine."""
-        text = "\x1f".join((self.language, self.origin, self.source, self.target))
+        text = f"{self.language}\x1f{self.origin}\x1f{self.source}\x1f{self.target}"
         return hashlib.sha256(text.encode()).hexdigest()
 
 

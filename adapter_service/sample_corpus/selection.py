@@ -29,7 +29,7 @@ SHARES = {
 }
 _PHRASE_SHARE = 0.12  # of an origin's pairs: shorter than a sentence
 _WORD_LISTS = frozenset({"cldr-annotations", "cldr-names", "cldr-dates"})
-# Interfaces have headings and menu entries too; a sentence that speaks to somebody teaches more of a language.
+# Interfaces have headings and menu entries too; a sentence that speaks to somebody teaches more.
 _SPOKEN = re.compile(
     r"\b(you|your|i|my|me|we|our|us|they|he|she|it|this|please|what|how|where|when|who|why|is|are|was|do|does"
     r"|did|don't|can|can't|will|want|need|have|has)\b",

@@ -21,9 +21,11 @@ long articles of the declaration are split into sentences where both sides have 
 
 def sources_page(pairs: list[Pair], versions: Mapping[str, str], dropped: Counter[str], size: int) -> str:
     sentences = sum(pair.words >= SENTENCE_WORDS for pair in pairs)
+    total = f"{len(pairs):,} pairs, {size:,} bytes packed"
+    summary = f"{total}; {sentences:,} have {SENTENCE_WORDS} English words or more.\n"
     sections = (
         _HEAD,
-        f"{len(pairs):,} pairs, {size:,} bytes packed; {sentences:,} have {SENTENCE_WORDS} English words or more.\n",
+        summary,
         _table(("origin", "text", "package", "version", "licence", "holder"), _source_rows(versions)),
         _table(("origin", *CORPUS_LANGUAGES, "all", "mean words"), _count_rows(pairs)),
         "Left out, by the first reason that held:\n",

@@ -6,6 +6,7 @@ import struct
 from itertools import pairwise
 from pathlib import Path
 
+from adapter_service.errors import SourceFormatError
 from adapter_service.sample_corpus.pair import CORPUS_LANGUAGES, Pairs, join
 
 _VERSION, _UTF8 = 5, 1
@@ -23,7 +24,9 @@ def _texts(pack: Path) -> dict[str, str]:
     data = pack.read_bytes()
     version, encoding, count, _ = struct.unpack_from("<IB3xHH", data)
     if (version, encoding) != (_VERSION, _UTF8):
-        raise ValueError(f"{pack.name} is a pack of version {version}, encoding {encoding}; 5 and 1 are read")
+        raise SourceFormatError(
+            f"{pack.name}: version {version}, encoding {encoding}; 5 and 1 (UTF-8) are read"
+        )
     entries = [struct.unpack_from("<HI", data, 12 + 6 * n) for n in range(count + 1)]
     return {
         str(identifier): data[start:end].decode("utf-8", errors="replace")

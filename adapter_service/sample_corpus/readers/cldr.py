@@ -10,6 +10,7 @@ from typing import Any
 from adapter_service.sample_corpus.pair import CORPUS_LANGUAGES, Pairs, join
 
 _NAME_FILES = {"languages.json": "languages", "territories.json": "territories", "scripts.json": "scripts"}
+_EMOJI_BLOCKS = (range(0x1F300, 0x1F700), range(0x1F900, 0x1FB00))
 Reader = Callable[[Path], dict[str, str]]
 
 
@@ -32,9 +33,13 @@ def _read(root: Path, reader: Reader, origin: str) -> Pairs:
 
 
 def _annotations(folder: Path) -> dict[str, str]:
-    """The name that is read aloud ("tts") for each emoji and sign."""
+    """The name that is read aloud ("tts") for each emoji; arrows and geometric signs name nothing."""
     entries = json.loads((folder / "annotations.json").read_bytes())["annotations"]["annotations"]
-    return {sign: entry["tts"][0] for sign, entry in entries.items() if entry.get("tts")}
+    return {sign: entry["tts"][0] for sign, entry in entries.items() if entry.get("tts") and _is_emoji(sign)}
+
+
+def _is_emoji(sign: str) -> bool:
+    return any(ord(sign[0]) in block for block in _EMOJI_BLOCKS)
 
 
 def _names(folder: Path) -> dict[str, str]:
