@@ -69,7 +69,8 @@ def test_the_lite_requirements_are_the_two_run_time_locks() -> None:
 @pytest.mark.parametrize("module", ["adapter_service.api", "adapter_service.cli", "adapter_service.settings"])
 def test_importing_it_loads_nothing_heavy(module: str) -> None:
     # A folder without __init__.py would import as nothing at all.
-    program = f"import {module}, json, sys; assert {module}.__file__; print(json.dumps([m.split('.')[0] for m in sys.modules]))"
+    loaded = "print(json.dumps([m.split('.')[0] for m in sys.modules]))"
+    program = f"import {module}, json, sys; assert {module}.__file__; {loaded}"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )
