@@ -15,8 +15,9 @@ from adapter_service.jobs.job import Job, JobStatus, Phase
 SELECT = "SELECT * FROM jobs WHERE id = ?"
 INSERT = """
     INSERT INTO jobs (
-        id, adapter, request, trace_id, created_at, status, phase, attempt, cancel_requested, step, total_steps,
-        progress, result, error_code, error_message, started_at, finished_at, idempotency_key
+        id, adapter, request, trace_id, created_at, status, phase, attempt, cancel_requested,
+        step, total_steps, progress, result, error_code, error_message, started_at, finished_at,
+        idempotency_key
     ) VALUES (
         :id, :adapter, :request, :trace_id, :created_at, :status, :phase, :attempt, :cancel_requested,
         :step, :total_steps, :progress, :result, :error_code, :error_message, :started_at, :finished_at,

@@ -200,7 +200,7 @@ class JobStore:
         elif job.attempt < MAX_ATTEMPTS:
             moved = job.moved(JobStatus.QUEUED, phase=None)
         else:
-            message = f"stopped before its end in each of {MAX_ATTEMPTS} attempts; read its log, then submit it again"
+            message = f"stopped short in each of {MAX_ATTEMPTS} attempts; read its log, then submit it again"
             moved = job.moved(
                 JobStatus.FAILED, finished_at=self._now(), error_code="interrupted", error_message=message
             )

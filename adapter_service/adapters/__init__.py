@@ -1,0 +1,6 @@
+"""Adapter versions: immutable folders on disk (`artifact`), and which one is live (`versions`)."""
+
+from adapter_service.adapters.artifact import check_files, check_name, version_key
+from adapter_service.adapters.versions import Version, VersionStatus, VersionStore
+
+__all__ = ["Version", "VersionStatus", "VersionStore", "check_files", "check_name", "version_key"]

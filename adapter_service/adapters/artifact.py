@@ -1,0 +1,161 @@
+"""A version's files plus manifest: what may be in the folder, and how it appears all at once.
+
+The manifest is written last and the folder renamed after it, so a folder in its place is complete.
+Only names and bytes are looked at here; shapes and numbers are the loader's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adapter_service.errors import AdapterFormatError, InvalidParameterError
+
+MANIFEST = "manifest.json"
+REQUIRED_FILES = frozenset({"adapter_config.json", "adapter_model.safetensors"})
+OPTIONAL_FILES = frozenset({"README.md", "training_metadata.json", "resolved_config.yaml"})
+# Reading one of these runs whatever its author put in it.
+PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+RESERVED_NAMES = {"base": "the base model alone", "none": "no adapter, in bodies of the older service"}
+_KEY = re.compile(r"[0-9a-f]{16,64}")
+
+
+def check_name(name: str) -> str:
+    """`name`, if an adapter may be called so."""
+    if NAME.fullmatch(name) is None:
+        raise InvalidParameterError(
+            f"adapter name {name!r} is not allowed; use 1 to 64 of a-z, 0-9, '.', '_' and '-', "
+            "beginning with a letter or digit",
+            parameter="adapter",
+        )
+    if name in RESERVED_NAMES:
+        raise InvalidParameterError(
+            f"adapter name {name!r} is reserved (it means {RESERVED_NAMES[name]}); choose another",
+            parameter="adapter",
+        )
+    return name
+
+
+def version_key(
+    samples_hash: str, parameters: Mapping[str, Any], base_id: str, parent_key: str | None
+) -> str:
+    """What a version was made of, as 64 hex digits: equal ingredients, equal key.
+
+    The canonical form is JSON with sorted keys, `,` and `:` without spaces, in UTF-8.
+    """
+    made_of = {"samples": samples_hash, "parameters": parameters, "base": base_id, "parent": parent_key}
+    canonical = json.dumps(
+        made_of, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def check_files(folder: Path) -> frozenset[str]:
+    """The names of an adapter's files without the manifest, if they are those that an adapter has.
+
+    Raises:
+        AdapterFormatError: something is missing, unknown, a link or a pickle.
+    """
+    entries = list(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+    for entry in entries:
+        _check_entry(entry)
+    names = frozenset(entry.name for entry in entries) - {MANIFEST}
+    if missing := sorted(REQUIRED_FILES - names):
+        raise AdapterFormatError(
+            f"adapter {folder.name!r} lacks {', '.join(missing)}; save it as PEFT does, in safetensors"
+        )
+    return names
+
+
+def _check_entry(entry: Path) -> None:
+    if entry.is_symlink() or not entry.is_file():
+        raise AdapterFormatError(
+            f"{entry.name!r} in an adapter folder is not a plain file; put the file itself there"
+        )
+    if entry.suffix in PICKLES:
+        raise AdapterFormatError(
+            f"{entry.name!r} may run code when it is read; only safetensors are served: convert it"
+        )
+    if entry.name not in REQUIRED_FILES | OPTIONAL_FILES | {MANIFEST}:
+        allowed = ", ".join(sorted(REQUIRED_FILES | OPTIONAL_FILES))
+        raise AdapterFormatError(
+            f"unknown file {entry.name!r} in an adapter folder; allowed: {allowed}: remove it"
+        )
+
+
+def publish_folder(work_folder: Path, target: Path) -> None:
+    """Move a complete adapter folder to `target`, on the same disk, so that it is there whole or not at all.
+
+    A power cut at any moment leaves either `work_folder` or `target`. What lies at `target`
+    already has no row and is replaced.
+    """
+    if _KEY.fullmatch(target.name) is None:
+        raise InvalidParameterError(f"version key {target.name!r} is not a hash in hex; use version_key()")
+    names = check_files(work_folder)
+    for name in sorted(names):
+        _fsync(work_folder / name)
+    _write_manifest(work_folder, names)
+    _fsync(work_folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        shutil.rmtree(target)
+    work_folder.replace(target)
+    _fsync(target.parent)
+    _fsync(target.parent.parent)  # `target.parent` may be new itself
+
+
+def verify_folder(folder: Path) -> None:
+    """Compare every byte with the manifest.
+
+    Raises:
+        AdapterFormatError: the folder is not what was published.
+    """
+    manifest = _read_manifest(folder)
+    if differing := sorted(check_files(folder) ^ manifest.keys()):
+        raise _damaged(folder, f"its manifest and its files differ in {', '.join(differing)}")
+    for name, expected in manifest.items():
+        if (found := _describe(folder / name)) != expected:
+            raise _damaged(folder, f"{name} has {found} where the manifest has {expected}")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, f"its {MANIFEST} cannot be read ({type(error).__name__})") from error
+    if not isinstance(manifest, dict):
+        raise _damaged(folder, f"its {MANIFEST} is not an object")
+    return manifest
+
+
+def _damaged(folder: Path, what: str) -> AdapterFormatError:
+    return AdapterFormatError(f"version {folder.name[:12]} is damaged: {what}; roll back, or train it again")
+
+
+def _write_manifest(folder: Path, names: frozenset[str]) -> None:
+    manifest = {name: _describe(folder / name) for name in sorted(names)}
+    path = folder / MANIFEST
+    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    _fsync(path)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size_bytes": path.stat().st_size, "sha256": digest}
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,244 @@
+"""Which versions an adapter has and which one is live: rows beside the immutable folders.
+
+    publish ─▶ candidate ─▶ live ⇄ retired          only by decision of the gate or a person
+                   └──────▶ rejected                listed, and served only as `name@number`
+
+What was live is kept as a stack per adapter: a rollback takes the newest off and the one below is
+live again, so that rolling back twice never brings back what was rolled back once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from adapter_service.adapters.artifact import RESERVED_NAMES, check_name, publish_folder, verify_folder
+from adapter_service.database import Database
+from adapter_service.errors import NoVersionToRollBackError, SupersededError, UnknownAdapterError
+
+
+class VersionStatus(StrEnum):
+    CANDIDATE = "candidate"
+    LIVE = "live"
+    REJECTED = "rejected"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One trained, immutable set of adapter files, as its row was when it was read.
+
+    `number` counts from 1 within the adapter; `gate` is what the gate said, with `reasons`.
+    """
+
+    adapter: str
+    number: int
+    key: str
+    status: VersionStatus
+    path: Path
+    created_at: datetime
+    job_id: str | None
+    base_id: str
+    parent_key: str | None
+    gate: Mapping[str, Any]
+
+    @property
+    def reference(self) -> str:
+        return f"{self.adapter}@{self.number}"
+
+
+class VersionStore:
+    """Versions in `database`, their folders in `root/<adapter>/<key>`; safe to share between threads."""
+
+    def __init__(
+        self, database: Database, root: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._database = database
+        self._root = root
+        self._now = now
+
+    def publish(
+        self,
+        name: str,
+        work_folder: Path,
+        *,
+        key: str,
+        job_id: str | None,
+        base_id: str,
+        parent: Version | None = None,
+        gate: Mapping[str, Any] | None = None,
+    ) -> Version:
+        """Make a candidate of the files in `work_folder`, which is moved and must be on the same disk.
+
+        A key that was published before gives the version it made then, whatever became of it, and
+        leaves `work_folder` alone.
+        """
+        check_name(name)
+        if (earlier := self.find(name, key)) is not None:
+            return earlier
+        publish_folder(work_folder, self._root / name / key)
+        values = {
+            "adapter": name,
+            "key": key,
+            "created_at": self._now().isoformat(),
+            "job_id": job_id,
+            "base_id": base_id,
+            "parent_key": parent.key if parent else None,
+            "gate": json.dumps(gate or {}, allow_nan=False),
+        }
+        with self._database.transaction() as connection:
+            row = connection.execute(_INSERT, values).fetchone()
+        return self._version(row)
+
+    def go_live(self, version: Version, gate: Mapping[str, Any] | None = None) -> Version:
+        """Serve `version` from now on, in place of what was live. Live already: nothing changes.
+
+        One that was rejected or retired may go live as well: it is decided on anew, against what is live now.
+
+        Raises:
+            SupersededError: its status changed since `version` was read.
+        """
+        if version.status is VersionStatus.LIVE:
+            return version
+        with self._database.transaction() as connection:
+            connection.execute(_RETIRE, (version.adapter,))
+            row = self._decide(connection, version, VersionStatus.LIVE, gate)
+            connection.execute(_PUSH, (version.adapter, version.number))
+        return self._version(row)
+
+    def reject(
+        self, version: Version, reasons: Sequence[str], gate: Mapping[str, Any] | None = None
+    ) -> Version:
+        """Never serve this candidate by its adapter's name. One that was decided before stays as it is."""
+        if version.status is not VersionStatus.CANDIDATE:
+            return version
+        decision = {**(gate or version.gate), "reasons": list(reasons)}
+        with self._database.transaction() as connection:
+            row = self._decide(connection, version, VersionStatus.REJECTED, decision)
+        return self._version(row)
+
+    def rollback(self, name: str) -> Version:
+        """Retire the live version; the one it replaced is live again.
+
+        Raises:
+            NoVersionToRollBackError: nothing was live before it.
+        """
+        live = self.live(name)
+        if live is None:
+            raise self._unknown(name)
+        with self._database.transaction() as connection:
+            stack = connection.execute(_STACK, (name,)).fetchall()
+            if len(stack) < 2:
+                raise NoVersionToRollBackError(
+                    f"{live.reference} is the first version of {name!r} that went live; there is none to go "
+                    "back to: train another, or ask for adapter 'base'"
+                )
+            connection.execute("DELETE FROM live_versions WHERE number = ?", (stack[0]["number"],))
+            connection.execute(_RETIRE, (name,))
+            row = connection.execute(_REVIVE, (name, stack[1]["version"])).fetchone()
+        return self._version(row)
+
+    def live(self, name: str) -> Version | None:
+        return self._one("SELECT * FROM versions WHERE adapter = ? AND status = 'live'", (name,))
+
+    def find(self, name: str, key: str) -> Version | None:
+        """The version of that content, if it was published."""
+        return self._one("SELECT * FROM versions WHERE adapter = ? AND key = ?", (name, key))
+
+    def resolve(self, reference: str) -> Version:
+        """The live version of `name`, or exactly the version `name@number`, whatever its status.
+
+        Raises:
+            UnknownAdapterError: there is none; says which there are.
+        """
+        name, at, number = reference.partition("@")
+        if not at:
+            found = self.live(name)
+        elif number.isdecimal() and len(number) < 10:
+            found = self._one("SELECT * FROM versions WHERE adapter = ? AND number = ?", (name, int(number)))
+        else:
+            found = None
+        if found is None:
+            raise self._unknown(reference)
+        return found
+
+    def list(self) -> tuple[Version, ...]:
+        """Every version of every adapter, by name, newest first."""
+        rows = self._database.read("SELECT * FROM versions ORDER BY adapter, number DESC")
+        return tuple(map(self._version, rows))
+
+    def verify(self, version: Version) -> None:
+        """Compare the files with their manifest; AdapterFormatError if they differ."""
+        verify_folder(version.path)
+
+    def _decide(
+        self,
+        connection: sqlite3.Connection,
+        version: Version,
+        status: VersionStatus,
+        gate: Mapping[str, Any] | None,
+    ) -> sqlite3.Row:
+        decided = json.dumps(version.gate if gate is None else gate, allow_nan=False)
+        guard = (version.adapter, version.number, version.status)
+        row: sqlite3.Row | None = connection.execute(_DECIDE, (status, decided, *guard)).fetchone()
+        if row is None:
+            raise SupersededError(
+                f"{version.reference} is no longer {version.status}; read it again before you decide on it"
+            )
+        return row
+
+    def _one(self, sql: str, parameters: tuple[str | int, ...]) -> Version | None:
+        rows = self._database.read(sql, parameters)
+        return self._version(rows[0]) if rows else None
+
+    def _version(self, row: sqlite3.Row) -> Version:
+        return Version(
+            adapter=row["adapter"],
+            number=row["number"],
+            key=row["key"],
+            status=VersionStatus(row["status"]),
+            path=self._root / row["adapter"] / row["key"],
+            created_at=datetime.fromisoformat(row["created_at"]),
+            job_id=row["job_id"],
+            base_id=row["base_id"],
+            parent_key=row["parent_key"],
+            gate=json.loads(row["gate"]),
+        )
+
+    def _unknown(self, reference: str) -> UnknownAdapterError:
+        name = reference.partition("@")[0]
+        versions = self.list()
+        own = [f"{version.reference} ({version.status})" for version in versions if version.adapter == name]
+        if name in RESERVED_NAMES:
+            return UnknownAdapterError(f"{name!r} means {RESERVED_NAMES[name]} and has no versions")
+        if own:
+            return UnknownAdapterError(
+                f"no version to serve under {reference!r}; there are: {', '.join(own)}"
+            )
+        live = [version.adapter for version in versions if version.status is VersionStatus.LIVE]
+        guess = difflib.get_close_matches(name, live, n=1)
+        hint = f"did you mean {guess[0]!r}? " if guess else ""
+        known = f"known: {', '.join(live)}" if live else "none is trained yet; train one, or ask for 'base'"
+        return UnknownAdapterError(f"unknown adapter {reference!r}; {hint}{known}")
+
+
+_INSERT = """
+    INSERT INTO versions (adapter, number, key, status, created_at, job_id, base_id, parent_key, gate)
+    SELECT :adapter, coalesce(max(number), 0) + 1, :key, 'candidate', :created_at, :job_id, :base_id,
+        :parent_key, :gate
+    FROM versions WHERE adapter = :adapter
+    RETURNING *"""
+_DECIDE = (
+    "UPDATE versions SET status = ?, gate = ? WHERE adapter = ? AND number = ? AND status = ? RETURNING *"
+)
+_RETIRE = "UPDATE versions SET status = 'retired' WHERE adapter = ? AND status = 'live'"
+_REVIVE = "UPDATE versions SET status = 'live' WHERE adapter = ? AND number = ? RETURNING *"
+_PUSH = "INSERT INTO live_versions (adapter, version) VALUES (?, ?)"
+_STACK = "SELECT number, version FROM live_versions WHERE adapter = ? ORDER BY number DESC LIMIT 2"
