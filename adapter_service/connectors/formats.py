@@ -77,8 +77,8 @@ def require_format(options: FileOptions, name: str) -> FileFormat:
     found = options.format_of(name)
     if found is None:
         raise SourceFormatError(
-            f"cannot tell the format of {name!r} from its name (known: {', '.join(_SUFFIXES)}, each also .gz); "
-            "say `file_format: jsonl` (or json, csv, text)"
+            f"cannot tell the format of {name!r} from its name "
+            f"(known: {', '.join(_SUFFIXES)}, each also .gz); say `file_format: jsonl` (or json, csv, text)"
         )
     return found
 
@@ -192,7 +192,8 @@ def _read_csv(file: ByteFile, start: Place, options: FileOptions) -> Iterator[Fo
 def _header(row: _Row) -> list[str]:
     if row.cells is None or len(set(row.cells)) != len(row.cells):
         raise SourceFormatError(
-            f"the first line has to name the columns, each once; it is {row.fault or row.cells}: add such a line"
+            f"the first line has to name the columns, each once; it is {row.fault or row.cells}: "
+            "add such a line"
         )
     return [name.strip() for name in row.cells]
 

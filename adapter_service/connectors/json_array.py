@@ -89,7 +89,7 @@ def _enter_array(window: _Window, path: Sequence[str]) -> bool:
 def _array_start(data: bytes, path: Sequence[str]) -> int | None:
     """Index after the array's opening bracket, or None if it is not among these bytes yet."""
     refuse_utf16(data)
-    at = _skip_space(data, len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0)
+    at: int | None = _skip_space(data, len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0)
     for key in path:
         if at is None or at >= len(data):
             return None
@@ -107,7 +107,8 @@ def _not_an_array(data: bytes, at: int, path: Sequence[str]) -> str:
     if data[at : at + 1] == b"{" and not path:
         return (
             f"the file is one object, not an array; {_keys_found(data[at:])}: "
-            "say which key holds the records (`records: data`), or `file_format: jsonl` for one object per line"
+            "say which key holds the records (`records: data`), "
+            "or `file_format: jsonl` for one object per line"
         )
     where = f"under '{'.'.join(path)}'" if path else "in the file"
     return f"{where} is {_shown(data[at:])}; an array of objects is read"
@@ -141,9 +142,7 @@ def _end_of_value(data: bytes, at: int) -> int | None:
     return end
 
 
-def _scan(
-    data: bytes | bytearray, at: int, depth: int, *, ends: bytes
-) -> tuple[int | None, tuple[int, int]]:
+def _scan(data: bytes | bytearray, at: int, depth: int, *, ends: bytes) -> tuple[int | None, tuple[int, int]]:
     """Look from `at` on, `depth` brackets deep, for the first of `ends` that is in no bracket or string.
 
     Returns:

@@ -79,9 +79,7 @@ class LocalReader:
             here = after if label == reached else None
             file = LocalFile(path, label, here["stamp"] if here else None)
             kind = require_format(self._spec, label)
-            yield from read_file(
-                file, kind, self._spec, source=self._name, after=here, extra={"file": label}
-            )
+            yield from read_file(file, kind, self._spec, source=self._name, after=here, extra={"file": label})
 
     def _files(self) -> dict[str, Path]:
         """Label → file, sorted; the label is the path below the part without wildcards."""

@@ -53,8 +53,9 @@ class MappedConnector(Connector):
         self, after: Cursor | None = None, observer: StreamObserver | None = None
     ) -> Iterator[tuple[Cursor, Sample]]:
         count = after["count"] if after else 0
+        if self._max_samples is not None and count >= self._max_samples:
+            return
         for record, sample in self._samples(after["at"] if after else None, observer):
-            # Asked before the yield, so that nothing is read, or counted, beyond the last sample.
             count += 1
             yield {"at": dict(record.cursor), "count": count}, sample
             if count == self._max_samples:

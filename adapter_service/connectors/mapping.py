@@ -66,7 +66,7 @@ class Mapper:
         language = _known(self._words(fields, "language"))
         source_tag = self._language(fields, "source_language")
         metadata = {"source_text": source, "source_language": source_tag}
-        variant = "\x1f".join((language.tag, source, target))
+        variant = f"{language.tag}\x1f{source}\x1f{target}"
         # The paraphrases may say "from English", which is true of English alone.
         prompt = (
             instructions.translation(source, language, variant=variant)

@@ -95,7 +95,7 @@ def open_source(
         kind.spec,
         entry.resolved_options(),
         where=entry.file,
-        lines={**{key: entry.line for key in entry.options}, **entry.lines} or entry.line,
+        lines=entry.lines or entry.line,
         prefix=entry.name,
     )
     connector = MappedConnector(kind.reader(spec, entry.name), spec, name=entry.name, languages=languages)

@@ -1,4 +1,4 @@
-"""What every entry of mcp_connectors.yml may say, whatever its kind: which fields, which languages, how many."""
+"""What every source may say, whatever its kind: which fields, which languages, how many."""
 
 from __future__ import annotations
 

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapter_service.connectors.base import Connector
+from adapter_service.connectors.registry import open_source
+from adapter_service.settings import SourceEntry
+from tests.connectors.server import FileServer
+
+Open = Callable[..., Connector]
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    files = FileServer()
+    httpd = files.start()
+    yield files
+    httpd.shutdown()
+    httpd.server_close()
+
+
+@pytest.fixture
+def open_local(tmp_path: Path) -> Open:
+    """Write a file and open it: `open_local("a.jsonl", b"…", format="chat", shuffle_buffer=3)`."""
+
+    def open_it(file: str, content: bytes, *, path: str = "", **options: Any) -> Connector:
+        (tmp_path / file).write_bytes(content)
+        return open_kind("local", folder=tmp_path, path=path or file, **options)
+
+    return open_it
+
+
+@pytest.fixture
+def open_http(server: FileServer) -> Open:
+    """Open an address of the loopback server, without waiting between attempts."""
+
+    def open_it(path: str = "/a.jsonl", **options: Any) -> Connector:
+        address = {} if "base_url" in options else {"url": server.url + path}
+        return open_kind("http", **{"allow_private": True, "backoff_seconds": 0, **address, **options})
+
+    return open_it
+
+
+def open_kind(
+    kind: str,
+    *,
+    folder: Path | None = None,
+    seed: int = 0,
+    shuffle_buffer: int = 0,
+    only: tuple[str, ...] = (),
+    **options: Any,
+) -> Connector:
+    entry = SourceEntry(name="corpus", kind=kind, options=options, folder=folder)
+    return open_source(entry, languages=only, seed=seed, shuffle_buffer=shuffle_buffer)

@@ -1,0 +1,113 @@
+"""A small file server on loopback that can do ranges, and everything that goes wrong with them."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+
+@dataclass
+class Faults:
+    """`drops` and `busy` count down: that many answers are cut short or refused before one is whole."""
+
+    drops: int = 0
+    busy: int = 0
+    ranges: bool = True
+    redirect: str = ""
+    trickle_seconds: float = 0.0
+    etag: str = '"v1"'
+    empty_answers: bool = False
+
+
+@dataclass
+class FileServer:
+    """Files by path (`/a.jsonl`), and what was asked for them."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    faults: Faults = field(default_factory=Faults)
+    requests: list[dict[str, str]] = field(default_factory=list)
+    content_type: str = "application/octet-stream"
+    url: str = ""
+
+    def start(self) -> ThreadingHTTPServer:
+        httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{httpd.server_port}"
+        Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return httpd
+
+    def put(self, path: str, content: bytes) -> str:
+        self.files[path] = content
+        return self.url + path
+
+
+def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(_Handler):
+        state = server
+
+    return Handler
+
+
+class _Handler(BaseHTTPRequestHandler):
+    state: FileServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        faults = self.state.faults
+        self.state.requests.append({"path": self.path, **{k.lower(): v for k, v in self.headers.items()}})
+        if self.path == "/forbidden":
+            self._answer(403)
+        elif faults.redirect and self.path == "/redirect":
+            self._answer(302, {"Location": faults.redirect})
+        elif self.path not in self.state.files:
+            self._answer(404)
+        elif faults.busy:
+            faults.busy -= 1
+            self._answer(503)
+        else:
+            self._file(self.state.files[self.path])
+
+    def _file(self, content: bytes) -> None:
+        faults = self.state.faults
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        is_same = self.headers.get("If-Range", faults.etag) == faults.etag
+        headers = {"ETag": faults.etag, "Content-Type": self.state.content_type} if faults.etag else {}
+        if not (faults.ranges and asked and is_same):
+            self._answer(200, headers, content)
+            return
+        start, stop = int(asked[1]), min(int(asked[2]) + 1, len(content))
+        if start >= len(content):
+            self._answer(416, {**headers, "Content-Range": f"bytes */{len(content)}"})
+        else:
+            given = {"Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"}
+            self._answer(206, {**headers, **given}, content[start:stop])
+
+    def _answer(self, status: int, headers: dict[str, str] | None = None, content: bytes = b"") -> None:
+        self.send_response(status)
+        faults = self.state.faults
+        if faults.empty_answers:
+            content = b""
+        for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if faults.drops and content:
+            faults.drops -= 1
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+        elif faults.trickle_seconds:
+            self._trickle(content)
+        else:
+            self.wfile.write(content)
+
+    def _trickle(self, content: bytes) -> None:
+        try:
+            for i in range(len(content)):
+                self.wfile.write(content[i : i + 1])
+                time.sleep(self.state.faults.trickle_seconds)
+        except OSError:
+            self.close_connection = True

@@ -1,0 +1,135 @@
+"""The contract of `connectors/base.py`, held for every kind, file format, shuffle and filter."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adapter_service.connectors.base import Connector
+from adapter_service.connectors.tally import Tally, tallied
+from tests.connectors.conftest import open_kind
+from tests.connectors.server import FileServer
+
+Rows = list[dict[str, str]]
+Make = Callable[..., Connector]
+
+FORMATS = ["jsonl", "json", "csv", "text"]
+SUFFIX = {"text": "txt"}
+ROWS: Rows = [
+    {"text": f'नमूना {i}, "quoted" [{i}] {{}}' + ("\nsecond line" if i % 5 == 0 else ""), "language": tag}
+    for i, tag in enumerate(["hi", "ta", "hi", "bn", "en"] * 5)
+]
+
+
+def encoded(rows: Rows, file_format: str) -> bytes:
+    if file_format == "jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    if file_format == "json":
+        return json.dumps(rows, ensure_ascii=False, indent=1).encode()
+    if file_format == "text":
+        return "".join(" ".join(row["text"].splitlines()) + "\n" for row in rows).encode()
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=["text", "language"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        *(f"{kind}-{fmt}{gz}" for kind in ("local", "http") for fmt in FORMATS for gz in ("", ".gz")),
+    ]
+)
+def make(request: pytest.FixtureRequest, tmp_path: Path, server: FileServer) -> Make:
+    """Opens the same rows as each kind and format has them."""
+    kind, _, file = request.param.partition("-")
+    file_format, _, compression = file.partition(".")
+
+    def make_it(rows: Rows, **options: Any) -> Connector:
+        if kind == "memory":
+            return open_kind("memory", items=rows, **options)
+        content = encoded(rows, file_format)
+        content = gzip.compress(content) if compression else content
+        name = f"a.{SUFFIX.get(file_format, file_format)}" + (".gz" if compression else "")
+        # Text knows no language of its own.
+        options |= {"defaults": {"language": "hi"}} if file_format == "text" else {}
+        if kind == "http":
+            return open_kind("http", url=server.put(f"/{name}", content), allow_private=True, **options)
+        (tmp_path / name).write_bytes(content)
+        return open_kind("local", folder=tmp_path, path=name, **options)
+
+    return make_it
+
+
+def assert_resumes_after_every_cursor(connector: Connector) -> None:
+    pairs = [(json.loads(json.dumps(cursor)), sample) for cursor, sample in connector.stream()]
+    for i, (cursor, _) in enumerate(pairs):
+        assert list(connector.stream(after=cursor)) == pairs[i + 1 :]
+
+
+@pytest.mark.parametrize("only", [(), ("Hindi",)])
+@pytest.mark.parametrize("shuffle_buffer", [0, 4])
+def test_a_stream_resumes_exactly_after_every_cursor(
+    make: Make, shuffle_buffer: int, only: tuple[str, ...]
+) -> None:
+    connector = make(ROWS, shuffle_buffer=shuffle_buffer, only=only, seed=3)
+    assert len(list(connector.stream())) >= (10 if only else 25)
+    assert_resumes_after_every_cursor(connector)
+
+
+def test_every_record_gives_its_text_once_and_in_order(make: Make) -> None:
+    texts = [sample.completion.split() for _, sample in make(ROWS).stream()]
+    assert texts == [row["text"].split() for row in ROWS]
+
+
+def test_a_limit_holds_across_a_resume(make: Make) -> None:
+    connector = make(ROWS, max_samples=7)
+    assert len(list(connector.stream())) == 7
+    assert_resumes_after_every_cursor(connector)
+
+
+def test_the_counts_of_two_attempts_add_up_to_those_of_one(make: Make) -> None:
+    connector = make(ROWS, shuffle_buffer=4, only=("hi",), seed=1)
+    whole = Tally("corpus", max_skipped_fraction=0)
+    cursors = [cursor for cursor, _ in tallied(connector, whole)]
+
+    for stop in range(1, len(cursors)):
+        first = Tally("corpus", max_skipped_fraction=0)
+        stream = tallied(connector, first)
+        for _ in range(stop):
+            next(stream)
+        second = Tally.resumed("corpus", first.counts(), max_skipped_fraction=0)
+        list(tallied(connector, second, after=cursors[stop - 1]))
+        assert second.counts() == whole.counts()
+
+
+def test_a_check_tells_of_the_first_sample(make: Make) -> None:
+    assert "नमूना 0" in make(ROWS).check()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)),
+    block=st.integers(0, 5),
+    file_format=st.sampled_from(["jsonl", "json", "csv"]),
+)
+def test_any_text_comes_through_and_resumes(
+    tmp_path: Path, texts: list[str], block: int, file_format: str
+) -> None:
+    rows = [{"text": text, "language": "hi"} for text in texts]
+    (tmp_path / f"a.{file_format}").write_bytes(encoded(rows, file_format))
+    connector = open_kind("local", folder=tmp_path, path=f"a.{file_format}", shuffle_buffer=block)
+    wanted = sorted(text.strip() for text in texts if text.strip())
+    if wanted or not texts:
+        assert sorted(sample.completion for _, sample in connector.stream()) == wanted
+        assert_resumes_after_every_cursor(connector)
