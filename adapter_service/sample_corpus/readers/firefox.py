@@ -55,7 +55,7 @@ def _fluent(content: str) -> dict[str, str]:
             key = found[1] or f"{message}.{found[3]}"
             texts[key] = found[2] if found[1] else found[4]
         elif key and line.startswith(" "):
-            texts[key] = f"{texts[key]} {line.strip()}"
+            texts[key] = f"{texts[key]} {line.strip()}".strip()
         elif line.strip():
             key = ""
     return {key: _with_brands(text) for key, text in texts.items()}
