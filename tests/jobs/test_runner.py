@@ -1,0 +1,244 @@
+"""The runner: how each ending of a job is written, how it stops, what it survives."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapter_service.database import Database
+from adapter_service.errors import EmptySourceError, JobCancelledError
+from adapter_service.jobs.context import JobContext
+from adapter_service.jobs.job import Job, JobStatus, Phase
+from adapter_service.jobs.logs import JobLogs
+from adapter_service.jobs.runner import Runner
+from adapter_service.jobs.store import JobStore
+
+Work = Callable[[Job, JobContext], Mapping[str, Any]]
+
+
+class Workshop:
+    """A store, a clock that stands still and a runner; `ended` waits for jobs without polling."""
+
+    def __init__(self, folder: Path) -> None:
+        self.database = Database(folder / "jobs.db")
+        self.store = SignallingStore(self.database)
+        self.logs_dir = folder / "logs"
+        self.seconds = 0.0
+        self.runner: Runner | None = None
+
+    def run(self, work: Work) -> Runner:
+        self.runner = Runner(
+            self.store, work, self.logs_dir, monotonic=lambda: self.seconds, retry_seconds=0.01
+        )
+        self.runner.start()
+        return self.runner
+
+    def submit(self) -> Job:
+        job = self.store.create({}, adapter="hindi", trace_id="t", queue_limit=9)
+        if self.runner:
+            self.runner.wake()
+        return job
+
+    def ended(self, job: Job) -> Job:
+        with self.store.changed:
+            assert self.store.changed.wait_for(lambda: self.store.get(job.id).status.finished, timeout=20)
+        return self.store.get(job.id)
+
+
+class SignallingStore(JobStore):
+    """The store, telling tests when a job has ended."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.changed = threading.Condition()
+
+    def _finish(self, job: Job, status: JobStatus, **outcome: Any) -> Job:
+        ended = super()._finish(job, status, **outcome)
+        with self.changed:
+            self.changed.notify_all()
+        return ended
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Iterator[Workshop]:
+    made = Workshop(tmp_path)
+    yield made
+    if made.runner:
+        assert made.runner.stop(timeout=20)
+    made.database.close()
+
+
+def test_a_returned_result_is_a_success(workshop: Workshop) -> None:
+    job = workshop.submit()
+    workshop.run(lambda job, _: {"version": 1, "of": job.adapter})
+    assert workshop.ended(job).result == {"version": 1, "of": "hindi"}
+
+
+def test_jobs_that_come_later_wake_the_runner_and_run_in_order(workshop: Workshop) -> None:
+    ran: list[str] = []
+    workshop.run(lambda job, _: ran.append(job.id) or {})  # type: ignore[func-returns-value]
+    jobs = [workshop.submit() for _ in range(3)]
+    workshop.ended(jobs[-1])
+    assert ran == [job.id for job in jobs]
+
+
+def test_an_error_of_our_own_is_a_failure_with_its_code(workshop: Workshop) -> None:
+    def empty(*_: object) -> Mapping[str, Any]:
+        raise EmptySourceError("source 'corpus' has no samples; check its filter")
+
+    job = workshop.submit()
+    workshop.run(empty)
+    ended = workshop.ended(job)
+    assert (ended.error_code, ended.error_message) == (
+        "empty_source",
+        "source 'corpus' has no samples; check its filter",
+    )
+
+
+def test_any_other_error_fails_its_job_alone_and_leaks_nothing(
+    workshop: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(job: Job, _: JobContext) -> Mapping[str, Any]:
+        if job.id == bad.id:
+            raise FileNotFoundError("/home/someone/secret")
+        return {}
+
+    bad, good = workshop.submit(), workshop.submit()
+    with caplog.at_level(logging.ERROR):
+        workshop.run(broken)
+        assert workshop.ended(good).status is JobStatus.SUCCEEDED
+    ended = workshop.ended(bad)
+    assert (ended.error_code, "FileNotFoundError" in str(ended.error_message)) == ("internal_error", True)
+    assert "secret" not in str(ended.error_message)
+    assert "secret" in caplog.text
+
+
+def test_a_result_that_is_not_json_fails_the_job_and_not_the_runner(workshop: Workshop) -> None:
+    bad, good = workshop.submit(), workshop.submit()
+    workshop.run(lambda job, _: {"made": object()} if job.id == bad.id else {})
+    assert workshop.ended(bad).error_code == "internal_error"
+    assert workshop.ended(good).status is JobStatus.SUCCEEDED
+
+
+def test_a_cancelled_job_ends_as_cancelled(workshop: Workshop) -> None:
+    job = workshop.submit()
+
+    def train(job: Job, context: JobContext) -> Mapping[str, Any]:
+        workshop.store.request_cancel(job.id)
+        if context.cancelled():
+            raise JobCancelledError("at step 3")
+        return {}
+
+    workshop.run(train)
+    assert workshop.ended(job).status is JobStatus.CANCELLED
+
+
+def test_stopping_puts_the_running_job_back_in_the_queue(workshop: Workshop) -> None:
+    begun, stopping = threading.Event(), threading.Event()
+
+    def train(_: Job, context: JobContext) -> Mapping[str, Any]:
+        begun.set()
+        assert stopping.wait(20)
+        assert context.stopping()
+        raise JobCancelledError
+
+    job = workshop.submit()
+    runner = workshop.run(train)
+    assert begun.wait(20)
+    assert not runner.stop(timeout=0)
+    stopping.set()
+    assert runner.stop(timeout=20)
+    assert (workshop.store.get(job.id).status, workshop.store.get(job.id).attempt) == (JobStatus.QUEUED, 1)
+
+
+def test_a_stopped_runner_claims_no_more(workshop: Workshop) -> None:
+    assert workshop.run(lambda *_: {}).stop(timeout=20)
+    assert workshop.submit().status is JobStatus.QUEUED
+
+
+def test_starting_runs_what_a_crash_left_behind_as_a_new_attempt(workshop: Workshop) -> None:
+    job = workshop.submit()
+    workshop.store.claim_next()
+    workshop.run(lambda *_: {})
+    ended = workshop.ended(job)
+    assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 2)
+
+
+def test_reports_are_written_twice_a_second_new_phases_at_once_and_the_last_always(
+    workshop: Workshop,
+) -> None:
+    seen: list[tuple[int, float | None]] = []
+
+    def train(job: Job, context: JobContext) -> Mapping[str, Any]:
+        for seconds, step in ((0.0, 1), (0.2, 2), (0.6, 3), (0.7, 4)):
+            workshop.seconds = seconds
+            context.report(phase=Phase.TRAINING, step=step, total=5, loss=4.0 - step)
+            row = workshop.store.get(job.id)
+            seen.append((row.step, row.progress["loss"]))
+        context.report(phase=Phase.GATING)
+        seen.append((workshop.store.get(job.id).step, None))
+        context.report(step=5, loss=0.5)
+        return {}
+
+    job = workshop.submit()
+    workshop.run(train)
+    ended = workshop.ended(job)
+    assert seen == [(1, 3.0), (1, 3.0), (3, 1.0), (3, 1.0), (4, None)]
+    assert (ended.step, ended.phase, ended.progress) == (5, Phase.GATING, {"loss": 0.5})
+
+
+def test_the_log_has_what_the_job_said_and_how_it_ended(workshop: Workshop) -> None:
+    def train(_: Job, context: JobContext) -> Mapping[str, Any]:
+        context.log("read 14 samples")
+        raise EmptySourceError("no more samples")
+
+    job = workshop.submit()
+    runner = workshop.run(train)
+    workshop.ended(job)
+    assert runner.stop(timeout=20)
+    lines = [line.partition(" ")[2] for line in JobLogs(workshop.logs_dir).read(job.id).lines]
+    assert lines == [
+        "attempt 1 begins",
+        "read 14 samples",
+        "attempt 1 ended, the job is failed: no more samples",
+    ]
+
+
+def test_a_superseded_attempt_writes_nothing_and_the_runner_goes_on(workshop: Workshop) -> None:
+    def taken_over(job: Job, _: JobContext) -> Mapping[str, Any]:
+        if job.attempt == 1:
+            workshop.store.requeue_interrupted()
+        return {"attempt": job.attempt}
+
+    job = workshop.submit()
+    workshop.run(taken_over)
+    assert workshop.ended(job).result == {"attempt": 2}
+
+
+@pytest.mark.parametrize("move", ["claim_next", "succeed", "progress"])
+def test_a_full_disk_is_waited_out(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, move: str) -> None:
+    real = getattr(workshop.store, move)
+    faults = [sqlite3.OperationalError("database or disk is full")] * 2
+
+    def full_at_first(*args: Any, **options: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return real(*args, **options)
+
+    def train(_: Job, context: JobContext) -> Mapping[str, Any]:
+        context.report(phase=Phase.TRAINING, loss=1.0)
+        context.report(step=3)
+        return {"version": 1}
+
+    monkeypatch.setattr(workshop.store, move, full_at_first)
+    job = workshop.submit()
+    workshop.run(train)
+    ended = workshop.ended(job)
+    assert (ended.result, ended.step, ended.progress) == ({"version": 1}, 3, {"loss": 1.0})
+    assert not faults

@@ -1,0 +1,163 @@
+"""Laws of the job table, whatever happens in whatever order, crashes included."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from adapter_service.database import Database
+from adapter_service.errors import BusyError, DuplicateRequestError, SupersededError, WrongJobStateError
+from adapter_service.jobs.job import MAX_ATTEMPTS, Job, JobStatus, Phase
+from adapter_service.jobs.store import JobStore
+
+QUEUE_LIMIT = 4
+
+
+class JobTable(RuleBasedStateMachine):
+    """Submits, claims, reports, cancels, ends and crashes, beside a model that is a dictionary."""
+
+    jobs = Bundle("jobs")
+    claims = Bundle("claims")
+
+    @initialize()
+    def open(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name) / "jobs.db"
+        self.database = Database(self.path)
+        self.store = JobStore(self.database)
+        self.model: dict[str, tuple[JobStatus, int]] = {}
+        self.keys: dict[str, tuple[str, int]] = {}
+        self.cancelling: set[str] = set()
+        self.final: dict[str, Job] = {}
+
+    def teardown(self) -> None:
+        self.database.close()
+        self.folder.cleanup()
+
+    def waiting(self) -> list[str]:
+        return [job_id for job_id, (status, _) in self.model.items() if status is JobStatus.QUEUED]
+
+    def running(self) -> list[str]:
+        return [job_id for job_id, (status, _) in self.model.items() if status is JobStatus.RUNNING]
+
+    def holds(self, claim: Job) -> bool:
+        return self.model[claim.id] == (JobStatus.RUNNING, claim.attempt)
+
+    @rule(target=jobs, body=st.integers(0, 2), key=st.sampled_from([None, "a", "b"]))
+    def submit(self, body: int, key: str | None) -> str:
+        def create() -> Job:
+            return self.store.create(
+                {"n": body}, adapter="hindi", trace_id="t", queue_limit=QUEUE_LIMIT, idempotency_key=key
+            )
+
+        if key in self.keys:
+            job_id, first_body = self.keys[key]
+            if body == first_body:
+                assert create().id == job_id
+            else:
+                with pytest.raises(DuplicateRequestError):
+                    create()
+            return job_id
+        if len(self.waiting()) >= QUEUE_LIMIT:
+            with pytest.raises(BusyError):
+                create()
+            return self.waiting()[0]
+        job = create()
+        self.model[job.id] = (JobStatus.QUEUED, 0)
+        if key:
+            self.keys[key] = (job.id, body)
+        return job.id
+
+    @precondition(lambda self: self.waiting())
+    @rule(target=claims)
+    def claim(self) -> Job:
+        job = self.store.claim_next()
+        assert job is not None
+        oldest = self.waiting()[0]
+        assert (job.id, job.attempt) == (oldest, self.model[oldest][1] + 1)
+        self.model[job.id] = (JobStatus.RUNNING, job.attempt)
+        return job
+
+    @rule(claim=claims, step=st.integers(0, 9), phase=st.sampled_from([None, *Phase]))
+    def progress(self, claim: Job, step: int, phase: Phase | None) -> None:
+        if self.holds(claim):
+            assert self.store.progress(claim, step=step, phase=phase).step == step
+        else:
+            with pytest.raises(SupersededError):
+                self.store.progress(claim, step=step, phase=phase)
+
+    @rule(claim=claims, status=st.sampled_from(["succeeded", "failed", "cancelled"]))
+    def finish(self, claim: Job, status: str) -> None:
+        ends = {
+            "succeeded": lambda: self.store.succeed(claim, {"version": 1}),
+            "failed": lambda: self.store.fail(claim, "code", "message"),
+            "cancelled": lambda: self.store.cancelled(claim),
+        }
+        if self.holds(claim):
+            ends[status]()
+            self.model[claim.id] = (JobStatus(status), claim.attempt)
+        else:
+            with pytest.raises(SupersededError):
+                ends[status]()
+
+    @rule(claim=claims)
+    def shut_down(self, claim: Job) -> None:
+        if self.holds(claim):
+            self.store.put_back(claim)
+            self.put_back(claim.id)
+        else:
+            with pytest.raises(SupersededError):
+                self.store.put_back(claim)
+
+    @rule(job_id=jobs)
+    def cancel(self, job_id: str) -> None:
+        status, attempt = self.model[job_id]
+        if status.finished:
+            with pytest.raises(WrongJobStateError):
+                self.store.request_cancel(job_id)
+            return
+        self.store.request_cancel(job_id)
+        if status is JobStatus.QUEUED:
+            self.model[job_id] = (JobStatus.CANCELLED, attempt)
+        else:
+            self.cancelling.add(job_id)
+
+    @rule()
+    def crash(self) -> None:
+        self.database.close()
+        self.database = Database(self.path)
+        self.store = JobStore(self.database)
+        assert [job.id for job in self.store.requeue_interrupted()] == self.running()
+        for job_id in self.running():
+            self.put_back(job_id)
+
+    def put_back(self, job_id: str) -> None:
+        attempt = self.model[job_id][1]
+        again = JobStatus.FAILED if attempt >= MAX_ATTEMPTS else JobStatus.QUEUED
+        self.model[job_id] = (JobStatus.CANCELLED if job_id in self.cancelling else again, attempt)
+
+    @invariant()
+    def the_table_is_the_model(self) -> None:
+        table = {job.id: (job.status, job.attempt) for job in self.store.list()}
+        assert table == self.model
+        assert self.store.queue_depth() == len(self.waiting())
+
+    @invariant()
+    def no_job_is_attempted_too_often(self) -> None:
+        assert all(job.attempt <= MAX_ATTEMPTS for job in self.store.list())
+
+    @invariant()
+    def what_is_finished_never_changes(self) -> None:
+        for job in self.store.list():
+            assert job.status.finished == (job.finished_at is not None)
+            if job.status.finished:
+                assert self.final.setdefault(job.id, job) == job
+
+
+JobTable.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestJobTable = JobTable.TestCase
