@@ -1,0 +1,84 @@
+"""Token by token through the base, for one sequence or a batch of them, on transformers' modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from adapter_service.engine.requests import Sampling
+from adapter_service.engine.sampling import TokenChooser
+from adapter_service.model_utils import BaseModel
+
+
+def decode(base: BaseModel, prompt_ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
+    """Yield the answer's tokens, without the end token; the adapter in use applies."""
+    for _, token in decode_batch(base, [prompt_ids], sampling):
+        yield token
+
+
+@torch.inference_mode()
+def decode_batch(
+    base: BaseModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    pause: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[int, int]]:
+    """Yield (index of the prompt, token) in the order they are decoded.
+
+    Prompts are padded on the left; a sequence that ends leaves the batch, so that what is paid for
+    is the sequences still running. `pause` is called between two steps.
+    """
+    from transformers import DynamicCache
+
+    eos = base.eos_ids() | sampling.extra_eos_ids
+    choosers = [TokenChooser(sampling, eos) for _ in prompts]
+    answers: list[list[int]] = [[] for _ in prompts]
+    running = list(range(len(prompts)))
+    tokens, mask = _padded(prompts, base.device)
+    cache = DynamicCache(config=base.model.config)
+    padded = bool((mask == 0).any())
+    for _ in range(sampling.max_new_tokens):
+        logits = _step(base.model, tokens, mask, cache, padded=padded)
+        chosen = [choosers[index].choose(logits[row], answers[index]) for row, index in enumerate(running)]
+        for index, token in zip(running, chosen, strict=True):
+            if token not in eos:
+                answers[index].append(token)
+                yield index, token
+        kept = [row for row, token in enumerate(chosen) if token not in eos]
+        if not kept:
+            return
+        if len(kept) < len(running):
+            rows = torch.tensor(kept, device=base.device)
+            cache.batch_select_indices(rows)
+            mask, running = mask[rows], [running[row] for row in kept]
+        tokens = torch.tensor([[chosen[row]] for row in kept], device=base.device)
+        mask = torch.cat([mask, mask.new_ones(len(kept), 1)], dim=1)
+        pause()
+
+
+def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, both (batch, longest), padded on the left."""
+    longest = max(len(prompt) for prompt in prompts)
+    tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    return tokens.to(device), mask.to(device)
+
+
+def _step(model: Any, tokens: torch.Tensor, mask: torch.Tensor, cache: Any, *, padded: bool) -> torch.Tensor:
+    """Logits (batch, vocabulary) of what follows `tokens` (batch, new)."""
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+    output = model(
+        input_ids=tokens,
+        attention_mask=mask if padded else None,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits: torch.Tensor = output.logits[:, -1]
+    return logits

@@ -1,0 +1,296 @@
+"""The thread that owns the base: answers first, long work in between.
+
+Nothing else touches the model, so there are no locks around it. Long work (a training loop, an
+evaluation) is a function that the thread runs; it calls `Turn.pause` wherever it can be
+interrupted, and every request that waits is answered there. Heavy packages are imported on the
+thread, so that making an engine costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from adapter_service.engine.requests import AdapterFiles, Generation, GenerationResult, Sampling
+from adapter_service.engine.residency import Residency
+from adapter_service.engine.text import TextStream
+from adapter_service.errors import (
+    AdapterServiceError,
+    BusyError,
+    InvalidParameterError,
+    NotReadyError,
+    PromptTooLongError,
+)
+from adapter_service.samples import Message
+
+if TYPE_CHECKING:
+    from adapter_service.lora.adapter import Adapter
+    from adapter_service.lora.layer import LowRankLinear
+    from adapter_service.model_utils import BaseModel
+    from adapter_service.rendering import Renderer
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+EngineState = Literal["loading", "ready", "failed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What long work gets: the base, the means to render and to load adapters, and the pause."""
+
+    base: BaseModel
+    renderer: Renderer
+    layers: Mapping[str, LowRankLinear]
+    load_adapter: Callable[[AdapterFiles], Adapter]
+    pause: Callable[[], None]
+
+
+class Engine:
+    """Loads the base with `load_base` on a thread of its own and answers until `stop`."""
+
+    def __init__(
+        self,
+        load_base: Callable[[Callable[[str], None]], BaseModel],
+        *,
+        queue_size: int = 32,
+        max_adapters: int = 8,
+    ) -> None:
+        self._load_base = load_base
+        self._queue_size = queue_size
+        self._condition = threading.Condition()
+        self._requests: deque[Generation] = deque()
+        self._work: deque[tuple[Callable[[Turn], Any], Future[Any]]] = deque()
+        self._adapters: Residency[Adapter] = Residency(max_adapters)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._turn: Turn | None = None
+        self._error: AdapterServiceError | None = None
+        self._stopping = False
+        self.note = "waiting to be started"
+        self.answering = False
+        self.working = False
+
+    # Seen from other threads.
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 30.0) -> None:
+        """Take no more, end what runs at its next pause, and wait for the thread."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+
+    @property
+    def state(self) -> EngineState:
+        if self._error is not None:
+            return "failed"
+        if self._stopping:
+            return "stopped"
+        return "loading" if self._turn is None else "ready"
+
+    @property
+    def base(self) -> BaseModel:
+        return self._ready().base
+
+    @property
+    def renderer(self) -> Renderer:
+        return self._ready().renderer
+
+    @property
+    def waiting(self) -> int:
+        return len(self._requests)
+
+    def resident_adapters(self) -> list[str]:
+        return self._adapters.keys()
+
+    def wait_until_ready(self, timeout_seconds: float | None = None) -> None:
+        """Wait while the base loads.
+
+        Raises:
+            NotReadyError: it could not be loaded, or not in time.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: self.state != "loading", timeout_seconds)
+        self._ready()
+
+    def submit(self, messages: Sequence[Message], sampling: Sampling, adapter: AdapterFiles | None) -> Generation:
+        """Ask for an answer; without an adapter a base that knows no chat continues the text as it stands.
+
+        Raises:
+            NotReadyError: the base still loads, could not be loaded, or the engine stops.
+            PromptTooLongError: prompt and answer do not fit the base's context.
+            InvalidParameterError: nothing is asked.
+            BusyError: the queue is full.
+        """
+        turn = self._ready()
+        generation = Generation(self._prompt_ids(turn, messages, adapter, sampling), sampling, adapter)
+        with self._condition:
+            if len(self._requests) >= self._queue_size:
+                raise BusyError(f"{self._queue_size} requests are waiting; try again in some seconds")
+            self._requests.append(generation)
+            self._condition.notify_all()
+        return generation
+
+    def run(self, work: Callable[[Turn], T]) -> T:
+        """Run `work` on the engine's thread and wait for what it returns or raises."""
+        self.wait_until_ready()
+        future: Future[T] = Future()
+        with self._condition:
+            if self._stopping:
+                raise NotReadyError("the service is stopping")
+            self._work.append((work, future))
+            self._condition.notify_all()
+        return future.result()
+
+    def _ready(self) -> Turn:
+        if self._error is not None:
+            raise NotReadyError(f"the base could not be loaded: {self._error}") from self._error
+        if self._turn is None:
+            raise NotReadyError(f"the base is not ready yet ({self.note}); see /ready")
+        return self._turn
+
+    def _prompt_ids(
+        self, turn: Turn, messages: Sequence[Message], adapter: AdapterFiles | None, sampling: Sampling
+    ) -> list[int]:
+        if not any(message.content.strip() for message in messages):
+            raise InvalidParameterError("the prompt is empty; write what shall be answered", parameter="prompt")
+        if adapter is None and not turn.renderer.is_chat:
+            ids = turn.renderer.text_ids("\n".join(message.content for message in messages))
+        else:
+            ids = turn.renderer.prompt_ids(messages)
+        if len(ids) + sampling.max_new_tokens > turn.base.context_tokens:
+            raise PromptTooLongError(
+                f"the prompt has {len(ids)} tokens and {sampling.max_new_tokens} are to follow; "
+                f"{turn.base.name} takes {turn.base.context_tokens} in all. Shorten the prompt or max_new_tokens"
+            )
+        return ids
+
+    # On the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            turn = self._load()
+        except AdapterServiceError as error:
+            log.error("the base could not be loaded: %s", error, extra={"action": "base_failed"})
+            self._fail(error)
+            return
+        except Exception as error:
+            log.exception("the base could not be loaded", extra={"action": "base_failed"})
+            self._fail(NotReadyError(f"internal error while loading ({type(error).__name__}); see the log"))
+            return
+        with self._condition:
+            self._turn = turn
+            self._condition.notify_all()
+        while self._wait_for_something():
+            self._answer_waiting()
+            if self._work:
+                self._run_work(turn, *self._work.popleft())
+        self._refuse_the_rest()
+
+    def _load(self) -> Turn:
+        from adapter_service.lora.folder import read_folder
+        from adapter_service.lora.layer import install
+        from adapter_service.rendering import Renderer
+
+        base = self._load_base(self._set_note)
+        layers = install(base.model, keep=base.model.get_output_embeddings())
+
+        def load_adapter(files: AdapterFiles) -> Adapter:
+            return self._adapters.get(
+                files.key,
+                lambda: read_folder(files.folder, layers).frozen_copy(base.precision.dtype).to(base.device),
+            )
+
+        self._set_note("ready")
+        return Turn(base, Renderer(base.tokenizer), layers, load_adapter, self._answer_waiting)
+
+    def _set_note(self, note: str) -> None:
+        self.note = note
+        log.info(note, extra={"action": "base_loading"})
+
+    def _fail(self, error: AdapterServiceError) -> None:
+        with self._condition:
+            self._error = error
+            self._condition.notify_all()
+
+    def _wait_for_something(self) -> bool:
+        """True when there is a request or work; False when the engine shall stop."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._requests or self._work or self._stopping)
+            return not self._stopping
+
+    def _run_work(self, turn: Turn, work: Callable[[Turn], Any], future: Future[Any]) -> None:
+        self.working = True
+        try:
+            future.set_result(work(turn))
+        except BaseException as error:  # noqa: BLE001: it is raised where `run` was called
+            future.set_exception(error)
+        finally:
+            self.working = False
+
+    def _answer_waiting(self) -> None:
+        """Answer every request that waits, one after the other: the pause of long work."""
+        while self._requests and not self._stopping:
+            with self._condition:
+                generation = self._requests.popleft()
+            self.answering = True
+            try:
+                self._answer(generation)
+            except Exception as error:
+                if not isinstance(error, AdapterServiceError):
+                    log.exception("an answer failed", extra={"action": "generation_failed"})
+                generation.publish(error)
+            finally:
+                self.answering = False
+
+    def _answer(self, generation: Generation) -> None:
+        from adapter_service.engine.decoding import decode
+        from adapter_service.lora.layer import using
+
+        turn = self._ready()
+        started = time.monotonic()
+        adapter = turn.load_adapter(generation.adapter) if generation.adapter else None
+        text = TextStream(turn.base.tokenizer, generation.sampling.stop)
+        pieces: list[str] = []
+        count = 0
+
+        def give(piece: str) -> None:
+            if piece:
+                pieces.append(piece)
+                generation.publish(piece)
+
+        with using(adapter):
+            for token in decode(turn.base, generation.prompt_ids, generation.sampling):
+                if generation.cancelled or self._stopping:
+                    break
+                count += 1
+                give(text.push(token))
+                if text.stopped:
+                    break
+        give(text.finish())
+        cut_short = count == generation.sampling.max_new_tokens and not text.stopped
+        generation.publish(
+            GenerationResult(
+                text="".join(pieces),
+                finish_reason="cancelled" if generation.cancelled else "length" if cut_short else "stop",
+                prompt_tokens=len(generation.prompt_ids),
+                completion_tokens=count,
+                waited_seconds=started - generation.submitted_at,
+                seconds=time.monotonic() - started,
+            )
+        )
+
+    def _refuse_the_rest(self) -> None:
+        error = NotReadyError("the service is stopping")
+        while self._requests:
+            self._requests.popleft().publish(error)
+        while self._work:
+            self._work.popleft()[1].set_exception(error)

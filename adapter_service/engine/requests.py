@@ -1,0 +1,117 @@
+"""What is asked of the engine and what comes back; no torch in here.
+
+A `Generation` is made by `Engine.submit`, filled by the engine's thread, and read from any other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. Greedy unless `do_sample`.
+
+    `repetition_penalty` divides the positive and multiplies the negative logits of tokens that
+    *this answer* already has (Keskar et al. 2019, arXiv:1909.05858, there with the prompt's too:
+    an answer in the prompt's words is not a fault here). `top_k` 0 and `top_p` 1.0 choose among all.
+    """
+
+    max_new_tokens: int = 100
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    extra_eos_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFiles:
+    """An immutable version's folder; `key` names its content and is what the engine remembers it by."""
+
+    key: str
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    waited_seconds: float
+    seconds: float
+
+
+Event = str | GenerationResult | Exception
+
+
+class Generation:
+    """One answer under way.
+
+    Events are pieces of text, then the result or the error that ended it. A listener is called on
+    the engine's thread and must return at once.
+    """
+
+    def __init__(self, prompt_ids: list[int], sampling: Sampling, adapter: AdapterFiles | None) -> None:
+        self.prompt_ids = prompt_ids
+        self.sampling = sampling
+        self.adapter = adapter
+        self.submitted_at = time.monotonic()
+        self._condition = threading.Condition()
+        self._events: list[Event] = []
+        self._listener: Callable[[Event], None] | None = None
+        self._cancelled = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Stop before the next token; the result then says `cancelled`."""
+        self._cancelled.set()
+
+    def publish(self, event: Event) -> None:
+        """For the engine: hand one event to whoever reads."""
+        with self._condition:
+            self._events.append(event)
+            if self._listener is not None:
+                self._listener(event)
+            self._condition.notify_all()
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Call `listener` with every event, those that have already come first."""
+        with self._condition:
+            self._listener = listener
+            for event in self._events:
+                listener(event)
+
+    def result(self, timeout_seconds: float | None = None) -> GenerationResult:
+        """Wait for the end.
+
+        Raises:
+            TimeoutError: it took longer; the generation goes on.
+            Exception: whatever ended the generation.
+        """
+        with self._condition:
+            if not self._condition.wait_for(self._ended, timeout_seconds):
+                raise TimeoutError(f"no answer within {timeout_seconds} s")
+            last = self._events[-1]
+        if isinstance(last, Exception):
+            raise last
+        assert isinstance(last, GenerationResult)  # noqa: S101: _ended says so
+        return last
+
+    def _ended(self) -> bool:
+        return bool(self._events) and not isinstance(self._events[-1], str)

@@ -1,0 +1,95 @@
+"""What a training request may say, and how that becomes the job's settings.
+
+One table serves the HTTP API, the trainer's command line and the quickstart: a parameter that is in
+it reaches the trainer from all three, and one that is not is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from adapter_service.settings import Section, Settings, validate_section
+from adapter_service.settings.sections import AdapterName
+
+# Field of a request → (section, key) of the settings that it replaces for this job.
+OVERRIDES: dict[str, tuple[str, str]] = {
+    "source": ("data", "source"),
+    "max_train_samples": ("data", "max_train_samples"),
+    "languages": ("data", "languages"),
+    "num_epochs": ("training", "num_epochs"),
+    "max_steps": ("training", "max_steps"),
+    "per_device_train_batch_size": ("training", "per_device_train_batch_size"),
+    "gradient_accumulation_steps": ("training", "gradient_accumulation_steps"),
+    "learning_rate": ("training", "learning_rate"),
+    "lr_scheduler_type": ("training", "lr_scheduler_type"),
+    "warmup_steps": ("training", "warmup_steps"),
+    "weight_decay": ("training", "weight_decay"),
+    "max_grad_norm": ("training", "max_grad_norm"),
+    "max_seq_length": ("training", "max_seq_length"),
+    "token_budget": ("training", "token_budget"),
+    "save_steps": ("training", "save_steps"),
+    "seed": ("training", "seed"),
+    "lora_r": ("lora", "r"),
+    "lora_alpha": ("lora", "alpha"),
+    "lora_dropout": ("lora", "dropout"),
+    "target_modules": ("lora", "target_modules"),
+    "use_rslora": ("lora", "use_rslora"),
+}
+
+
+class TrainRequest(Section):
+    """A request to train one adapter; what is None comes from adapter_config.yaml.
+
+    `init_adapter` is `name` or `name@version`: training starts from a copy of it.
+    """
+
+    model_config = ConfigDict(title="train request")
+
+    adapter: AdapterName
+    init_adapter: str | None = Field(default=None, max_length=100)
+    source: str | None = Field(default=None, min_length=1, max_length=1000)
+    max_train_samples: int | None = None
+    languages: list[str] | None = None
+    num_epochs: int | None = None
+    max_steps: int | None = None
+    per_device_train_batch_size: int | None = None
+    gradient_accumulation_steps: int | None = None
+    learning_rate: float | None = None
+    lr_scheduler_type: str | None = None
+    warmup_steps: int | None = None
+    weight_decay: float | None = None
+    max_grad_norm: float | None = None
+    max_seq_length: int | None = None
+    token_budget: int | None = None
+    save_steps: int | None = None
+    seed: int | None = None
+    lora_r: int | None = None
+    lora_alpha: int | None = None
+    lora_dropout: float | None = None
+    target_modules: str | list[str] | None = None
+    use_rslora: bool | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What this request says itself, as JSON."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def settings_for(request: TrainRequest, settings: Settings) -> Settings:
+    """The settings with what `request` says in their place, checked as a file's would be.
+
+    Raises:
+        SettingsError: a value out of its bounds, with the bounds.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    for field, (section, key) in OVERRIDES.items():
+        value = getattr(request, field)
+        if value is not None:
+            sections.setdefault(section, getattr(settings, section).model_dump())[key] = value
+    changed: Mapping[str, Any] = {
+        name: validate_section(type(getattr(settings, name)), values, where=f"request, {name}")
+        for name, values in sections.items()
+    }
+    return settings.model_copy(update=dict(changed))

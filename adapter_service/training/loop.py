@@ -1,0 +1,258 @@
+"""The training loop: from the first sample to the last step, on the base that also serves.
+
+It trains one adapter's float32 matrices beside the frozen base. It does not stream, judge or
+publish: samples come in, weights go out. It yields to whoever shares the base at `hooks.pause`.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from adapter_service.errors import JobCancelledError, NonFiniteLossError, NothingToLearnError
+from adapter_service.lora.adapter import Adapter
+from adapter_service.lora.layer import using
+from adapter_service.model_utils import BaseModel
+from adapter_service.rendering import RenderedSample
+from adapter_service.settings import TrainingSettings
+from adapter_service.training.batching import Step, plan_epoch, steps_per_epoch
+from adapter_service.training.forward import collate, completion_states
+from adapter_service.training.loss import Head, completion_loss
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """After one optimizer step. `loss` is nats per completion token of that step; tokens are real ones."""
+
+    step: int
+    total_steps: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    tokens_per_second: float
+    seconds_left: float
+    peak_memory_mb: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """How the loop meets the world; all are called on the thread that trains.
+
+    `pause` returns when training may go on. `save` gets the state after every `save_steps` steps.
+    """
+
+    pause: Callable[[], None] = lambda: None
+    cancelled: Callable[[], bool] = lambda: False
+    report: Callable[[Progress], None] = lambda _: None
+    save: Callable[[TrainingState], None] = lambda _: None
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """What a run needs to go on: weights, optimizer, and how many steps are done.
+
+    The rest (which samples make which step, the rate, dropout's numbers) follows from the step and
+    the seed.
+    """
+
+    adapter: Adapter
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    steps: int
+    samples: int
+    tokens: int
+    completion_tokens: int
+    seconds: float
+    first_loss: float
+    last_loss: float
+    peak_memory_mb: int
+
+
+def begin(adapter: Adapter, settings: TrainingSettings) -> TrainingState:
+    optimizer = torch.optim.AdamW(
+        adapter.parameters(),
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        weight_decay=settings.weight_decay,
+        foreach=True,
+    )
+    return TrainingState(adapter, optimizer)
+
+
+def train(
+    base: BaseModel,
+    samples: Sequence[RenderedSample],
+    state: TrainingState,
+    settings: TrainingSettings,
+    hooks: Hooks,
+) -> TrainingResult:
+    """Train `state.adapter` on `samples`, from `state.step` to the end.
+
+    Raises:
+        NothingToLearnError: no samples, or not one completion token in them.
+        NonFiniteLossError: a loss or gradient that is not a number; the weights before it are kept.
+        JobCancelledError: `hooks.cancelled` said so; noticed within one micro-step.
+    """
+    if not samples or not any(sample.completion_tokens for sample in samples):
+        raise NothingToLearnError(f"{len(samples)} samples with no completion token; check the source's mapping")
+    head = Head.of(base.model)
+    total_steps = planned_steps(len(samples), settings)
+    meter = _Meter(total_steps, state.step)
+    for number, step in enumerate(_steps(samples, settings, total_steps)):
+        if number < state.step:
+            continue
+        chosen = [[samples[index] for index in batch] for batch in step.micro_batches]
+        rate = _set_rate(state.optimizer, number, total_steps, settings)
+        _seed_dropout(state.adapter, base, settings, number)
+        loss = _accumulate(base, state.adapter, chosen, head, hooks)
+        norm = torch.nn.utils.clip_grad_norm_(state.adapter.parameters(), settings.max_grad_norm)
+        if not math.isfinite(loss) or not bool(norm.isfinite()):
+            raise NonFiniteLossError(
+                f"step {number + 1}: loss {loss}, gradient norm {float(norm)}; lower learning_rate "
+                f"(now {settings.learning_rate:g}) or look at the samples of this step"
+            )
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.step = number + 1
+        state.losses.append(loss)
+        hooks.report(meter.after_step(state, chosen, rate, float(norm)))
+        if state.step % settings.save_steps == 0 and state.step < total_steps:
+            hooks.save(state)
+    state.adapter.set_dropout(None)
+    return meter.result(state)
+
+
+def planned_steps(samples: int, settings: TrainingSettings) -> int:
+    """Optimizer steps of a whole run over `samples` samples."""
+    steps = settings.num_epochs * steps_per_epoch(samples, sequences_per_step(settings))
+    return min(steps, settings.max_steps) if settings.max_steps else steps
+
+
+def sequences_per_step(settings: TrainingSettings) -> int:
+    return settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+
+
+def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> float:
+    """Linear warmup, then constant, or down to `min_lr_ratio` by a line or half a cosine."""
+    warmup = min(settings.warmup_steps, total_steps // 2)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / (warmup + 1)
+    if settings.lr_scheduler_type == "constant":
+        return settings.learning_rate
+    done = (step - warmup) / max(1, total_steps - warmup)
+    fall = done if settings.lr_scheduler_type == "linear" else (1 - math.cos(math.pi * done)) / 2
+    return settings.learning_rate * (1 - (1 - settings.min_lr_ratio) * fall)
+
+
+def _steps(samples: Sequence[RenderedSample], settings: TrainingSettings, total: int) -> Any:
+    lengths = [len(sample.ids) for sample in samples]
+    count = 0
+    for epoch in range(settings.num_epochs):
+        for step in plan_epoch(
+            lengths,
+            sequences_per_step=sequences_per_step(settings),
+            budget_tokens=settings.token_budget,
+            seed=settings.seed,
+            epoch=epoch,
+        ):
+            if count == total:
+                return
+            count += 1
+            yield step
+
+
+def _accumulate(
+    base: BaseModel, adapter: Adapter, micro_batches: list[list[RenderedSample]], head: Head, hooks: Hooks
+) -> float:
+    """Gradients of one step; returns its loss per completion token.
+
+    Each micro-batch's loss is divided by the completion tokens of the *whole* step, so that the
+    split does not change the gradient.
+    """
+    completion_tokens = sum(sample.completion_tokens for batch in micro_batches for sample in batch)
+    loss = 0.0
+    for batch in micro_batches:
+        hooks.pause()
+        if hooks.cancelled():
+            raise JobCancelledError("cancelled while training")
+        with using(adapter):
+            made = collate(batch, base.tokenizer.pad_token_id or 0, base.device)
+            micro_loss = completion_loss(completion_states(base.model, made), made.targets, head, completion_tokens)
+            micro_loss.backward()  # type: ignore[no-untyped-call]
+        loss += float(micro_loss.detach())
+    return loss
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, step: int, total: int, settings: TrainingSettings) -> float:
+    rate = learning_rate(step, total, settings)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _seed_dropout(adapter: Adapter, base: BaseModel, settings: TrainingSettings, step: int) -> None:
+    """Numbers of its own for each step: serving in between, or a resumed run, changes none of them."""
+    generator = torch.Generator(device=base.device).manual_seed(settings.seed * 1_000_003 + step)
+    adapter.set_dropout(generator)
+
+
+class _Meter:
+    """Speed, time left, and totals of this run (not of what was resumed)."""
+
+    def __init__(self, total_steps: int, first_step: int) -> None:
+        self._total_steps = total_steps
+        self._first_step = first_step
+        self._started = time.monotonic()
+        self._samples = self._tokens = self._completion_tokens = 0
+
+    def after_step(
+        self, state: TrainingState, batches: list[list[RenderedSample]], rate: float, norm: float
+    ) -> Progress:
+        samples = [sample for batch in batches for sample in batch]
+        self._samples += len(samples)
+        self._tokens += sum(len(sample.ids) for sample in samples)
+        self._completion_tokens += sum(sample.completion_tokens for sample in samples)
+        seconds = time.monotonic() - self._started
+        done = state.step - self._first_step
+        return Progress(
+            step=state.step,
+            total_steps=self._total_steps,
+            loss=state.losses[-1],
+            learning_rate=rate,
+            gradient_norm=norm,
+            tokens=self._tokens,
+            tokens_per_second=self._tokens / seconds,
+            seconds_left=seconds / done * (self._total_steps - state.step),
+            peak_memory_mb=peak_memory_mb(),
+        )
+
+    def result(self, state: TrainingState) -> TrainingResult:
+        return TrainingResult(
+            steps=state.step,
+            samples=self._samples,
+            tokens=self._tokens,
+            completion_tokens=self._completion_tokens,
+            seconds=time.monotonic() - self._started,
+            first_loss=state.losses[0] if state.losses else math.nan,
+            last_loss=state.losses[-1] if state.losses else math.nan,
+            peak_memory_mb=peak_memory_mb(),
+        )
+
+
+def peak_memory_mb() -> int:
+    """The most that this process has held, in MB: resident memory, or the CUDA device's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
