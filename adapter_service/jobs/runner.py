@@ -124,9 +124,8 @@ class Runner:
             result = self._run_job(job, context)
         finally:
             context.flush()
-        encode(
-            result
-        )  # a result that is not JSON is the job's fault, and shall fail it rather than this thread
+        # A result that is not JSON is the job's fault, and shall fail it rather than this thread.
+        encode(result)
         return result
 
     def _stopped(self, job: Job) -> Job:
