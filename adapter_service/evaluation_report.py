@@ -12,6 +12,11 @@ from adapter_service.markdown import table
 if TYPE_CHECKING:
     from rich.table import Table
 
+_LEGEND = """\
+OK: right language and script, no echo, not degenerate. Beside the adapter's chrF stand the base's with
+the same prompt, what unrelated text of the language reaches, and the target of the most similar
+training pair.
+"""
 _HEADER = (
     "language",
     "pairs",
@@ -35,9 +40,7 @@ def render_markdown(evaluation: Evaluation) -> str:
     return "\n".join(
         [
             f"## {evaluation.total.pairs} held-out pairs: {evaluation.total.ok} OK\n",
-            "OK: right language and script, no echo, not degenerate. Beside the adapter's chrF stand the "
-            "base's with the same prompt, what unrelated text of the language reaches, and the target "
-            "of the most similar training pair.\n",
+            _LEGEND,
             table(_HEADER, _table_rows(evaluation)),
             table(("target", "figure", "unit", "peer's figure", "wanted", "met"), targets),
         ]

@@ -168,8 +168,8 @@ def read_prompts(path: Path) -> list[Case]:
 
 
 def case_from(record: Mapping[str, Any], group: Group = "file") -> Case:
-    language = find(record.get("language_code") or record["language"])
-    return Case(record["prompt"], language, record["reference"], group)
+    language = record["language_code"] if "language_code" in record else record["language"]
+    return Case(record["prompt"], find(language), record["reference"], group)
 
 
 def run_smoke(
