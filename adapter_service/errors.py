@@ -15,6 +15,7 @@
     │   ├── NoVersionToRollBackError
     │   ├── DuplicateRequestError    same idempotency key, another body
     │   └── SupersededError          another attempt or decision came first; what was known is stale
+    ├── NotAuthenticatedError        from a peer of whom nothing is known
     ├── ForbiddenError               from a peer that may not
     ├── BusyError                    a bounded queue is full
     ├── NotReadyError                the base still loads, or could not be loaded
@@ -109,6 +110,10 @@ class DuplicateRequestError(ConflictError):
 
 class SupersededError(ConflictError):
     code = "superseded"
+
+
+class NotAuthenticatedError(AdapterServiceError):
+    code = "not_authenticated"
 
 
 class ForbiddenError(AdapterServiceError):
