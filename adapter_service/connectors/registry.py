@@ -95,7 +95,7 @@ def open_source(
         kind.spec,
         entry.resolved_options(),
         where=entry.file,
-        lines=entry.lines or entry.line,
+        lines=entry.lines or entry.line or None,
         prefix=entry.name,
     )
     connector = MappedConnector(kind.reader(spec, entry.name), spec, name=entry.name, languages=languages)

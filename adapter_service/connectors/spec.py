@@ -49,7 +49,8 @@ class SourceSpec(BaseModel):
 
     @model_validator(mode="after")
     def _languages_are_known(self) -> Self:
-        for language in self.languages:
+        of_defaults = (value for field, value in self.defaults.items() if field.endswith("language"))
+        for language in (*self.languages, *of_defaults):
             known_tag(language)
         return self
 
