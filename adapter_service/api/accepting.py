@@ -1,0 +1,73 @@
+"""From the body of a training request to a job in the queue; what cannot succeed is refused here."""
+
+from __future__ import annotations
+
+from adapter_service.adapters import check_name
+from adapter_service.api.resident import check_base, check_file, check_width
+from adapter_service.api.schemas.training import TrainBody
+from adapter_service.api.services import Services
+from adapter_service.connectors.raw import is_raw, open_raw
+from adapter_service.errors import InvalidParameterError, SettingsError, UnknownSourceError
+from adapter_service.jobs.job import Job
+from adapter_service.jobs.train_request import TrainRequest, settings_for
+from adapter_service.languages import find
+from adapter_service.settings import Settings, SourceEntry, did_you_mean
+
+
+def accept(body: TrainBody, services: Services, *, trace_id: str, idempotency_key: str | None) -> Job:
+    """A queued job, or the one that the same idempotency key made before."""
+    request = checked_request(body, services)
+    job = services.jobs.create(
+        request.given(),
+        adapter=request.adapter,
+        trace_id=trace_id,
+        queue_limit=services.settings.serving.job_queue_size,
+        idempotency_key=idempotency_key,
+    )
+    services.runner.wake()
+    return job
+
+
+def checked_request(body: TrainBody, services: Services) -> TrainRequest:
+    settings = services.settings
+    check_base("base_model", body.base_model, settings.model)
+    check_width("use_8bit", body.use_8bit, settings.quantization)
+    check_width("use_4bit", body.use_4bit, settings.quantization)
+    check_file("config_path", body.config_path, settings.config_path)
+    check_file("mcp_config_path", body.mcp_config_path, settings.sources_path)
+    request = body.train_request(settings.serving.default_adapter)
+    check_name(request.adapter)
+    _check_languages(request.languages)
+    try:
+        wanted = settings_for(request, settings)
+    except SettingsError as error:
+        raise InvalidParameterError(str(error)) from error
+    check_source(wanted.data.source, settings)
+    if request.init_adapter is not None:
+        services.versions.resolve(request.init_adapter)
+    return request
+
+
+def check_source(source: str, settings: Settings) -> None:
+    """A configured name, or an address that the allow-list lets through; nothing is read."""
+    if is_raw(source):
+        open_raw(source, settings.security.raw_sources)
+    else:
+        source_named(source, settings)
+
+
+def source_named(name: str, settings: Settings) -> SourceEntry:
+    entry = settings.sources.get(name)
+    if entry is None:
+        known = ", ".join(sorted(settings.sources)) or "none; name some in mcp_connectors.yml"
+        hint = did_you_mean(name, settings.sources) or ";"
+        raise UnknownSourceError(f"unknown source {name[:200]!r}{hint} known sources: {known}")
+    return entry
+
+
+def _check_languages(languages: list[str] | None) -> None:
+    try:
+        for language in languages or []:
+            find(language)
+    except InvalidParameterError as error:
+        raise InvalidParameterError(str(error), parameter="languages") from error

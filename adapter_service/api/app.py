@@ -1,0 +1,66 @@
+"""The composition root: one application from the settings, its parts started and stopped with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from adapter_service import __version__
+from adapter_service.api.body_limit import BodyLimit
+from adapter_service.api.errors import on_http_error, on_service_error, on_validation_error
+from adapter_service.api.openapi import DESCRIPTION, describe_problems
+from adapter_service.api.peers import LoopbackOnly
+from adapter_service.api.routes import ROUTERS
+from adapter_service.api.services import Services, build_services
+from adapter_service.api.tracing import Tracing
+from adapter_service.errors import AdapterServiceError
+from adapter_service.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None, *, services: Services | None = None) -> FastAPI:
+    """The service as an ASGI application; `services` in place of those that the settings would make."""
+    services = services or build_services(settings or load_settings())
+    app = FastAPI(
+        title="adapter-service",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    for router in ROUTERS:
+        app.include_router(router)
+    _add_middleware(app, services.settings)
+    app.add_exception_handler(AdapterServiceError, on_service_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    describe_problems(app)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """The one added last is outermost: every request is traced, those of strangers too."""
+    app.add_middleware(BodyLimit, max_body_bytes=settings.security.max_body_bytes)
+    if settings.security.loopback_only:
+        app.add_middleware(LoopbackOnly)
+    app.add_middleware(Tracing)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    for note in services.settings.notes:
+        log.warning(note, extra={"action": "settings_note"})
+    await asyncio.to_thread(services.start)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(services.stop)

@@ -1,0 +1,175 @@
+"""From the body of a generation request to what the engine is asked, and from its result to the answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from adapter_service.adapters import Version
+from adapter_service.answers import MIN_SCRIPT_SHARE, judge
+from adapter_service.api.resident import check_base
+from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, Usage
+from adapter_service.api.services import Services
+from adapter_service.engine.requests import AdapterFiles, Generation, GenerationResult, Sampling
+from adapter_service.errors import InvalidParameterError, PromptTooLongError, UnknownAdapterError
+from adapter_service.instructions import target_language
+from adapter_service.languages import Language, detect, find
+from adapter_service.samples import Message
+from adapter_service.settings import ServingSettings
+
+BASE = "base"
+# "none" is what the older service took for it.
+_BASE_NAMES = frozenset({BASE, "none"})
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request under way; `language` is the one that the answer is expected in, if any."""
+
+    generation: Generation
+    prompt: str
+    language: Language | None
+    version: Version | None
+    trace_id: str
+    arrived_at: float
+
+    def answer(self, result: GenerationResult) -> GenerateAnswer:
+        """What the caller gets; slow the first time, when the language model of py3langid is read."""
+        language = self.language or _detected(result.text)
+        return GenerateAnswer(
+            text=result.text,
+            generated_text=result.text,
+            lang=language.tag if language else None,
+            lang_tag=language.lang_tag if language else None,
+            lang_ok=self._in_its_language(result.text),
+            adapter=self.version.adapter if self.version else BASE,
+            version=self.version.number if self.version else None,
+            usage=Usage(
+                prompt_tokens=result.prompt_tokens,
+                completion_tokens=result.completion_tokens,
+                total_tokens=result.prompt_tokens + result.completion_tokens,
+            ),
+            finish_reason=result.finish_reason,
+            latency_ms=round((time.monotonic() - self.arrived_at) * 1000, 1),
+            trace_id=self.trace_id,
+        )
+
+    def _in_its_language(self, text: str) -> bool | None:
+        if self.language is None:
+            return None
+        verdict = judge(text, prompt=self.prompt, language=self.language)
+        return verdict.script_share >= MIN_SCRIPT_SHARE and verdict.detected == self.language.tag
+
+
+def ask(body: GenerateBody, services: Services, *, trace_id: str, arrived_at: float) -> Asked:
+    """Check everything that can be checked, then put the request into the engine's queue."""
+    settings = services.settings
+    check_base("base_model", body.base_model, settings.model)
+    if not body.prompt.strip():
+        raise InvalidParameterError("'prompt' is blank; write what shall be answered", parameter="prompt")
+    language = find(body.lang) if body.lang is not None else target_language(body.prompt)
+    version = chosen_version(body, services)
+    sampling = sampling_for(body, settings.serving)
+    _check_tokens(body, services)
+    files = AdapterFiles(version.key, version.path) if version else None
+    generation = services.engine.submit([Message("user", body.prompt)], sampling, files)
+    return Asked(generation, body.prompt, language, version, trace_id, arrived_at)
+
+
+def chosen_version(body: GenerateBody, services: Services) -> Version | None:
+    """The version that shall answer; None for the base alone.
+
+    Raises:
+        UnknownAdapterError: there is none of that name, or none yet of the default's.
+    """
+    name = _adapter_name(body)
+    if name in _BASE_NAMES:
+        return None
+    if name is not None:
+        return services.versions.resolve(name)
+    default = services.settings.serving.default_adapter
+    version = services.versions.live(default)
+    if version is None:
+        raise UnknownAdapterError(
+            f"no version of the default adapter {default!r} is live yet; train it with "
+            'POST /adapter/train-lite or ask with "adapter": "base"'
+        )
+    return version
+
+
+def _adapter_name(body: GenerateBody) -> str | None:
+    older = body.adapter_path
+    if older is None:
+        return body.adapter
+    if "/" in older or "\\" in older:
+        raise InvalidParameterError(
+            f"'adapter_path' is {older[:80]!r}; no path is taken from a request: give the adapter's name, "
+            'or "none" for the base alone',
+            parameter="adapter_path",
+        )
+    if body.adapter is not None and {older, body.adapter} - _BASE_NAMES and older != body.adapter:
+        raise InvalidParameterError(
+            f"'adapter' is {body.adapter!r} and 'adapter_path' is {older!r}, but both name the adapter; "
+            "give it once",
+            parameter="adapter_path",
+        )
+    return older
+
+
+def sampling_for(body: GenerateBody, serving: ServingSettings) -> Sampling:
+    """How tokens are chosen: greedy unless asked otherwise, with the configured limits and defaults."""
+    max_new_tokens = body.max_new_tokens or serving.default_max_new_tokens
+    if max_new_tokens > serving.max_new_tokens_limit:
+        raise InvalidParameterError(
+            f"'max_new_tokens' is {max_new_tokens}; this service allows 1 to {serving.max_new_tokens_limit} "
+            "(serving.max_new_tokens_limit): ask for fewer",
+            parameter="max_new_tokens",
+        )
+    if body.min_new_tokens > max_new_tokens:
+        raise InvalidParameterError(
+            f"'min_new_tokens' is {body.min_new_tokens}, more than max_new_tokens ({max_new_tokens}); "
+            "lower the one or raise the other",
+            parameter="min_new_tokens",
+        )
+    return Sampling(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=body.min_new_tokens,
+        do_sample=_samples(body),
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=body.top_k or 0,
+        repetition_penalty=body.repetition_penalty or serving.repetition_penalty,
+        seed=body.seed,
+        stop=body.stop_texts(),
+        extra_eos_ids=body.eos_ids(),
+    )
+
+
+def _samples(body: GenerateBody) -> bool:
+    if body.do_sample is not None:
+        return body.do_sample
+    given = (body.temperature, body.top_p, body.top_k)
+    return body.temperature != 0.0 and any(value is not None for value in given)
+
+
+def _check_tokens(body: GenerateBody, services: Services) -> None:
+    """What can be checked only with the base's own tokenizer."""
+    base, renderer = services.engine.base, services.engine.renderer
+    vocabulary = int(base.model.config.get_text_config().vocab_size)
+    if unknown := sorted(token for token in body.eos_ids() if token >= vocabulary):
+        raise InvalidParameterError(
+            f"'eos_token_id' has {unknown[0]}; {base.name} has the tokens 0 to {vocabulary - 1}: "
+            "POST /tokenize says which is which",
+            parameter="eos_token_id",
+        )
+    limit = services.settings.serving.max_prompt_tokens
+    if (found := len(renderer.text_ids(body.prompt))) > limit:
+        raise PromptTooLongError(
+            f"the prompt has {found} tokens; this service allows {limit} (serving.max_prompt_tokens): "
+            "shorten it"
+        )
+
+
+def _detected(text: str) -> Language | None:
+    tag = detect(text)
+    return find(tag) if tag else None

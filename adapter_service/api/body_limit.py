@@ -1,0 +1,48 @@
+"""Bounds request bodies, with Starlette's middleware and our kind of answer.
+
+FastAPI's `max_body_size` puts the same middleware outside of every handler, where its plain-text 413
+cannot be made a problem.
+"""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adapter_service.api.errors import PROBLEM_JSON, problem_object, problem_response
+
+
+class BodyLimit:
+    """Pure ASGI: a body of more than `max_body_bytes`, announced or chunked, is refused with 413."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self._max_body_bytes = max_body_bytes
+        self._limited = RequestBodyLimitMiddleware(app, max_body_size=max_body_bytes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        replaced = False
+
+        async def send_as_problem(message: Message) -> None:
+            nonlocal replaced
+            if _is_bare_413(message):
+                replaced = True
+                await problem_response(self._problem(scope))(scope, receive, send)
+            elif not replaced:
+                await send(message)
+
+        await self._limited(scope, receive, send_as_problem)
+
+    def _problem(self, scope: Scope) -> dict[str, object]:
+        return problem_object(
+            scope,
+            status=413,
+            code="body_too_large",
+            detail=f"the body has more than {self._max_body_bytes} bytes (security.max_body_bytes); send less",
+        )
+
+
+def _is_bare_413(message: Message) -> bool:
+    if message["type"] != "http.response.start" or message["status"] != 413:
+        return False
+    return Headers(raw=message["headers"]).get("content-type") != PROBLEM_JSON

@@ -1,0 +1,161 @@
+"""Errors as answers: which class has which status, and how a problem looks (RFC 9457).
+
+Every class of `adapter_service.errors` stands in `STATUS`; nothing below `api/` knows these numbers.
+An answer never has a traceback or a path of this machine in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from adapter_service import errors
+from adapter_service.api.validation import describe, first_parameter, trace_id_in
+
+log = logging.getLogger(__name__)
+
+PROBLEM_JSON = "application/problem+json"
+NOT_READY_RETRY_SECONDS = 5
+
+STATUS: dict[type[errors.AdapterServiceError], int] = {
+    errors.AdapterServiceError: 500,
+    errors.InvalidInputError: 422,
+    errors.SettingsError: 500,  # a caller can do nothing about this service's files
+    errors.InvalidParameterError: 422,
+    errors.PromptTooLongError: 422,
+    errors.InvalidSampleError: 422,
+    errors.NotFoundError: 404,
+    errors.UnknownJobError: 404,
+    errors.UnknownAdapterError: 404,
+    errors.UnknownSourceError: 404,
+    errors.ConflictError: 409,
+    errors.WrongJobStateError: 409,
+    errors.NoVersionToRollBackError: 409,
+    errors.DuplicateRequestError: 409,
+    errors.SupersededError: 409,
+    errors.NotAuthenticatedError: 401,
+    errors.ForbiddenError: 403,
+    errors.BusyError: 429,
+    errors.NotReadyError: 503,
+    errors.SourceError: 502,
+    errors.SourceUnreachableError: 502,
+    errors.SourceFormatError: 502,
+    errors.EmptySourceError: 502,
+    errors.TooManyBadRecordsError: 502,
+    errors.BaseModelError: 500,
+    errors.AdapterFormatError: 500,
+    errors.DatabaseError: 500,
+    errors.TrainingError: 500,
+    errors.NonFiniteLossError: 500,
+    errors.NothingToLearnError: 500,
+    errors.JobCancelledError: 409,
+}
+
+_ROUTE_ERRORS = {404: "unknown_route", 405: "method_not_allowed", 413: "body_too_large"}
+# A path of this machine: two components or more, and neither a URL's nor one of our own routes.
+_PATH = re.compile(r"(?<![\w:/.])/(?!adapter/|sources/)(?:[^\s/'\",;:()]+/)+([^\s/'\",;:()]*)")
+
+
+def status_of(error: errors.AdapterServiceError) -> int:
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def without_paths(text: str) -> str:
+    """`text` with the last component in place of every path of this machine."""
+    return _PATH.sub(r"\1", text)
+
+
+def problem_object(
+    scope: Scope, *, status: int, code: str, detail: str, parameter: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """A problem as RFC 9457 has it, with our `code`, `trace_id` and, where one is at fault, `parameter`."""
+    problem: dict[str, Any] = {
+        "type": f"urn:adapter-service:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": without_paths(detail) if status >= 500 else detail,
+        "code": code,
+        "instance": scope["path"],
+        "trace_id": scope.get("state", {}).get("trace_id"),
+    }
+    return problem | ({"parameter": parameter} if parameter else {}) | more
+
+
+def problem_of(scope: Scope, error: Exception) -> dict[str, Any]:
+    """The problem that `error` is; one that nobody foresaw says its trace id and no more."""
+    if not isinstance(error, errors.AdapterServiceError):
+        return problem_object(
+            scope,
+            status=500,
+            code="internal_error",
+            detail="something unexpected went wrong; the service's log has it under this trace_id",
+        )
+    parameter = error.parameter if isinstance(error, errors.InvalidParameterError) else None
+    return problem_object(
+        scope, status=status_of(error), code=error.code, detail=str(error), parameter=parameter
+    )
+
+
+def problem_response(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(problem, problem["status"], headers, media_type=PROBLEM_JSON)
+
+
+def error_response(scope: Scope, error: Exception) -> JSONResponse:
+    """The whole answer to a request that ended in `error`."""
+    headers = {}
+    if isinstance(error, errors.BusyError):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, errors.NotReadyError):
+        headers["Retry-After"] = str(NOT_READY_RETRY_SECONDS)
+    if isinstance(error, errors.NotAuthenticatedError):
+        headers["WWW-Authenticate"] = 'Bearer realm="adapter-service"'  # RFC 9110 wants one with every 401
+    return problem_response(problem_of(scope, error), headers)
+
+
+async def on_service_error(request: Request, error: Exception) -> JSONResponse:
+    response = error_response(request.scope, error)
+    if response.status_code == 500:
+        log.error("%s", error, exc_info=error, extra={"action": "request_failed", **_trace(request)})
+    return response
+
+
+async def on_validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - it is registered for this class
+    if trace_id := trace_id_in(error.body):
+        request.state.trace_id = trace_id
+    faults = describe(error, request)
+    return problem_response(
+        problem_object(
+            request.scope,
+            status=422,
+            code="invalid_parameter",
+            detail="; ".join(fault["message"] for fault in faults),
+            parameter=first_parameter(faults),
+            errors=faults,
+        )
+    )
+
+
+async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+    """What the framework itself refuses: no such route, wrong method, body too large or unreadable."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for this class
+    detail = {
+        404: f"there is no {request.url.path}; /docs lists what there is",
+        405: f"{request.method} is not possible on {request.url.path}; see /docs for what is",
+    }.get(error.status_code, str(error.detail))
+    code = _ROUTE_ERRORS.get(error.status_code, "http_error")
+    problem = problem_object(request.scope, status=error.status_code, code=code, detail=detail)
+    return problem_response(problem, error.headers)
+
+
+def _trace(request: Request) -> dict[str, Any]:
+    return {"trace_id": request.scope.get("state", {}).get("trace_id")}

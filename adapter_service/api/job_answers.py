@@ -1,0 +1,81 @@
+"""A row of the job table as people and programs read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from adapter_service.api.schemas.training import JobAnswer, JobError
+from adapter_service.api.services import Services
+from adapter_service.jobs.job import Job, JobStatus
+
+# What the pipeline reports and the answer has fields of their own for; the rest goes into `details`.
+_FIELDS = (
+    "loss",
+    "tokens_per_second",
+    "seconds_left",
+    "samples",
+    "peak_memory_mb",
+    "gate",
+    "version",
+    "source",
+)
+
+
+def job_answer(job: Job, services: Services) -> JobAnswer:
+    told: dict[str, Any] = {**job.progress, **(job.result or {})}
+    error = JobError(code=job.error_code, message=job.error_message or "") if job.error_code else None
+    return JobAnswer(
+        job_id=job.id,
+        adapter=job.adapter,
+        status=job.status,
+        phase=job.phase,
+        step=job.step,
+        total_steps=job.total_steps,
+        progress=progress(job),
+        seconds_left=None if job.status.finished else told.get("seconds_left"),
+        loss=told.get("loss"),
+        tokens_per_second=told.get("tokens_per_second"),
+        samples=told.get("samples") or {},
+        peak_memory_mb=told.get("peak_memory_mb"),
+        gate=told.get("gate"),
+        version=told.get("version"),
+        error=error,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        message=message(job, services.jobs.position(job.id)),
+        trace_id=job.trace_id,
+        attempt=job.attempt,
+        source=told.get("source") or job.request.get("source") or services.settings.data.source,
+        cancel_requested=job.cancel_requested,
+        details={name: value for name, value in told.items() if name not in _FIELDS},
+    )
+
+
+def progress(job: Job) -> float:
+    """Share of the optimizer steps that are done; 1 for a job that succeeded."""
+    if job.status is JobStatus.SUCCEEDED:
+        return 1.0
+    return min(1.0, job.step / job.total_steps) if job.total_steps else 0.0
+
+
+def message(job: Job, position: int | None) -> str:
+    """Where the job stands, in one sentence."""
+    if job.status is JobStatus.QUEUED:
+        return f"waiting at place {position}" if position else "waiting"
+    if job.status is JobStatus.RUNNING:
+        doing = job.phase or "starting"
+        asked = "; it was asked to stop" if job.cancel_requested else ""
+        return f"{doing}, step {job.step} of {job.total_steps or '?'}{asked}"
+    if job.status is JobStatus.SUCCEEDED:
+        return _verdict(job.result or {})
+    return job.error_message or str(job.status)
+
+
+def _verdict(result: Mapping[str, Any]) -> str:
+    gate = result.get("gate")
+    reasons = gate.get("reasons", []) if isinstance(gate, Mapping) else []
+    version = result.get("version")
+    made = f"version {version} was made" if version is not None else "done"
+    return "; ".join([made, *map(str, reasons)])

@@ -1,0 +1,77 @@
+"""The OpenAPI document: every error as `application/problem+json`, on every operation that can have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from adapter_service.api.errors import PROBLEM_JSON
+from adapter_service.api.schemas.fields import Fault, Problem
+
+DESCRIPTION = """Streams text, trains small LoRA adapters on one resident base model, gates them, and serves
+them from the same process. Errors are problems (RFC 9457) with a stable `code`; every answer has the
+header `X-Trace-Id`."""
+
+_REASONS = {
+    "401": "The peer may not: without API keys only peers on this machine are answered.",
+    "403": "The source is an address that is not on the allow-list.",
+    "404": "What is named does not exist; `detail` says what does.",
+    "409": "The right request at the wrong moment, or a repeated Idempotency-Key with another body.",
+    "413": "The body is larger than `security.max_body_bytes`.",
+    "422": "A field is unknown, missing or impossible; `parameter` names it.",
+    "429": "A queue is full; Retry-After says when another try makes sense.",
+    "500": "Something unexpected; the log has it under `trace_id`.",
+    "502": "The source could not be read.",
+    "503": "The base still loads, or could not be loaded; see /ready.",
+}
+_EVERYWHERE = ("401", "422", "500")
+
+
+def can_fail_with(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For a route's `responses`: the statuses it may have beside those that every route may have."""
+    return {status: {"description": _REASONS[str(status)]} for status in statuses}
+
+
+def describe_problems(app: FastAPI) -> None:
+    """Replace `app.openapi` by one whose errors look as they are."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _with_problems(
+                get_openapi(
+                    title=app.title, version=app.version, description=app.description, routes=app.routes
+                )
+            )
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend the document
+
+
+def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
+    schemas = document["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    for model in (Fault, Problem):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema.pop("$defs", None)
+        schemas[model.__name__] = schema
+    for path in document["paths"].values():
+        for operation in path.values():
+            _describe(operation)
+    return document
+
+
+def _describe(operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    statuses = {*_EVERYWHERE, *(status for status in responses if status >= "400")}
+    if "requestBody" in operation:
+        statuses.add("413")
+    for status in sorted(statuses):
+        responses[status] = {
+            "description": _REASONS[status],
+            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+    for response in responses.values():
+        response.setdefault("headers", {})["X-Trace-Id"] = {"schema": {"type": "string"}}

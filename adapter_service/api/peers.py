@@ -1,0 +1,66 @@
+"""Who is answered while there are no API keys: peers on this machine, and no web page through them.
+
+A page in a browser here is a loopback peer too. It is recognized by its Origin, and by the name in
+the Host header when the page's own name was made to point at 127.0.0.1 (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from adapter_service.api.errors import error_response
+from adapter_service.errors import NotAuthenticatedError
+
+
+class LoopbackOnly:
+    """Pure ASGI: others get 401 with the reason. Forwarded headers prove nothing and are not read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reason = refusal(scope) if scope["type"] in {"http", "websocket"} else None
+        if reason is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await error_response(scope, NotAuthenticatedError(reason))(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+
+def refusal(scope: Scope) -> str | None:
+    """Why the sender of this request is not answered; None when it is."""
+    peer = (scope.get("client") or ("an unknown address",))[0]
+    if not is_loopback(peer):
+        return (
+            f"you come from {peer}; without API keys only peers on this machine are answered: "
+            "call from there, for example through an SSH tunnel"
+        )
+    headers = Headers(scope=scope)
+    host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    if not is_loopback_name(host):
+        return f"the Host header names {host!r}; use one of localhost, 127.0.0.1 and [::1], and nothing else"
+    origin = headers.get("origin")
+    if origin is not None and not is_loopback_name(urlsplit(origin).hostname or ""):
+        return f"the request comes from a page of {origin!r}; only pages of this machine are answered"
+    return None
+
+
+def is_loopback(address: str) -> bool:
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        return parsed.ipv4_mapped.is_loopback
+    return parsed.is_loopback
+
+
+def is_loopback_name(host: str) -> bool:
+    """`localhost`, a name below it, or a loopback address."""
+    name = host.casefold().removesuffix(".")
+    return name == "localhost" or name.endswith(".localhost") or is_loopback(host)

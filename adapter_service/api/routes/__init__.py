@@ -1,0 +1,13 @@
+"""The routes, one file per group; they translate between HTTP and the parts below and do nothing else."""
+
+from adapter_service.api.routes import adapters, generation, health, logs, sources, tokens, training
+
+ROUTERS = (
+    training.router,
+    adapters.router,
+    logs.router,
+    sources.router,
+    generation.router,
+    tokens.router,
+    health.router,
+)

@@ -1,0 +1,41 @@
+"""Adapters, their versions, and the way back to the version before."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from fastapi import APIRouter
+
+from adapter_service.adapters import Version, VersionStatus
+from adapter_service.api.openapi import can_fail_with
+from adapter_service.api.schemas.adapters import AdapterAnswer, AdapterList, RollbackAnswer, VersionAnswer
+from adapter_service.api.services import Wired
+
+router = APIRouter(prefix="/adapter", tags=["adapters"])
+
+
+@router.get("/list")
+def list_adapters(services: Wired) -> AdapterList:
+    """Every adapter with every version; rejected ones are listed and never served by name alone."""
+    by_name = groupby(services.versions.list(), key=lambda version: version.adapter)
+    return AdapterList(
+        adapters=[_adapter(name, list(versions)) for name, versions in by_name],
+        base=services.settings.model.base,
+        default_adapter=services.settings.serving.default_adapter,
+    )
+
+
+@router.post("/{name}/rollback", responses=can_fail_with(404, 409))
+def roll_back(name: str, services: Wired) -> RollbackAnswer:
+    """Serve the version that was live before the present one."""
+    version = services.versions.rollback(name)
+    return RollbackAnswer(
+        adapter=name, live_version=version.number, message=f"{version.reference} is live again"
+    )
+
+
+def _adapter(name: str, versions: list[Version]) -> AdapterAnswer:
+    live = (version.number for version in versions if version.status is VersionStatus.LIVE)
+    return AdapterAnswer(
+        name=name, live_version=next(live, None), versions=[VersionAnswer.of(version) for version in versions]
+    )

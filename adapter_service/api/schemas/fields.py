@@ -1,0 +1,55 @@
+"""What several requests and answers share: their base classes, and the trace id."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# ASCII, because the trace id is echoed in a header.
+TRACE_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
+
+TraceId = Annotated[
+    str,
+    Field(
+        pattern=f"^{TRACE_ID.pattern}$",
+        description="1 to 128 printable ASCII characters; goes before X-Trace-Id and X-Request-ID.",
+        examples=["order-4711"],
+    ),
+]
+
+
+class Body(BaseModel):
+    """What a caller sends: unknown fields are refused, and "5" is not 5."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class QueryParameters(BaseModel):
+    """What stands behind `?`: unknown ones are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Fault(Answer):
+    parameter: str | None
+    message: str
+
+
+class Problem(Answer):
+    """An error, as RFC 9457 has it. Programs compare `code`, people read `detail`."""
+
+    type: str = Field(examples=["urn:adapter-service:problem:unknown_adapter"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    detail: str = Field(description="What was found, what is allowed, what to do next.")
+    code: str = Field(examples=["unknown_adapter"])
+    instance: str | None = Field(None, description="The path that was asked.")
+    trace_id: str | None = None
+    parameter: str | None = Field(None, description="The field at fault, as the caller wrote it.")
+    errors: list[Fault] | None = Field(None, description="Every field at fault, for a body that is refused.")

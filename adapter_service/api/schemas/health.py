@@ -1,0 +1,51 @@
+"""What the service says of itself."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from adapter_service.api.schemas.fields import Answer
+
+
+class EngineAnswer(Answer):
+    state: Literal["loading", "ready", "failed", "stopped"]
+    note: str = Field(description="What it is doing, in words.", examples=["loading package:gemma3-270m"])
+    answering: bool
+    working: bool = Field(description="Whether a job trains or is evaluated just now.")
+
+
+class QueueDepths(Answer):
+    requests: int
+    jobs: int
+
+
+class MemoryAnswer(Answer):
+    """Megabytes; null where this system does not say."""
+
+    resident_mb: float | None
+    peak_mb: float | None
+    gpu_mb: float | None
+
+
+class HealthAnswer(Answer):
+    status: Literal["ok", "loading", "failed", "stopped"]
+    version: str
+    started_at: datetime
+    uptime_seconds: float
+    engine: EngineAnswer
+    base: str
+    precision: dict[str, str] | None = Field(
+        description="Device, dtype, quantization and why; null before the base is loaded."
+    )
+    active_job: str | None
+    queues: QueueDepths
+    resident_adapters: list[str]
+    memory: MemoryAnswer
+
+
+class ReadyAnswer(Answer):
+    ready: Literal[True]
+    note: str

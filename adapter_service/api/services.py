@@ -1,0 +1,129 @@
+"""The parts that routes work with: made once, started together, stopped in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+from fastapi import Depends, Request
+
+from adapter_service.adapters import VersionStore
+from adapter_service.database import Database
+from adapter_service.engine.engine import Engine
+from adapter_service.jobs.context import JobContext
+from adapter_service.jobs.job import Job
+from adapter_service.jobs.logs import JobLogs
+from adapter_service.jobs.runner import Runner
+from adapter_service.jobs.store import JobStore
+from adapter_service.jobs.train_request import TrainRequest
+from adapter_service.settings import Settings
+
+if TYPE_CHECKING:
+    from adapter_service.model_utils import BaseModel
+
+# A training loop notices within one micro-step; on a slow processor that is some seconds.
+STOP_SECONDS = 30.0
+
+LoadBase = Callable[[Callable[[str], None]], "BaseModel"]
+
+
+class Pipeline(Protocol):
+    """What runs a job, and says beforehand how long that will take."""
+
+    def __call__(self, job: Job, context: JobContext) -> Mapping[str, Any]: ...
+
+    def estimate(self, request: TrainRequest) -> Mapping[str, Any]: ...
+
+
+MakePipeline = Callable[[Settings, Engine, VersionStore, Path], Pipeline]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a route may use; it is `app.state.services`."""
+
+    settings: Settings
+    database: Database
+    jobs: JobStore
+    logs: JobLogs
+    versions: VersionStore
+    engine: Engine
+    pipeline: Pipeline
+    runner: Runner
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def start(self) -> None:
+        self.engine.start()
+        self.runner.start()
+
+    def stop(self) -> None:
+        """The running job goes back to the queue, then the engine ends, then the database is closed."""
+        # A base that loads cannot be interrupted, and a job that waits for it ends with the engine.
+        patience = 0.0 if self.engine.state == "loading" else STOP_SECONDS
+        self.runner.stop(patience)
+        self.engine.stop(patience)
+        self.runner.stop(STOP_SECONDS)
+        self.database.close()
+
+
+def build_services(
+    settings: Settings, *, load_base: LoadBase | None = None, make_pipeline: MakePipeline | None = None
+) -> Services:
+    """Make all parts in `settings.storage.state_dir`; nothing is started, loaded or connected to."""
+    state = settings.storage.state_dir
+    database = Database(state / "service.db")
+    jobs, versions = JobStore(database), VersionStore(database, state / "adapters")
+    engine = Engine(load_base or base_loader(settings), queue_size=settings.serving.queue_size)
+    pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work")
+    logs = state / "logs"
+    return Services(
+        settings=settings,
+        database=database,
+        jobs=jobs,
+        logs=JobLogs(logs),
+        versions=versions,
+        engine=engine,
+        pipeline=pipeline,
+        runner=Runner(jobs, pipeline, logs),
+    )
+
+
+def base_loader(settings: Settings) -> LoadBase:
+    """What the engine calls on its own thread; torch is imported there and not before."""
+
+    def load(note: Callable[[str], None]) -> BaseModel:
+        from adapter_service.model_utils import load_base
+
+        return load_base(
+            settings.model.base,
+            bases_dir=settings.storage.state_dir / "bases",
+            revision=settings.model.revision,
+            device=settings.model.device,
+            dtype=settings.model.dtype,
+            use_8bit=settings.quantization.use_8bit,
+            use_4bit=settings.quantization.use_4bit,
+            threads=settings.model.threads,
+            note=note,
+        )
+
+    return load
+
+
+def _training_pipeline(
+    settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path
+) -> Pipeline:
+    from adapter_service.jobs.pipeline import TrainingPipeline
+
+    pipeline: Pipeline = TrainingPipeline(settings, engine, versions, work_dir)
+    return pipeline
+
+
+def _services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Wired = Annotated[Services, Depends(_services_of)]

@@ -1,0 +1,116 @@
+"""A generation, which runs on the engine's thread, as seen from the event loop.
+
+Whoever asked may go away at any moment; the generation is then cancelled at once, also when
+nothing of it has been read yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+from fastapi import Request
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from adapter_service.api.asking import Asked
+from adapter_service.api.errors import problem_of
+from adapter_service.engine.requests import Event, Generation, GenerationResult
+
+# Proxies give up on a connection that is silent for a minute; a queue may take longer.
+KEEP_ALIVE_SECONDS = 15.0
+
+
+async def events(generation: Generation) -> AsyncIterator[str | GenerationResult | None]:
+    """Pieces of text, then the result; None whenever nothing came for `KEEP_ALIVE_SECONDS`.
+
+    Raises:
+        Exception: whatever ended the generation.
+    """
+    queue: asyncio.Queue[Event] = asyncio.Queue()
+    generation.listen(_into(queue, asyncio.get_running_loop()))
+    while True:
+        try:
+            async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                event = await queue.get()
+        except TimeoutError:
+            yield None
+            continue
+        if isinstance(event, Exception):
+            raise event
+        yield event
+        if isinstance(event, GenerationResult):
+            return
+
+
+def _into(queue: asyncio.Queue[Event], loop: asyncio.AbstractEventLoop) -> Callable[[Event], None]:
+    def hand_over(event: Event) -> None:
+        # A loop that is closed has nobody who reads, and the engine's thread must not suffer for it.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(queue.put_nowait, event)
+
+    return hand_over
+
+
+async def result_unless_gone(request: Request, generation: Generation) -> GenerationResult | None:
+    """The result; None, with the generation cancelled, when the client went away before it."""
+    result = asyncio.create_task(_result(generation))
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return result.result() if result.done() else None
+    finally:
+        generation.cancel()
+        for task in (result, gone):
+            task.cancel()
+
+
+async def _result(generation: Generation) -> GenerationResult:
+    async for event in events(generation):
+        if isinstance(event, GenerationResult):
+            return event
+    raise AssertionError("a generation ends with a result or an error")
+
+
+async def _gone(request: Request) -> None:
+    # The body has been read, so the only message that can follow is the end of the connection.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class AnswerStream(EventSourceResponse):
+    """Server-sent events of one answer: `token` {text}, then `done` with the answer, or `error`."""
+
+    def __init__(self, request: Request, asked: Asked) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(_encoded(request.scope, asked), headers=headers)
+        self._generation = asked.generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Not in the generator: one that was never begun has no `finally` to run.
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._generation.cancel()
+
+
+async def _encoded(scope: Scope, asked: Asked) -> AsyncIterator[bytes]:
+    try:
+        async for event in events(asked.generation):
+            if event is None:
+                yield KEEPALIVE_COMMENT
+            elif isinstance(event, str):
+                yield _sse("token", {"text": event})
+            else:
+                answer = await run_in_threadpool(asked.answer, event)
+                yield _sse("done", answer.model_dump(mode="json"))
+    except Exception as error:  # noqa: BLE001 - the status is sent, so the error goes as an event
+        yield _sse("error", problem_of(scope, error))
+
+
+def _sse(name: str, data: dict[str, Any]) -> bytes:
+    return format_sse_event(event=name, data_str=json.dumps(data, ensure_ascii=False))

@@ -1,0 +1,84 @@
+"""Faults of a request as sentences: the field as the caller wrote it, the value found, what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+
+from adapter_service.api.schemas.fields import TRACE_ID
+from adapter_service.api.schemas.training import OLDER_NAMES
+from adapter_service.settings import did_you_mean
+
+_SHOWN_CHARACTERS = 80
+
+
+def describe(error: RequestValidationError, request: Request) -> list[dict[str, Any]]:
+    """One fault per field: {parameter, message}; the members of a union each complain, the first is kept."""
+    faults: dict[str, dict[str, Any]] = {}
+    for detail in error.errors():
+        where, name = detail["loc"][0], _name(detail, error.body)
+        message = _sentence(detail, where, name, _allowed(request, where))
+        faults.setdefault(name or where, {"parameter": name or None, "message": message})
+    return list(faults.values())
+
+
+def first_parameter(faults: Sequence[Mapping[str, Any]]) -> str | None:
+    return next((fault["parameter"] for fault in faults if fault["parameter"]), None)
+
+
+def trace_id_in(body: Any) -> str | None:
+    """The trace id of a body that was refused, when that at least is right."""
+    given = body.get("trace_id") if isinstance(body, Mapping) else None
+    return given if isinstance(given, str) and TRACE_ID.fullmatch(given) else None
+
+
+def _name(detail: Mapping[str, Any], body: Any) -> str:
+    """The dotted name without positions that pydantic adds for union members."""
+    where, *path = detail["loc"]
+    if where == "body" and (detail["type"] == "json_invalid" or not path):
+        return ""
+    name = str(path[0])
+    written = body if isinstance(body, Mapping) else {}
+    if where == "body" and name not in written:
+        name = next((old for old, new in OLDER_NAMES.items() if new == name and old in written), name)
+    index = next((f"[{part}]" for part in path[1:] if isinstance(part, int)), "")
+    return name + index
+
+
+def _sentence(detail: Mapping[str, Any], where: str, name: str, allowed: Sequence[str]) -> str:
+    kind, wish = detail["type"], str(detail["msg"])
+    if kind == "json_invalid":
+        return (
+            f"the body is not JSON ({detail['ctx']['error']} at character {detail['loc'][1]}); mend it there"
+        )
+    if kind == "extra_forbidden":
+        hint = did_you_mean(name, allowed) or ";"
+        return f"unknown field '{name}'{hint} allowed: {', '.join(allowed) or 'none'}"
+    if kind == "missing":
+        return f"'{name}' is missing; add it" if name else "the body is missing; send JSON"
+    if not name:
+        return "the body is not a JSON object; send one, with Content-Type: application/json"
+    wish = wish.removeprefix("Value error, ").replace("Input should", "it should")
+    noun = {"path": "path parameter ", "query": "query parameter ", "header": "header "}.get(where, "")
+    return f"{noun}'{name}' is {_shown(detail['input'])}; {wish}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+
+
+def _allowed(request: Request, where: str) -> list[str]:
+    """Names that the route's body (or query) takes."""
+    schema = request.app.openapi()
+    route = request.scope.get("route")
+    path = schema["paths"].get(getattr(route, "path", ""), {})
+    operation = path.get(request.method.lower(), {})
+    if where == "query":
+        return [p["name"] for p in operation.get("parameters", []) if p["in"] == "query"]
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+    reference = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+    return sorted(schema["components"]["schemas"].get(reference, {}).get("properties", {}))
