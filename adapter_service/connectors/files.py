@@ -72,7 +72,6 @@ def gunzip(blocks: Iterator[bytes], label: str) -> Iterator[bytes]:
                 yield piece
             # Padding of zeros after a member is allowed by the format and holds nothing.
             rest = decoder.unused_data.lstrip(b"\0") if decoder.eof else decoder.unconsumed_tail
-    yield from filter(None, [decoder.flush()])
     if read and not decoder.eof:
         raise SourceFormatError(
             f"{label}: the gzip data ends in the middle after {read} bytes; "

@@ -241,16 +241,14 @@ class _RowLines:
 
 def _rows(file: ByteFile, start: Place, options: FileOptions) -> Iterator[_Row]:
     lines = _RowLines(_lines(file, start, options), options.max_line_bytes)
-    delimiter = options.delimiter_of(file.label)
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows = csv.reader(lines, delimiter=options.delimiter_of(file.label), strict=True)
     while True:
         lines.begin_row()
         try:
             cells = next(rows, None)
         except csv.Error as error:
+            # csv.reader forgets the bad row by itself and begins anew on the next line.
             yield _Row(lines.end, None, f"not valid CSV: {error}")
-            # The reader is in the middle of the bad row; a new one begins on the next line.
-            rows = csv.reader(lines, delimiter=delimiter, strict=True)
             continue
         if cells is None:
             return

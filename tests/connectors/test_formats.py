@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapter_service.connectors.base import Connector
-from adapter_service.connectors.files import gunzip
+from adapter_service.connectors.files import BLOCK_BYTES, gunzip
 from adapter_service.connectors.json_array import read_elements
 from adapter_service.connectors.lines import Place, split_lines
 from adapter_service.connectors.tally import Tally, tallied
@@ -54,6 +54,13 @@ def test_a_line_that_is_too_long_costs_one_record(open_local: Open) -> None:
     assert reasons == {"longer than 1000 bytes (max_line_bytes)": 1}
 
 
+def test_a_long_line_over_many_blocks_does_not_spoil_the_next() -> None:
+    data = b"a\n" + b"x" * 5000 + b"\nb\nc\n"
+    lines = list(split_lines(in_pieces(data, 100), Place(), 1000))
+    assert [line.text for line in lines] == ["a", None, "b", "c"]
+    assert lines[-1].end == Place(len(data), 4)
+
+
 def test_an_endless_line_ends_the_stream_in_bounded_memory() -> None:
     endless = itertools.repeat(b"x" * 1000)
     with pytest.raises(SourceFormatError, match="line 1 has no end within"):
@@ -86,6 +93,13 @@ def test_a_quote_that_is_never_closed_is_counted_once(open_local: Open) -> None:
     texts, reasons = read(open_local("a.csv", b'text\na\n"b\nc\n'))
     assert texts == ["a"]
     assert reasons == {"not valid CSV: unexpected end of data": 1}
+
+
+def test_a_quote_that_swallows_line_after_line_is_given_up_and_reading_goes_on(open_local: Open) -> None:
+    content = b'text\n"a\n' + b"line\n" * 300 + b'x"\nb\n'
+    texts, reasons = read(open_local("a.csv", content, max_line_bytes=1000))
+    assert texts[-1] == "b"
+    assert reasons["not valid CSV: a quote is not closed within max_line_bytes"] == 1
 
 
 def test_tabs_part_the_columns_of_a_tsv(open_local: Open) -> None:
@@ -154,6 +168,13 @@ def test_arrays_are_taken_apart_wherever_the_blocks_end(
 def test_every_member_of_a_gzip_file_is_read_wherever_the_blocks_end(parts: list[bytes], size: int) -> None:
     data = b"".join(gzip.compress(part) for part in parts)
     assert b"".join(gunzip(in_pieces(data, size), "a.gz")) == b"".join(parts)
+
+
+def test_a_gzip_file_that_grows_a_hundredfold_comes_out_in_bounded_blocks() -> None:
+    text = b"the same line over and over\n" * 50_000
+    blocks = list(gunzip(in_pieces(gzip.compress(text), 700), "a.gz"))
+    assert b"".join(blocks) == text
+    assert max(map(len, blocks)) <= BLOCK_BYTES
 
 
 def test_a_gzip_file_that_was_cut_short_is_an_error(open_local: Open) -> None:

@@ -60,6 +60,12 @@ def test_dropped_connections_are_taken_up_at_the_byte_reached(
     assert texts(open_http(f"/a.jsonl{suffix}")) == LINES
 
 
+def test_attempts_are_counted_anew_after_each_byte_of_progress(server: FileServer, open_http: Open) -> None:
+    server.put("/a.jsonl", CONTENT)
+    server.faults.drops = 9
+    assert texts(open_http(retry_attempts=1)) == LINES
+
+
 def test_a_server_without_ranges_is_read_and_taken_up_too(server: FileServer, open_http: Open) -> None:
     server.put("/a.jsonl", CONTENT)
     server.faults.ranges, server.faults.drops = False, 2
