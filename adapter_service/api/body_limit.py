@@ -6,11 +6,10 @@ cannot be made a problem.
 
 from __future__ import annotations
 
-from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from adapter_service.api.errors import PROBLEM_JSON, problem_object, problem_response
+from adapter_service.api.errors import problem_object, problem_response
 
 
 class BodyLimit:
@@ -25,7 +24,8 @@ class BodyLimit:
 
         async def send_as_problem(message: Message) -> None:
             nonlocal replaced
-            if _is_bare_413(message):
+            # Nobody else answers 413: it is the bare one of the middleware, or of FastAPI for it.
+            if message["type"] == "http.response.start" and message["status"] == 413:
                 replaced = True
                 await problem_response(self._problem(scope))(scope, receive, send)
             elif not replaced:
@@ -38,11 +38,5 @@ class BodyLimit:
             scope,
             status=413,
             code="body_too_large",
-            detail=f"the body has more than {self._max_body_bytes} bytes (security.max_body_bytes); send less",
+            detail=f"the body has over {self._max_body_bytes} bytes (security.max_body_bytes); send less",
         )
-
-
-def _is_bare_413(message: Message) -> bool:
-    if message["type"] != "http.response.start" or message["status"] != 413:
-        return False
-    return Headers(raw=message["headers"]).get("content-type") != PROBLEM_JSON

@@ -60,7 +60,7 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.JobCancelledError: 409,
 }
 
-_ROUTE_ERRORS = {404: "unknown_route", 405: "method_not_allowed", 413: "body_too_large"}
+_ROUTE_ERRORS = {404: "unknown_route", 405: "method_not_allowed"}
 # A path of this machine: two components or more, and neither a URL's nor one of our own routes.
 _PATH = re.compile(r"(?<![\w:/.])/(?!adapter/|sources/)(?:[^\s/'\",;:()]+/)+([^\s/'\",;:()]*)")
 
@@ -146,7 +146,7 @@ async def on_validation_error(request: Request, error: Exception) -> JSONRespons
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
-    """What the framework itself refuses: no such route, wrong method, body too large or unreadable."""
+    """What the framework itself refuses: no such route, wrong method, unreadable body."""
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for this class
     detail = {
         404: f"there is no {request.url.path}; /docs lists what there is",

@@ -85,9 +85,9 @@ async def _gone(request: Request) -> None:
 class AnswerStream(EventSourceResponse):
     """Server-sent events of one answer: `token` {text}, then `done` with the answer, or `error`."""
 
-    def __init__(self, request: Request, asked: Asked) -> None:
+    def __init__(self, scope: Scope, asked: Asked) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_encoded(request.scope, asked), headers=headers)
+        super().__init__(_encoded(scope, asked), headers=headers)
         self._generation = asked.generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -16,13 +16,23 @@ _SHOWN_CHARACTERS = 80
 
 
 def describe(error: RequestValidationError, request: Request) -> list[dict[str, Any]]:
-    """One fault per field: {parameter, message}; the members of a union each complain, the first is kept."""
-    faults: dict[str, dict[str, Any]] = {}
-    for detail in error.errors():
+    """One fault per field, as {parameter, message}."""
+    faults = []
+    for detail in _one_per_field(error.errors()):
         where, name = detail["loc"][0], _name(detail, error.body)
         message = _sentence(detail, where, name, _allowed(request, where))
-        faults.setdefault(name or where, {"parameter": name or None, "message": message})
-    return list(faults.values())
+        faults.append({"parameter": name or None, "message": message})
+    return faults
+
+
+def _one_per_field(details: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The members of a union each complain; kept is the one that got furthest into the value."""
+    kept: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for detail in details:
+        field = tuple(detail["loc"][:2])
+        if field not in kept or len(detail["loc"]) > len(kept[field]["loc"]):
+            kept[field] = detail
+    return list(kept.values())
 
 
 def first_parameter(faults: Sequence[Mapping[str, Any]]) -> str | None:

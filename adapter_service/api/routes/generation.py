@@ -61,7 +61,7 @@ async def generate(
     trace_id = use_trace_id(request, body.trace_id)
     asked = await run_in_threadpool(ask, body, services, trace_id=trace_id, arrived_at=arrived_at)
     if body.stream:
-        return AnswerStream(request, asked)
+        return AnswerStream(request.scope, asked)
     result = await result_unless_gone(request, asked.generation)
     if result is None:
         return Response(status_code=CLIENT_GONE)

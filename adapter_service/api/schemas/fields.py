@@ -6,6 +6,7 @@ import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 # ASCII, because the trace id is echoed in a header.
 TRACE_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
@@ -18,6 +19,8 @@ TraceId = Annotated[
         examples=["order-4711"],
     ),
 ]
+# Not pydantic's own `deprecated`, which warns the service whenever it reads the field.
+DEPRECATED: JsonDict = {"deprecated": True}
 
 
 class Body(BaseModel):

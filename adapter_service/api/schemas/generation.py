@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from adapter_service.api.schemas.fields import Answer, Body, TraceId
+from adapter_service.api.schemas.fields import DEPRECATED, Answer, Body, TraceId
 
 StopText = Annotated[str, Field(min_length=1, max_length=200)]
 TokenId = Annotated[int, Field(ge=0)]
@@ -57,10 +57,13 @@ class GenerateBody(Body):
         None,
         max_length=1000,
         description='Older name of `adapter`; a name or "none", never a path.',
-        deprecated=True,
+        json_schema_extra=DEPRECATED,
     )
     base_model: str | None = Field(
-        None, max_length=1000, description="The resident base; any other is refused.", deprecated=True
+        None,
+        max_length=1000,
+        description="The resident base; any other is refused.",
+        json_schema_extra=DEPRECATED,
     )
 
     def stop_texts(self) -> tuple[str, ...]:

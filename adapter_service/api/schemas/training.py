@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from adapter_service.api.schemas.fields import Answer, TraceId
+from adapter_service.api.schemas.fields import DEPRECATED, Answer, TraceId
 from adapter_service.errors import InvalidParameterError
 from adapter_service.jobs.job import JobStatus, Phase
 from adapter_service.jobs.train_request import OVERRIDES, TrainRequest
@@ -64,10 +64,10 @@ class TrainBody(TrainRequest):
         None, description="How the resident base is held; anything else is refused."
     )
     config_path: str | None = Field(
-        None, description="The configuration in use; never opened.", deprecated=True
+        None, description="The configuration in use; never opened.", json_schema_extra=DEPRECATED
     )
     mcp_config_path: str | None = Field(
-        None, description="The file of sources in use; never opened.", deprecated=True
+        None, description="The file of sources in use; never opened.", json_schema_extra=DEPRECATED
     )
     trace_id: TraceId | None = None
 
