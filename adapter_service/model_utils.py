@@ -112,9 +112,7 @@ def _from_transformers(location: BaseLocation, folder: Path | None, precision: P
     source = folder or location.name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=precision.dtype, **where, **_bitsandbytes(precision)
-        )
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=precision.dtype, **where, **_bitsandbytes(precision))
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(f"base model {location.name!r} cannot be loaded: {error}") from error
     return model if precision.quantization.startswith("bnb") else model.to(precision.device), tokenizer

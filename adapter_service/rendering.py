@@ -64,9 +64,7 @@ class Renderer:
         else:
             rendered = self._plain(context, answer)
         if len(rendered.ids) > max_tokens:
-            raise InvalidSampleError(
-                f"{len(rendered.ids)} tokens are more than training.max_seq_length = {max_tokens}"
-            )
+            raise InvalidSampleError(f"{len(rendered.ids)} tokens are more than training.max_seq_length = {max_tokens}")
         return rendered
 
     def _whole_text(self, text: str) -> RenderedSample:

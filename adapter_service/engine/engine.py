@@ -231,7 +231,7 @@ class Engine:
         self.working = True
         try:
             future.set_result(work(turn))
-        except BaseException as error:  # noqa: BLE001: it is raised where `run` was called
+        except BaseException as error:  # noqa: BLE001 - it is raised where `run` was called
             future.set_exception(error)
         finally:
             self.working = False

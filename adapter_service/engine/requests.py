@@ -110,7 +110,7 @@ class Generation:
             last = self._events[-1]
         if isinstance(last, Exception):
             raise last
-        assert isinstance(last, GenerationResult)  # noqa: S101: _ended says so
+        assert isinstance(last, GenerationResult)  # noqa: S101 - _ended says so
         return last
 
     def _ended(self) -> bool:

@@ -57,9 +57,7 @@ class Phase(StrEnum):
 ALLOWED: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED}),
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
-    JobStatus.RUNNING: frozenset(
-        {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.QUEUED}
-    ),
+    JobStatus.RUNNING: frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.QUEUED}),
     JobStatus.SUCCEEDED: frozenset(),
     JobStatus.FAILED: frozenset(),
     JobStatus.CANCELLED: frozenset(),
@@ -101,9 +99,7 @@ class Job:
         """
         if to not in ALLOWED[self.status]:
             allowed = ", ".join(sorted(ALLOWED[self.status])) or "nothing, it is finished"
-            raise WrongJobStateError(
-                f"{self.id} is {self.status} and cannot become {to}; it can become: {allowed}"
-            )
+            raise WrongJobStateError(f"{self.id} is {self.status} and cannot become {to}; it can become: {allowed}")
         return replace(self, status=to, **changes)
 
 

@@ -84,7 +84,5 @@ class JobLogs:
 
     def _path(self, job_id: str) -> Path:
         if not is_job_id(job_id):
-            raise UnknownJobError(
-                f"{job_id!r} is not a job id; it is `job_id` in the answer to the training request"
-            )
+            raise UnknownJobError(f"{job_id!r} is not a job id; it is `job_id` in the answer to the training request")
         return self._directory / f"{job_id}.log"

@@ -114,9 +114,7 @@ class Runner:
         except Exception as error:
             # The message goes to clients: no path and no traceback in it.
             logger.exception("%s failed", job.id, extra={"action": "job_failed", "job_id": job.id})
-            message = (
-                f"unexpected {type(error).__name__}; the service's own log has the traceback under {job.id}"
-            )
+            message = f"unexpected {type(error).__name__}; the service's own log has the traceback under {job.id}"
             return partial(self._store.fail, job, "internal_error", message)
 
     def _result(self, job: Job, context: JobContext) -> Mapping[str, Any]:

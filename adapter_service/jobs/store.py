@@ -73,8 +73,7 @@ class JobStore:
         """What happened to one job, oldest first; its steps are not events."""
         rows = self._database.read("SELECT * FROM job_events WHERE job_id = ? ORDER BY number", (job_id,))
         return tuple(
-            JobEvent(row["job_id"], row["attempt"], row["kind"], datetime.fromisoformat(row["at"]))
-            for row in rows
+            JobEvent(row["job_id"], row["attempt"], row["kind"], datetime.fromisoformat(row["at"])) for row in rows
         )
 
     def queue_depth(self) -> int:
@@ -83,9 +82,7 @@ class JobStore:
 
     def position(self, job_id: str) -> int | None:
         """1 for the job that is claimed next; None for one that is not queued."""
-        rows = self._database.read(
-            "SELECT id FROM jobs WHERE status = ? ORDER BY number", (JobStatus.QUEUED,)
-        )
+        rows = self._database.read("SELECT id FROM jobs WHERE status = ? ORDER BY number", (JobStatus.QUEUED,))
         ids = [row["id"] for row in rows]
         return ids.index(job_id) + 1 if job_id in ids else None
 
@@ -98,9 +95,7 @@ class JobStore:
             if row is None:
                 return None
             job = to_job(row)
-            started = job.moved(
-                JobStatus.RUNNING, attempt=job.attempt + 1, started_at=job.started_at or self._now()
-            )
+            started = job.moved(JobStatus.RUNNING, attempt=job.attempt + 1, started_at=job.started_at or self._now())
             return self._write(connection, job, started, event=JobStatus.RUNNING)
 
     def progress(
@@ -151,9 +146,7 @@ class JobStore:
     def requeue_interrupted(self) -> tuple[Job, ...]:
         """At start, before any claim: put back every job that a dead process left running."""
         with self._database.transaction() as connection:
-            rows = connection.execute(
-                "SELECT * FROM jobs WHERE status = ? ORDER BY number", (JobStatus.RUNNING,)
-            )
+            rows = connection.execute("SELECT * FROM jobs WHERE status = ? ORDER BY number", (JobStatus.RUNNING,))
             return tuple(self._put_back(connection, to_job(row)) for row in rows.fetchall())
 
     def request_cancel(self, job_id: str) -> Job:
@@ -165,9 +158,7 @@ class JobStore:
         with self._database.transaction() as connection:
             job = _get(connection, job_id)
             if job.status.finished:
-                raise WrongJobStateError(
-                    f"{job_id} is {job.status}; only a job that is not finished can be cancelled"
-                )
+                raise WrongJobStateError(f"{job_id} is {job.status}; only a job that is not finished can be cancelled")
             if job.status is JobStatus.RUNNING:
                 event = None if job.cancel_requested else "cancel_requested"
                 return self._write(connection, job, replace(job, cancel_requested=True), event=event)
@@ -240,9 +231,7 @@ def _fenced(connection: sqlite3.Connection, job: Job) -> Job:
 
 
 def _superseded(job: Job) -> SupersededError:
-    return SupersededError(
-        f"attempt {job.attempt} of {job.id} is no longer {job.status}; nothing was written"
-    )
+    return SupersededError(f"attempt {job.attempt} of {job.id} is no longer {job.status}; nothing was written")
 
 
 def _check_room(connection: sqlite3.Connection, queue_limit: int) -> None:

@@ -168,7 +168,8 @@ def select_layers(config: LoraConfig, layers: Mapping[str, L]) -> dict[str, L]:
     chosen = {path: layer for path, layer in layers.items() if config.targets(path)}
     if not chosen:
         raise InvalidParameterError(
-            f"target_modules {config.target_modules!r} match no linear layer of the base", parameter="target_modules"
+            f"target_modules {config.target_modules!r} match no linear layer of the base",
+            parameter="target_modules",
         )
     return chosen
 

@@ -46,7 +46,7 @@ def write_folder(adapter: Adapter, folder: Path, *, base_name: str) -> None:
         "r": config.r,
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
-        "target_modules": sorted({path for path in adapter.pairs}),
+        "target_modules": sorted(adapter.pairs),
         "use_rslora": config.use_rslora,
         "rank_pattern": dict(config.rank_pattern),
         "alpha_pattern": dict(config.alpha_pattern),
@@ -123,7 +123,7 @@ def _refuse_other_kinds(described: Mapping[str, Any]) -> None:
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: no mapping
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
     except (OSError, SafetensorError) as error:
         raise AdapterFormatError(f"{path.name} is missing or no safetensors file") from error
 

@@ -89,6 +89,15 @@ class TrainingSettings(Section):
     save_steps: Count = 100
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 
+    @model_validator(mode="after")
+    def _longest_fits_the_budget(self) -> Self:
+        if self.max_seq_length > self.token_budget:
+            raise ValueError(
+                f"'max_seq_length' is {self.max_seq_length}, more than 'token_budget' ({self.token_budget}): "
+                "a sample must fit one micro-step; raise the budget or lower the length"
+            )
+        return self
+
 
 class DataSettings(Section):
     source: Name = "multilingual_corpus"

@@ -38,7 +38,7 @@ def plan_epoch(
     lengths: Sequence[int], *, sequences_per_step: int, budget_tokens: int, seed: int, epoch: int
 ) -> Iterator[Step]:
     """Every index of `lengths` once, in an order that `seed` and `epoch` decide."""
-    shuffler = random.Random(f"{seed}:{epoch}")  # noqa: S311: an order, not a secret
+    shuffler = random.Random(f"{seed}:{epoch}")  # noqa: S311 - an order, not a secret
     order = list(range(len(lengths)))
     shuffler.shuffle(order)
     window = sequences_per_step * _WINDOW_STEPS

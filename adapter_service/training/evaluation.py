@@ -1,4 +1,4 @@
-"""Score an adapter, or the base, on held-out samples: completion loss, and answers against references."""
+"""Score an adapter, or the base, on held-out samples: completion loss, and answers beside references."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from adapter_service.training.loss import Head, token_losses
 
 
 @dataclass(frozen=True, slots=True)
-class SampleLoss:
-    """Summed loss in nats of one sample's completion, and how many tokens that is."""
+class Losses:
+    """Summed loss in nats of each sample's completion, and how many tokens that is."""
 
-    loss: float
-    tokens: int
+    sums: list[float]
+    tokens: list[int]
+
+    @property
+    def per_token(self) -> float:
+        return sum(self.sums) / max(1, sum(self.tokens))
 
 
 @torch.inference_mode()
@@ -32,16 +36,17 @@ def score(
     *,
     budget_tokens: int,
     pause: Callable[[], None],
-) -> list[SampleLoss]:
-    """The completion loss of each sample, in the samples' order."""
+) -> Losses:
+    """The completion loss of each sample, in the samples' order. `pause` is called between batches."""
     head = Head.of(base.model)
-    losses: dict[int, SampleLoss] = {}
+    sums: dict[int, float] = {}
     for group in pack([len(sample.ids) for sample in samples], budget_tokens):
         pause()
         batch = collate([samples[index] for index in group], base.tokenizer.pad_token_id or 0, base.device)
         with using(adapter):
-            tokens = token_losses(completion_states(base.model, batch), batch.targets, head)
+            losses = token_losses(completion_states(base.model, batch), batch.targets, head)
         counts = [samples[index].completion_tokens for index in group]
-        for index, own in zip(group, tokens.split(counts), strict=True):
-            losses[index] = SampleLoss(float(own.sum()), len(own))
-    return [losses[index] for index in range(len(samples))]
+        for index, own in zip(group, losses.split(counts), strict=True):
+            sums[index] = float(own.double().sum())
+    order = range(len(samples))
+    return Losses([sums[index] for index in order], [samples[index].completion_tokens for index in order])

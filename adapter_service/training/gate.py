@@ -101,9 +101,7 @@ def decide(candidate: Measurements, incumbent: Measurements, rules: GateRules, *
     return Decision(_worst(findings), tuple(finding.sentence for finding in findings), metrics)
 
 
-def bootstrap_bound(
-    differences: Sequence[float], token_counts: Sequence[int], confidence: float, seed: int
-) -> float:
+def bootstrap_bound(differences: Sequence[float], token_counts: Sequence[int], confidence: float, seed: int) -> float:
     """What the difference in loss per token stays below, with `confidence` (one-sided, paired).
 
     Draws whole samples with replacement (Koehn 2004): tokens of one sample are not independent.
@@ -119,9 +117,7 @@ def bootstrap_bound(
 
 def _check_pairs(candidate: Measurements, incumbent: Measurements) -> None:
     if list(candidate.token_counts) != list(incumbent.token_counts):
-        raise ValueError(
-            "candidate and incumbent were measured on different samples; score both on one holdout"
-        )
+        raise ValueError("candidate and incumbent were measured on different samples; score both on one holdout")
     if any(count < 1 for count in candidate.token_counts):
         raise ValueError("a held-out sample without completion tokens says nothing; leave it out")
     lengths = {
@@ -133,9 +129,7 @@ def _check_pairs(candidate: Measurements, incumbent: Measurements) -> None:
         raise ValueError("one loss sum and one token count per sample, and equally many chrF on both sides")
 
 
-def _evidence(
-    candidate: Measurements, incumbent: Measurements, rules: GateRules, seed: int
-) -> list[_Finding]:
+def _evidence(candidate: Measurements, incumbent: Measurements, rules: GateRules, seed: int) -> list[_Finding]:
     samples = len(candidate.token_counts)
     if samples < max(1, rules.min_holdout_samples):
         return [_too_few(samples, rules)]
@@ -148,9 +142,7 @@ def _evidence(
 def _finite(candidate: Measurements) -> _Finding:
     broken = sum(not math.isfinite(loss) for loss in candidate.loss_sums)
     if not candidate.weights_finite:
-        return _Finding(
-            "rejected", "Some weights are NaN or infinite; train again with a lower learning rate."
-        )
+        return _Finding("rejected", "Some weights are NaN or infinite; train again with a lower learning rate.")
     if broken:
         return _Finding(
             "rejected",
@@ -208,9 +200,7 @@ def _chrf(candidate: Measurements, incumbent: Measurements, rules: GateRules) ->
     sentence = f"chrF on {len(candidate.chrf)} generated texts went from {old:.1f} to {new:.1f}" + (
         "." if passed else f", and a loss of at most {rules.max_chrf_loss:.1f} is allowed."
     )
-    return [
-        _Finding("passed" if passed else "rejected", sentence, {"candidate_chrf": new, "incumbent_chrf": old})
-    ]
+    return [_Finding("passed" if passed else "rejected", sentence, {"candidate_chrf": new, "incumbent_chrf": old})]
 
 
 def _worst(findings: Sequence[_Finding]) -> Verdict:

@@ -21,7 +21,7 @@ from adapter_service.lora.layer import using
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import TrainingSettings
-from adapter_service.training.batching import Step, plan_epoch, steps_per_epoch
+from adapter_service.training.batching import plan_epoch, steps_per_epoch
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head, completion_loss
 

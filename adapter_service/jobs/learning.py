@@ -1,0 +1,160 @@
+"""Stream, then train: what a job and the trainer's command line have in common.
+
+The stream is read on the caller's thread; training runs on the engine's, which answers requests in
+between. What comes out is trained weights and what was held out; judging them is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from adapter_service.connectors.base import Connector
+from adapter_service.connectors.tally import Tally, tallied
+from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.requests import AdapterFiles
+from adapter_service.errors import JobCancelledError, SourceError
+from adapter_service.samples import Sample
+from adapter_service.settings import Settings
+from adapter_service.training.dataset import Dataset, Limits, collect
+
+if TYPE_CHECKING:
+    from adapter_service.lora.adapter import Adapter, LoraConfig
+    from adapter_service.training.loop import Progress, TrainingResult
+
+OpenSource = Callable[[str], Connector]
+
+
+class Watch(Protocol):
+    """Who follows a run: told what happens, asked whether to stop. Called on the run's threads."""
+
+    def streamed(self, counts: Mapping[str, Any]) -> None: ...
+    def trained(self, progress: Progress) -> None: ...
+    def note(self, message: str) -> None: ...
+    def cancelled(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """`source` says which source it was in the end; `counts` what became of its records."""
+
+    dataset: Dataset
+    source: str
+    counts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    adapter: Adapter
+    result: TrainingResult
+
+
+def stream(settings: Settings, open_source: OpenSource, engine: Engine, watch: Watch) -> Streamed:
+    """Read the run's samples from the configured source.
+
+    The fallback, where one is configured, is taken only when the source cannot be read at all, and
+    `source` then says so.
+
+    Raises:
+        SourceError: of the source, when there is no fallback, or of the fallback.
+        JobCancelledError: the watch said so.
+    """
+    engine.wait_until_ready()
+    name, fallback = settings.data.source, settings.data.fallback_source
+    try:
+        return _read(name, name, settings, open_source, engine, watch)
+    except SourceError as error:
+        if fallback is None:
+            raise
+        watch.note(f"source {name!r} failed ({error}); its configured fallback {fallback!r} is read instead")
+        return _read(fallback, f"{fallback} (fallback for {name}: {error.code})", settings, open_source, engine, watch)
+
+
+def train(
+    settings: Settings,
+    dataset: Dataset,
+    engine: Engine,
+    watch: Watch,
+    *,
+    start: AdapterFiles | None,
+    checkpoint: Path,
+    run_key: str,
+) -> Trained:
+    """Train on the engine's thread, from `checkpoint` when there is one of this run.
+
+    `start` is the adapter to begin with (a copy of it); without one it begins as the base.
+    """
+
+    def on_engine(turn: Turn) -> Trained:
+        from adapter_service.training.checkpoint import load_checkpoint, save_checkpoint
+        from adapter_service.training.loop import Hooks, begin
+        from adapter_service.training.loop import train as run_loop
+
+        state = begin(_first_weights(settings, turn, start), settings.training)
+        if load_checkpoint(state, checkpoint, run_key=run_key):
+            watch.note(f"going on from the checkpoint at step {state.step}")
+        hooks = Hooks(
+            pause=turn.pause,
+            cancelled=watch.cancelled,
+            report=watch.trained,
+            save=lambda state: save_checkpoint(state, checkpoint, run_key=run_key),
+        )
+        result = run_loop(turn.base, dataset.train, state, settings.training, hooks)
+        return Trained(state.adapter, result)
+
+    return engine.run(on_engine)
+
+
+def lora_config(settings: Settings) -> LoraConfig:
+    """The settings' `lora` section as the layer's configuration."""
+    from adapter_service.lora.adapter import LoraConfig
+
+    lora = settings.lora
+    targets = lora.target_modules
+    return LoraConfig(
+        r=lora.r,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else tuple(targets),
+        use_rslora=lora.use_rslora,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+    )
+
+
+def _first_weights(settings: Settings, turn: Turn, start: AdapterFiles | None) -> Adapter:
+    from adapter_service.lora.adapter import Adapter
+    from adapter_service.lora.folder import read_folder
+
+    if start is not None:  # from the file, not from what serves: that one may be in 16 bits
+        return read_folder(start.folder, turn.layers).trainable_copy(settings.lora.dropout).to(turn.base.device)
+    return Adapter.fresh(lora_config(settings), turn.layers, seed=settings.training.seed, device=turn.base.device)
+
+
+def _read(
+    name: str, described: str, settings: Settings, open_source: OpenSource, engine: Engine, watch: Watch
+) -> Streamed:
+    tally = Tally(name, max_skipped_fraction=settings.data.max_skipped_fraction)
+    limits = Limits(
+        max_samples=settings.data.max_train_samples,
+        max_tokens=min(settings.training.max_seq_length, engine.base.context_tokens),
+        max_bytes=settings.data.max_cache_mb << 20,
+        max_skipped_fraction=settings.data.max_skipped_fraction,
+        holdout_fraction=settings.gate.holdout_fraction,
+        max_holdout_samples=settings.gate.max_holdout_samples,
+    )
+
+    def watched() -> Iterator[Sample]:
+        for _, sample in tallied(open_source(name), tally):
+            if watch.cancelled():
+                raise JobCancelledError("cancelled while streaming")
+            watch.streamed(tally.counts())
+            yield sample
+
+    dataset = collect(watched(), engine.renderer, limits)
+    counts = {**tally.counts(), "too_long": dataset.too_long, "held_out": len(dataset.holdout)}
+    if dataset.stopped_by:
+        watch.note(f"stopped reading at {dataset.stopped_by}")
+    return Streamed(dataset, described, counts)

@@ -1,0 +1,228 @@
+"""What a training job does from its request to a live version: stream, train, evaluate, gate, publish."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from adapter_service.adapters import Version, VersionStore, version_key
+from adapter_service.connectors.base import Connector
+from adapter_service.connectors.raw import is_raw, open_raw
+from adapter_service.connectors.registry import open_source
+from adapter_service.engine.engine import Engine
+from adapter_service.engine.requests import AdapterFiles
+from adapter_service.errors import UnknownSourceError
+from adapter_service.jobs.context import JobContext
+from adapter_service.jobs.job import Job, Phase
+from adapter_service.jobs.judging import measure, reread
+from adapter_service.jobs.learning import Streamed, Trained, stream, train
+from adapter_service.jobs.train_request import TrainRequest, settings_for
+from adapter_service.settings import Settings, did_you_mean
+from adapter_service.training.gate import Decision, decide
+
+if TYPE_CHECKING:
+    from adapter_service.training.loop import Progress
+
+# A first guess, until a job of this process was measured: tokens of a short sentence pair, and per second.
+_TOKENS_PER_SAMPLE = 45
+
+
+class TrainingPipeline:
+    """Runs jobs for the runner; `work_dir` holds what is not yet a version."""
+
+    def __init__(self, settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._versions = versions
+        self._work_dir = work_dir
+        self._tokens_per_second: float | None = None
+
+    def estimate(self, request: TrainRequest) -> dict[str, Any]:
+        """How much work a request is: at most so many samples and steps, and seconds where speed is known."""
+        settings = settings_for(request, self._settings)
+        samples = settings.data.max_train_samples
+        per_step = settings.training.per_device_train_batch_size * settings.training.gradient_accumulation_steps
+        steps = settings.training.num_epochs * math.ceil(samples / per_step)
+        steps = min(steps, settings.training.max_steps or steps)
+        speed = self._tokens_per_second
+        seconds = round(steps * per_step * _TOKENS_PER_SAMPLE / speed) if speed else None
+        took = f"about {seconds} s" if seconds else "time unknown until a first job was measured"
+        return {
+            "samples": samples,
+            "steps": steps,
+            "seconds": seconds,
+            "message": f"at most {samples} samples, {steps} steps of {per_step} sequences; {took}",
+        }
+
+    def __call__(self, job: Job, context: JobContext) -> Mapping[str, Any]:
+        request = TrainRequest.model_validate(dict(job.request))
+        settings = settings_for(request, self._settings)
+        watch = _JobWatch(context)
+        folder = self._work_dir / job.id
+        parent = self._versions.resolve(request.init_adapter) if request.init_adapter else None
+        context.report(phase=Phase.STREAMING)
+        streamed = stream(settings, self._opener(settings), self._engine, watch)
+        context.report(samples=streamed.counts, source=streamed.source)
+        key = self._key(settings, streamed, parent)
+        version = self._versions.find(job.adapter, key)
+        if version is not None:
+            context.log(
+                f"{version.reference} was trained on the same samples with the same settings; it is judged anew"
+            )
+            result: dict[str, Any] = {"training": None}
+        else:
+            context.report(phase=Phase.TRAINING)
+            trained = train(
+                settings,
+                streamed.dataset,
+                self._engine,
+                watch,
+                start=_files(parent) if parent else None,
+                checkpoint=folder / "checkpoint",
+                run_key=key,
+            )
+            self._tokens_per_second = trained.result.tokens / max(trained.result.seconds, 1e-9)
+            version = self._publish(job, settings, streamed, trained, key, parent, folder)
+            result = {"training": asdict(trained.result)}
+        version, decision = self._judge(settings, streamed, version, context, watch)
+        shutil.rmtree(folder, ignore_errors=True)
+        return {
+            **result,
+            "version": version.number,
+            "reference": version.reference,
+            "version_status": str(version.status),
+            "gate": decision.as_dict() if decision else dict(version.gate),
+            "samples": dict(streamed.counts),
+            "source": streamed.source,
+            "settings": settings.masked(),
+        }
+
+    def _opener(self, settings: Settings) -> Callable[[str], Connector]:
+        how: dict[str, Any] = {
+            "languages": settings.data.languages,
+            "seed": settings.training.seed,
+            "shuffle_buffer": settings.data.shuffle_buffer,
+        }
+
+        def opener(name: str) -> Connector:
+            if is_raw(name):
+                return open_raw(name, settings.security.raw_sources, **how)
+            if name not in settings.sources:
+                raise UnknownSourceError(
+                    f"unknown source {name!r}{did_you_mean(name, settings.sources) or ';'} "
+                    f"configured: {', '.join(settings.sources) or 'none'}"
+                )
+            return open_source(settings.sources[name], **how)
+
+        return opener
+
+    def _key(self, settings: Settings, streamed: Streamed, parent: Version | None) -> str:
+        base = self._engine.base
+        parameters = {
+            "lora": settings.lora.model_dump(mode="json"),
+            "training": settings.training.model_dump(mode="json"),
+            "precision": base.precision.to_dict(),
+            "template": self._engine.renderer.template_id,
+        }
+        del parameters["precision"]["reason"]  # has this start's measurement in it
+        return version_key(streamed.dataset.samples_hash, parameters, base.identity, parent.key if parent else None)
+
+    def _publish(
+        self,
+        job: Job,
+        settings: Settings,
+        streamed: Streamed,
+        trained: Trained,
+        key: str,
+        parent: Version | None,
+        folder: Path,
+    ) -> Version:
+        """Write the candidate's files and make them an immutable version."""
+        from adapter_service.lora.folder import write_folder
+        from adapter_service.training.card import metadata, write_card
+
+        artifact = folder / "artifact"
+        shutil.rmtree(artifact, ignore_errors=True)
+        artifact.mkdir(parents=True)
+        base = self._engine.base
+        write_folder(trained.adapter, artifact, base_name=base.name)
+        described = metadata(
+            name=job.adapter,
+            source=streamed.source,
+            base=base,
+            lora=settings.lora,
+            training=settings.training,
+            dataset=streamed.dataset,
+            result=trained.result,
+            template_id=self._engine.renderer.template_id,
+        )
+        write_card(artifact, described)
+        (artifact / "resolved_config.yaml").write_text(yaml.safe_dump(settings.masked(), allow_unicode=True))
+        return self._versions.publish(
+            job.adapter, artifact, key=key, job_id=job.id, base_id=base.identity, parent=parent
+        )
+
+    def _judge(
+        self, settings: Settings, streamed: Streamed, version: Version, context: JobContext, watch: _JobWatch
+    ) -> tuple[Version, Decision | None]:
+        """Hold the version against what is live (else the base), and let it go live or not."""
+        if not settings.gate.enabled:
+            context.report(phase=Phase.PUBLISHING)
+            context.log("gate.enabled is false: the version goes live unjudged")
+            return self._versions.go_live(
+                version, {"verdict": "not judged", "reasons": ["gate.enabled is false"]}
+            ), None
+        context.report(phase=Phase.EVALUATING)
+        live = self._versions.live(version.adapter)
+        held = streamed.dataset
+        candidate = measure(settings, held, self._engine, watch, _files(version))
+        candidate = reread(settings, held, self._engine, watch, candidate, _files(version))
+        incumbent = measure(settings, held, self._engine, watch, _files(live) if live else None)
+        context.report(phase=Phase.GATING)
+        decision = decide(candidate, incumbent, settings.gate, seed=settings.training.seed)
+        against = live.reference if live else "the base"
+        for reason in decision.reasons:
+            context.log(f"gate, against {against}: {reason}")
+        context.report(phase=Phase.PUBLISHING, gate=decision.as_dict())
+        verdict = {**decision.as_dict(), "against": against}
+        if decision.passed:
+            version = self._versions.go_live(version, verdict)
+        else:
+            version = self._versions.reject(version, decision.reasons, verdict)
+        context.log(f"{version.reference} is {version.status}")
+        return version, decision
+
+
+class _JobWatch:
+    """Passes what happens in a run on to the job's row and log."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+
+    def streamed(self, counts: Mapping[str, Any]) -> None:
+        self._context.report(samples=dict(counts))
+
+    def trained(self, progress: Progress) -> None:
+        described = asdict(progress)
+        step, total = described.pop("step"), described.pop("total_steps")
+        self._context.report(step=step, total=total, **described)
+        self._context.log(
+            f"step {step} of {total}: loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s, "
+            f"{progress.seconds_left:.0f} s left"
+        )
+
+    def note(self, message: str) -> None:
+        self._context.log(message)
+
+    def cancelled(self) -> bool:
+        return self._context.cancelled() or self._context.stopping()
+
+
+def _files(version: Version) -> AdapterFiles:
+    return AdapterFiles(version.key, version.path)

@@ -1,0 +1,112 @@
+"""The samples of one run: streamed once, rendered to tokens, with a holdout set aside by hash.
+
+A sample's hash decides which side it is on, so the holdout is the same whatever the order, the
+paraphrase or the number of samples, and no later run of the same corpus trains on it either.
+Tokens are kept in memory, at most `max_bytes` of them: a source of any size can be read from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from adapter_service.errors import InvalidSampleError, NothingToLearnError, TooManyBadRecordsError
+from adapter_service.rendering import RenderedSample, Renderer
+from adapter_service.samples import Sample
+
+# A Python integer and its place in a tuple.
+_BYTES_PER_TOKEN = 40
+_KEY_SPACE = 16**16
+
+
+@dataclass(slots=True)
+class Dataset:
+    """`train` and the rendered holdout; `holdout` keeps the samples as well, to generate and compare.
+
+    `too_long` were left out for their length; `stopped_by` says why the stream was left before its end.
+    """
+
+    train: list[RenderedSample] = field(default_factory=list)
+    holdout: list[Sample] = field(default_factory=list)
+    holdout_rendered: list[RenderedSample] = field(default_factory=list)
+    too_long: int = 0
+    stopped_by: str | None = None
+    tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def samples_hash(self) -> str:
+        """Changes with the tokens trained on, their order, and where the completions begin."""
+        digest = hashlib.sha256()
+        for sample in self.train:
+            digest.update(f"{sample.completion_start}:{sample.ids};".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    max_samples: int
+    max_tokens: int
+    max_bytes: int
+    max_skipped_fraction: float
+    holdout_fraction: float
+    max_holdout_samples: int
+
+
+def is_held_out(key: str, fraction: float) -> bool:
+    """Whether a sample (`Sample.key`) belongs to the holdout, of which there is `fraction` of all."""
+    return int(key, 16) < fraction * _KEY_SPACE
+
+
+def collect(stream: Iterable[Sample], renderer: Renderer, limits: Limits) -> Dataset:
+    """Read until `max_samples` are there to train on, or the stream ends, or memory's share is used.
+
+    Raises:
+        TooManyBadRecordsError: too large a share is longer than `max_tokens`.
+        NothingToLearnError: no sample is left to train on.
+    """
+    dataset = Dataset()
+    for sample in stream:
+        _add(dataset, sample, renderer, limits)
+        if len(dataset.train) >= limits.max_samples:
+            dataset.stopped_by = f"data.max_train_samples = {limits.max_samples}"
+            break
+        if dataset.tokens * _BYTES_PER_TOKEN >= limits.max_bytes:
+            dataset.stopped_by = f"data.max_cache_mb: {len(dataset.train)} samples fill it"
+            break
+    _check(dataset, limits)
+    return dataset
+
+
+def _add(dataset: Dataset, sample: Sample, renderer: Renderer, limits: Limits) -> None:
+    held_out = is_held_out(sample.key, limits.holdout_fraction)
+    if held_out and len(dataset.holdout) >= limits.max_holdout_samples:
+        return
+    try:
+        rendered = renderer.render(sample, limits.max_tokens)
+    except InvalidSampleError:
+        dataset.too_long += 1
+        return
+    if held_out:
+        dataset.holdout.append(sample)
+        dataset.holdout_rendered.append(rendered)
+        return
+    dataset.train.append(rendered)
+    dataset.tokens += len(rendered.ids)
+    dataset.completion_tokens += rendered.completion_tokens
+
+
+def _check(dataset: Dataset, limits: Limits) -> None:
+    seen = len(dataset.train) + len(dataset.holdout) + dataset.too_long
+    if dataset.too_long > limits.max_skipped_fraction * seen:
+        raise TooManyBadRecordsError(
+            f"{dataset.too_long} of {seen} samples have more than {limits.max_tokens} tokens or an empty answer, "
+            f"and data.max_skipped_fraction allows {limits.max_skipped_fraction:.0%}; "
+            "raise training.max_seq_length, or split them"
+        )
+    if not dataset.train:
+        raise NothingToLearnError(
+            f"{seen} samples were streamed and none is left to train on "
+            f"({len(dataset.holdout)} held out, {dataset.too_long} too long or empty)"
+        )
