@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adapter_service.api.app import create_app
+from adapter_service.api.log_lines import log_as_json_lines
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -21,6 +22,7 @@ globals().pop("app")
 def __getattr__(name: str) -> FastAPI:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    log_as_json_lines()
     application = create_app()
     globals()["app"] = application
     return application

@@ -11,7 +11,7 @@ from adapter_service.api.resident import check_base
 from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, Usage
 from adapter_service.api.services import Services
 from adapter_service.engine.requests import AdapterFiles, Generation, GenerationResult, Sampling
-from adapter_service.errors import InvalidParameterError, PromptTooLongError, UnknownAdapterError
+from adapter_service.errors import ConflictError, InvalidParameterError, PromptTooLongError, UnknownAdapterError
 from adapter_service.instructions import target_language
 from adapter_service.languages import Language, detect, find
 from adapter_service.samples import Message
@@ -70,6 +70,7 @@ def ask(body: GenerateBody, services: Services, *, trace_id: str, arrived_at: fl
     language = find(body.lang) if body.lang is not None else target_language(body.prompt)
     version = chosen_version(body, services)
     sampling = sampling_for(body, settings.serving)
+    _check_base_of(version, services)
     _check_tokens(body, services)
     files = AdapterFiles(version.key, version.path) if version else None
     generation = services.engine.submit([Message("user", body.prompt)], sampling, files)
@@ -109,8 +110,7 @@ def _adapter_name(body: GenerateBody) -> str | None:
         )
     if body.adapter is not None and {older, body.adapter} - _BASE_NAMES and older != body.adapter:
         raise InvalidParameterError(
-            f"'adapter' is {body.adapter!r} and 'adapter_path' is {older!r}, but both name the adapter; "
-            "give it once",
+            f"'adapter' is {body.adapter!r} and 'adapter_path' is {older!r}, but both name the adapter; give it once",
             parameter="adapter_path",
         )
     return older
@@ -152,6 +152,16 @@ def _samples(body: GenerateBody) -> bool:
     return body.temperature != 0.0 and any(value is not None for value in given)
 
 
+def _check_base_of(version: Version | None, services: Services) -> None:
+    """A version made for another base has other shapes, or fits and answers nonsense."""
+    base = services.engine.base
+    if version is not None and version.base_id != base.identity:
+        raise ConflictError(
+            f"{version.reference} was trained on another base than the resident one ({base.name}); "
+            "ask for another version, or train the adapter again"
+        )
+
+
 def _check_tokens(body: GenerateBody, services: Services) -> None:
     """What can be checked only with the base's own tokenizer."""
     base, renderer = services.engine.base, services.engine.renderer
@@ -165,8 +175,7 @@ def _check_tokens(body: GenerateBody, services: Services) -> None:
     limit = services.settings.serving.max_prompt_tokens
     if (found := len(renderer.text_ids(body.prompt))) > limit:
         raise PromptTooLongError(
-            f"the prompt has {found} tokens; this service allows {limit} (serving.max_prompt_tokens): "
-            "shorten it"
+            f"the prompt has {found} tokens; this service allows {limit} (serving.max_prompt_tokens): shorten it"
         )
 
 

@@ -100,9 +100,7 @@ def problem_of(scope: Scope, error: Exception) -> dict[str, Any]:
             detail="something unexpected went wrong; the service's log has it under this trace_id",
         )
     parameter = error.parameter if isinstance(error, errors.InvalidParameterError) else None
-    return problem_object(
-        scope, status=status_of(error), code=error.code, detail=str(error), parameter=parameter
-    )
+    return problem_object(scope, status=status_of(error), code=error.code, detail=str(error), parameter=parameter)
 
 
 def problem_response(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:

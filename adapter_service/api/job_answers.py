@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from adapter_service.api.errors import without_paths
 from adapter_service.api.schemas.training import JobAnswer, JobError
 from adapter_service.api.services import Services
 from adapter_service.jobs.job import Job, JobStatus
 
-# What the pipeline reports and the answer has fields of their own for; the rest goes into `details`.
-_FIELDS = (
+# What the pipeline reports and the answer has fields of their own for, and the resolved settings, which
+# have folders of this machine in them; the rest goes into `details`.
+_NOT_DETAILS = (
     "loss",
     "tokens_per_second",
     "seconds_left",
@@ -19,12 +21,13 @@ _FIELDS = (
     "gate",
     "version",
     "source",
+    "settings",
 )
 
 
 def job_answer(job: Job, services: Services) -> JobAnswer:
     told: dict[str, Any] = {**job.progress, **(job.result or {})}
-    error = JobError(code=job.error_code, message=job.error_message or "") if job.error_code else None
+    error = JobError(code=job.error_code, message=_error_text(job)) if job.error_code else None
     return JobAnswer(
         job_id=job.id,
         adapter=job.adapter,
@@ -49,7 +52,7 @@ def job_answer(job: Job, services: Services) -> JobAnswer:
         attempt=job.attempt,
         source=told.get("source") or job.request.get("source") or services.settings.data.source,
         cancel_requested=job.cancel_requested,
-        details={name: value for name, value in told.items() if name not in _FIELDS},
+        details={name: value for name, value in told.items() if name not in _NOT_DETAILS},
     )
 
 
@@ -70,7 +73,11 @@ def message(job: Job, position: int | None) -> str:
         return f"{doing}, step {job.step} of {job.total_steps or '?'}{asked}"
     if job.status is JobStatus.SUCCEEDED:
         return _verdict(job.result or {})
-    return job.error_message or str(job.status)
+    return _error_text(job) or str(job.status)
+
+
+def _error_text(job: Job) -> str:
+    return without_paths(job.error_message or "")
 
 
 def _verdict(result: Mapping[str, Any]) -> str:

@@ -33,9 +33,7 @@ def check_file(parameter: str, wanted: str | None, in_use: Path | None) -> None:
     """The file in use by its name or its path; it is compared as text and never opened."""
     if wanted is None or (in_use is not None and PurePath(wanted) in {PurePath(in_use.name), in_use}):
         return
-    found = (
-        f"the file in use is {in_use.name!r}" if in_use else "no file is in use, the built-in settings hold"
-    )
+    found = f"the file in use is {in_use.name!r}" if in_use else "no file is in use, the built-in settings hold"
     raise InvalidParameterError(
         f"'{parameter}' is {wanted[:200]!r}; {found}, and none is opened for a request: leave the field out, "
         "or start the service with that file",

@@ -112,9 +112,7 @@ def base_loader(settings: Settings) -> LoadBase:
     return load
 
 
-def _training_pipeline(
-    settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path
-) -> Pipeline:
+def _training_pipeline(settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path) -> Pipeline:
     from adapter_service.jobs.pipeline import TrainingPipeline
 
     pipeline: Pipeline = TrainingPipeline(settings, engine, versions, work_dir)

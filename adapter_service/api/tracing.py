@@ -55,9 +55,7 @@ class Tracing:
             if status != CLIENT_GONE:
                 raise  # the answer has begun; all that is left is to close the connection
             if not isinstance(error, InvalidParameterError):
-                log.exception(
-                    "a request failed", extra={"action": "request_failed", "trace_id": state["trace_id"]}
-                )
+                log.exception("a request failed", extra={"action": "request_failed", "trace_id": state["trace_id"]})
             await error_response(scope, error)(scope, receive, traced)
         finally:
             _log_line(scope, status, time.monotonic() - started)

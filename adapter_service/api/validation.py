@@ -61,9 +61,7 @@ def _name(detail: Mapping[str, Any], body: Any) -> str:
 def _sentence(detail: Mapping[str, Any], where: str, name: str, allowed: Sequence[str]) -> str:
     kind, wish = detail["type"], str(detail["msg"])
     if kind == "json_invalid":
-        return (
-            f"the body is not JSON ({detail['ctx']['error']} at character {detail['loc'][1]}); mend it there"
-        )
+        return f"the body is not JSON ({detail['ctx']['error']} at character {detail['loc'][1]}); mend it there"
     if kind == "extra_forbidden":
         hint = did_you_mean(name, allowed) or ";"
         return f"unknown field '{name}'{hint} allowed: {', '.join(allowed) or 'none'}"

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service.api import create_app
-from adapter_service.api.services import Pipeline, Services, build_services
+from adapter_service.api.services import MakePipeline, Pipeline, Services, build_services
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.train_request import TrainRequest
@@ -43,7 +43,7 @@ class QuickPipeline(Pipeline):
         return {"asked": dict(job.request)}
 
     def estimate(self, request: TrainRequest) -> Mapping[str, Any]:
-        return {"samples": 3, "steps": 1, "seconds": None, "text": "3 samples, 1 step"}
+        return {"samples": 3, "steps": 1, "seconds": None, "message": "3 samples, 1 step"}
 
 
 def settings_in(state_dir: Path, **sections: Any) -> Settings:
@@ -76,7 +76,7 @@ MakeServices = Callable[..., Services]
 
 @pytest.fixture
 def make_services(tmp_path: Path) -> Iterator[MakeServices]:
-    """Services in a folder of their own; without `load_base` the base never stops loading."""
+    """Services in a folder of their own; their base never stops loading."""
     made: list[Services] = []
     waiting = threading.Event()
 
@@ -85,9 +85,9 @@ def make_services(tmp_path: Path) -> Iterator[MakeServices]:
         waiting.wait()
         raise AssertionError("the test is over")
 
-    def make(load_base: Callable[[Callable[[str], None]], BaseModel] = wait, **sections: Any) -> Services:
+    def make(make_pipeline: MakePipeline = lambda *_: QuickPipeline(), **sections: Any) -> Services:
         settings = settings_in(tmp_path / "state", **sections)
-        services = build_services(settings, load_base=load_base, make_pipeline=lambda *_: QuickPipeline())
+        services = build_services(settings, load_base=wait, make_pipeline=make_pipeline)
         made.append(services)
         return services
 
@@ -115,9 +115,7 @@ def client(services: Services) -> TestClient:
 def model_services(small_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """The small real base behind a running engine."""
     settings = settings_in(tmp_path_factory.mktemp("served"))
-    services = build_services(
-        settings, load_base=lambda note: small_base, make_pipeline=lambda *_: QuickPipeline()
-    )
+    services = build_services(settings, load_base=lambda note: small_base, make_pipeline=lambda *_: QuickPipeline())
     services.start()
     services.engine.wait_until_ready(60)
     yield services

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from adapter_service.api.asking import sampling_for
 from adapter_service.api.schemas.generation import GenerateBody
 from adapter_service.settings import ServingSettings
-from tests.api.conftest import SMALL_BASE
+from tests.conftest import SMALL_BASE
 
 
 def ask(client: TestClient, **body: Any) -> Any:

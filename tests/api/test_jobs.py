@@ -14,9 +14,7 @@ from adapter_service.jobs.job import Job, Phase
 
 @pytest.fixture
 def job(services: Services) -> Job:
-    return services.jobs.create(
-        {"adapter": "hindi", "source": "small"}, adapter="hindi", trace_id="t-1", queue_limit=9
-    )
+    return services.jobs.create({"adapter": "hindi", "source": "small"}, adapter="hindi", trace_id="t-1", queue_limit=9)
 
 
 def test_a_waiting_job_says_its_place(client: TestClient, job: Job) -> None:
@@ -28,7 +26,13 @@ def test_a_waiting_job_says_its_place(client: TestClient, job: Job) -> None:
 def test_a_running_job_says_how_far_it_is(client: TestClient, services: Services, job: Job) -> None:
     running = services.jobs.claim_next()
     assert running is not None
-    metrics = {"loss": 2.5, "samples": {"read": 8, "used": 7, "skipped": 1}, "unforeseen": 1}
+    # The resolved settings have folders of this machine in them.
+    metrics = {
+        "settings": {"state_dir": "/x/y"},
+        "loss": 2.5,
+        "samples": {"read": 8, "used": 7, "skipped": 1},
+        "unforeseen": 1,
+    }
     services.jobs.progress(running, phase=Phase.TRAINING, step=3, total_steps=4, metrics=metrics)
     answer = client.get(f"/adapter/status/{job.id}").json()
     assert (answer["phase"], answer["progress"], answer["loss"]) == ("training", 0.75, 2.5)
@@ -37,9 +41,7 @@ def test_a_running_job_says_how_far_it_is(client: TestClient, services: Services
     assert client.get("/health").json()["active_job"] == job.id
 
 
-def test_a_job_that_failed_says_why_and_with_which_code(
-    client: TestClient, services: Services, job: Job
-) -> None:
+def test_a_job_that_failed_says_why_and_with_which_code(client: TestClient, services: Services, job: Job) -> None:
     running = services.jobs.claim_next()
     assert running is not None
     services.jobs.fail(running, "empty_source", "source 'small' has no records")
@@ -48,9 +50,7 @@ def test_a_job_that_failed_says_why_and_with_which_code(
     assert answer["finished_at"]
 
 
-def test_a_job_whose_gate_said_no_succeeded_and_says_so(
-    client: TestClient, services: Services, job: Job
-) -> None:
+def test_a_job_whose_gate_said_no_succeeded_and_says_so(client: TestClient, services: Services, job: Job) -> None:
     running = services.jobs.claim_next()
     assert running is not None
     gate = {"accepted": False, "reasons": ["no gain"]}
@@ -96,9 +96,7 @@ def published(services: Services, folder: Path, name: str, key: str) -> Version:
     return services.versions.publish(name, work, key=key * 16, job_id=None, base_id="b")
 
 
-def test_adapters_are_listed_with_their_versions(
-    client: TestClient, services: Services, tmp_path: Path
-) -> None:
+def test_adapters_are_listed_with_their_versions(client: TestClient, services: Services, tmp_path: Path) -> None:
     services.versions.go_live(published(services, tmp_path, "hindi", "a"))
     services.versions.reject(published(services, tmp_path, "hindi", "b"), ["worse"])
     answer = client.get("/adapter/list").json()

@@ -79,9 +79,7 @@ def test_every_operation_has_words_and_bodies_have_examples(document: Any) -> No
 
 def test_bounds_of_the_settings_and_older_names_are_in_the_training_schema(document: Any) -> None:
     properties = document["components"]["schemas"]["TrainBody"]["properties"]
-    assert {"minimum": 1, "maximum": 1024, "type": "integer"}.items() <= properties["lora_r"]["anyOf"][
-        0
-    ].items()
+    assert {"minimum": 1, "maximum": 1024, "type": "integer"}.items() <= properties["lora_r"]["anyOf"][0].items()
     assert properties["max_samples"]["deprecated"] is True
 
 

@@ -29,9 +29,7 @@ def test_a_preview_has_the_first_samples_and_what_was_skipped(client: TestClient
     assert whole["skipped"] == {"no field 'target'": 1}
 
 
-def test_a_preview_ends_although_nothing_gets_through(
-    services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_preview_ends_although_nothing_gets_through(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preview, "MAX_SKIPPED", 1)
     answer = preview.preview(services.settings.sources["small"], 50)
     assert (len(answer.samples), sum(answer.skipped.values())) == (3, 1)

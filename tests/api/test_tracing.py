@@ -36,9 +36,7 @@ def test_a_trace_id_that_cannot_be_echoed_is_refused(client: TestClient, given: 
     assert client.post("/generate-lite", json={"prompt": "x", "trace_id": given}).status_code == 422
 
 
-def test_a_request_leaves_one_line_without_what_was_asked(
-    client: TestClient, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_request_leaves_one_line_without_what_was_asked(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="adapter_service"):
         client.post("/generate-lite", json={"prompt": "my secret", "adapter": "x", "trace_id": "t-3"})
     (line,) = [record for record in caplog.records if getattr(record, "action", "") == "request"]

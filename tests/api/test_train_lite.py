@@ -11,7 +11,8 @@ from adapter_service.api.accepting import checked_request
 from adapter_service.api.schemas.training import OLDER_NAMES, TrainBody
 from adapter_service.api.services import Services
 from adapter_service.jobs.train_request import OVERRIDES, TrainRequest, settings_for
-from tests.api.conftest import SMALL_BASE, MakeServices, client_of
+from tests.api.conftest import MakeServices, client_of
+from tests.conftest import SMALL_BASE
 
 # A value for every field that a request may have, none of them the default.
 VALUES: dict[str, Any] = {
@@ -30,7 +31,7 @@ VALUES: dict[str, Any] = {
     "weight_decay": 0.1,
     "max_grad_norm": 0.5,
     "max_seq_length": 64,
-    "token_budget": 128,
+    "token_budget": 1024,
     "save_steps": 11,
     "seed": 42,
     "lora_r": 4,
@@ -59,9 +60,7 @@ def test_the_values_of_this_test_are_all_there_are() -> None:
 
 
 @pytest.mark.parametrize("field", OVERRIDES)
-def test_every_field_reaches_the_settings_of_the_job(
-    client: TestClient, services: Services, field: str
-) -> None:
+def test_every_field_reaches_the_settings_of_the_job(client: TestClient, services: Services, field: str) -> None:
     job = services.jobs.get(train(client, {field: VALUES[field]}).json()["job_id"])
     section, key = OVERRIDES[field]
     changed = settings_for(TrainRequest(**job.request), services.settings)

@@ -29,9 +29,7 @@ def list_adapters(services: Wired) -> AdapterList:
 def roll_back(name: str, services: Wired) -> RollbackAnswer:
     """Serve the version that was live before the present one."""
     version = services.versions.rollback(name)
-    return RollbackAnswer(
-        adapter=name, live_version=version.number, message=f"{version.reference} is live again"
-    )
+    return RollbackAnswer(adapter=name, live_version=version.number, message=f"{version.reference} is live again")
 
 
 def _adapter(name: str, versions: list[Version]) -> AdapterAnswer:

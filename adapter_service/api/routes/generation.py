@@ -49,7 +49,7 @@ _STREAM = {
 
 
 @router.post(
-    "/generate-lite", response_model=GenerateAnswer, responses={200: _STREAM, **can_fail_with(404, 429, 503)}
+    "/generate-lite", response_model=GenerateAnswer, responses={200: _STREAM, **can_fail_with(404, 409, 429, 503)}
 )
 async def generate(
     body: Annotated[GenerateBody, Body(openapi_examples=_EXAMPLES)],

@@ -34,9 +34,7 @@ _EXAMPLES = {
 }
 IdempotencyKey = Annotated[
     str | None,
-    Header(
-        min_length=1, max_length=200, description="A repeated request with the same key makes no second job."
-    ),
+    Header(min_length=1, max_length=200, description="A repeated request with the same key makes no second job."),
 ]
 
 

@@ -52,7 +52,7 @@ class Problem(Answer):
     status: int = Field(examples=[404])
     detail: str = Field(description="What was found, what is allowed, what to do next.")
     code: str = Field(examples=["unknown_adapter"])
-    instance: str | None = Field(None, description="The path that was asked.")
+    instance: str | None = Field(default=None, description="The path that was asked.")
     trace_id: str | None = None
-    parameter: str | None = Field(None, description="The field at fault, as the caller wrote it.")
-    errors: list[Fault] | None = Field(None, description="Every field at fault, for a body that is refused.")
+    parameter: str | None = Field(default=None, description="The field at fault, as the caller wrote it.")
+    errors: list[Fault] | None = Field(default=None, description="Every field at fault, for a body that is refused.")

@@ -21,46 +21,44 @@ class GenerateBody(Body):
         min_length=1, description="What shall be answered.", examples=["Translate to Hindi: Good morning"]
     )
     lang: str | None = Field(
-        None,
+        default=None,
         max_length=100,
         description="Of the answer: a BCP-47 tag or a name. Without it, the one that the prompt asks for.",
         examples=["hi", "hi-Deva-IN", "Hindi"],
     )
     adapter: str | None = Field(
-        None,
+        default=None,
         min_length=1,
         max_length=100,
         description="Name or `name@version`; `base` is the base alone. Without it the configured default.",
         examples=["multilingual", "multilingual@3", "base"],
     )
-    max_new_tokens: int | None = Field(None, ge=1, description="At most `serving.max_new_tokens_limit`.")
-    min_new_tokens: int = Field(0, ge=0, description="No end of the answer before so many tokens.")
-    temperature: float | None = Field(None, ge=0.0, le=2.0, description="0 is greedy.")
-    top_p: float | None = Field(None, gt=0.0, le=1.0)
-    top_k: int | None = Field(None, ge=0, le=1_000_000, description="0 is all.")
-    repetition_penalty: float | None = Field(
-        None, gt=0.0, le=10.0, description="Of tokens already generated."
-    )
+    max_new_tokens: int | None = Field(default=None, ge=1, description="At most `serving.max_new_tokens_limit`.")
+    min_new_tokens: int = Field(default=0, ge=0, description="No end of the answer before so many tokens.")
+    temperature: float | None = Field(default=None, ge=0.0, le=2.0, description="0 is greedy.")
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    top_k: int | None = Field(default=None, ge=0, le=1_000_000, description="0 is all.")
+    repetition_penalty: float | None = Field(default=None, gt=0.0, le=10.0, description="Of tokens already generated.")
     do_sample: bool | None = Field(
-        None, description="False is greedy, whatever temperature, top_p and top_k say."
+        default=None, description="False is greedy, whatever temperature, top_p and top_k say."
     )
-    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="The same seed gives the same answer.")
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="The same seed gives the same answer.")
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = Field(
-        None, description="Texts before which the answer ends."
+        default=None, description="Texts before which the answer ends."
     )
     eos_token_id: TokenId | Annotated[list[TokenId], Field(max_length=16)] | None = Field(
-        None, description="Token ids that end the answer too."
+        default=None, description="Token ids that end the answer too."
     )
     stream: bool = Field(default=False, description="Server-sent events: `token`, then `done` or `error`.")
     trace_id: TraceId | None = None
     adapter_path: str | None = Field(
-        None,
+        default=None,
         max_length=1000,
         description='Older name of `adapter`; a name or "none", never a path.',
         json_schema_extra=DEPRECATED,
     )
     base_model: str | None = Field(
-        None,
+        default=None,
         max_length=1000,
         description="The resident base; any other is refused.",
         json_schema_extra=DEPRECATED,
@@ -70,9 +68,7 @@ class GenerateBody(Body):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     def eos_ids(self) -> frozenset[int]:
-        return frozenset(
-            {self.eos_token_id} if isinstance(self.eos_token_id, int) else self.eos_token_id or ()
-        )
+        return frozenset({self.eos_token_id} if isinstance(self.eos_token_id, int) else self.eos_token_id or ())
 
 
 class Usage(Answer):
@@ -87,9 +83,7 @@ class GenerateAnswer(Answer):
     text: str = Field(examples=["सुप्रभात"])
     generated_text: str = Field(description="The same as `text`, for older clients.", examples=["सुप्रभात"])
     lang: str | None = Field(description="The language asked for, else the one detected.", examples=["hi"])
-    lang_tag: str | None = Field(
-        description="With script and region, for a speech engine.", examples=["hi-Deva-IN"]
-    )
+    lang_tag: str | None = Field(description="With script and region, for a speech engine.", examples=["hi-Deva-IN"])
     lang_ok: bool | None = Field(
         description="Whether script and language are those asked for; null when none was.", examples=[True]
     )

@@ -11,12 +11,12 @@ from adapter_service.jobs.logs import LogPage
 
 
 class LogQuery(QueryParameters):
-    start: int = Field(0, ge=0, le=1_000_000_000, description="First line; 0 is the oldest.")
-    limit: int = Field(500, ge=1, le=5000)
+    start: int = Field(default=0, ge=0, le=1_000_000_000, description="First line; 0 is the oldest.")
+    limit: int = Field(default=500, ge=1, le=5000)
 
 
 class TailQuery(QueryParameters):
-    n: int = Field(200, ge=1, le=5000)
+    n: int = Field(default=200, ge=1, le=5000)
 
 
 class LogAnswer(Answer):

@@ -14,9 +14,7 @@ class SourceAnswer(Answer):
     name: str
     kind: str
     default: bool = Field(description="Whether a job that names no source reads this one.")
-    options: dict[str, Any] = Field(
-        description="As configured: secrets masked, headers and folders left out."
-    )
+    options: dict[str, Any] = Field(description="As configured: secrets masked, headers and folders left out.")
 
 
 class SourceList(Answer):
@@ -24,7 +22,7 @@ class SourceList(Answer):
 
 
 class PreviewQuery(QueryParameters):
-    n: int = Field(5, ge=1, le=50, description="How many samples.")
+    n: int = Field(default=5, ge=1, le=50, description="How many samples.")
 
 
 class MessageAnswer(Answer):
@@ -46,6 +44,4 @@ class SampleAnswer(Answer):
 class PreviewAnswer(Answer):
     source: str
     samples: list[SampleAnswer]
-    skipped: dict[str, int] = Field(
-        description="Reason → records that gave no sample, up to the last one shown."
-    )
+    skipped: dict[str, int] = Field(description="Reason → records that gave no sample, up to the last one shown.")

@@ -56,18 +56,14 @@ class TrainBody(TrainRequest):
     adapter: AdapterName | None = Field(  # type: ignore[assignment]  # the configured default may be meant
         None, description="The adapter that gets a new version; without it `serving.default_adapter`."
     )
-    base_model: str | None = Field(None, description="The resident base; any other is refused.")
-    use_8bit: bool | None = Field(
-        None, description="How the resident base is held; anything else is refused."
-    )
-    use_4bit: bool | None = Field(
-        None, description="How the resident base is held; anything else is refused."
-    )
+    base_model: str | None = Field(default=None, description="The resident base; any other is refused.")
+    use_8bit: bool | None = Field(default=None, description="How the resident base is held; anything else is refused.")
+    use_4bit: bool | None = Field(default=None, description="How the resident base is held; anything else is refused.")
     config_path: str | None = Field(
-        None, description="The configuration in use; never opened.", json_schema_extra=DEPRECATED
+        default=None, description="The configuration in use; never opened.", json_schema_extra=DEPRECATED
     )
     mcp_config_path: str | None = Field(
-        None, description="The file of sources in use; never opened.", json_schema_extra=DEPRECATED
+        default=None, description="The file of sources in use; never opened.", json_schema_extra=DEPRECATED
     )
     trace_id: TraceId | None = None
 
@@ -112,7 +108,7 @@ class TrainAnswer(Answer):
     created_at: datetime
     estimate: dict[str, Any] = Field(
         description="Samples, steps and, once this machine's speed is known, seconds; in words too.",
-        examples=[{"samples": 2000, "steps": 140, "seconds": None, "text": "2000 samples, 140 steps"}],
+        examples=[{"samples": 2000, "steps": 140, "seconds": None, "message": "at most 2000 samples, 140 steps"}],
     )
     trace_id: str
 
