@@ -141,7 +141,7 @@ def _answer(body: Mapping[str, Any]) -> Answer:
         text=body["text"],
         lang_tag=body.get("lang_tag"),
         lang_ok=body.get("lang_ok"),
-        version=body.get("version"),
+        version=None if body.get("version") is None else str(body["version"]),
         completion_tokens=int(body["usage"]["completion_tokens"]),
         finish_reason=body.get("finish_reason"),
         latency_ms=float(body["latency_ms"]),
