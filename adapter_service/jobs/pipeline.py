@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from adapter_service.adapters import Version, VersionStore, version_key
-from adapter_service.connectors.base import Connector
-from adapter_service.connectors.raw import is_raw, open_raw
-from adapter_service.connectors.registry import open_source
+from adapter_service.connectors.opening import source_opener
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
-from adapter_service.errors import UnknownSourceError
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job, Phase
 from adapter_service.jobs.judging import measure, reread
 from adapter_service.jobs.learning import Streamed, Trained, stream, train
 from adapter_service.jobs.train_request import TrainRequest, settings_for
-from adapter_service.settings import Settings, did_you_mean
+from adapter_service.settings import Settings
 from adapter_service.training.gate import Decision, decide
 
 if TYPE_CHECKING:
@@ -67,7 +64,7 @@ class TrainingPipeline:
         folder = self._work_dir / job.id
         parent = self._versions.resolve(request.init_adapter) if request.init_adapter else None
         context.report(phase=Phase.STREAMING)
-        streamed = stream(settings, self._opener(settings), self._engine, watch)
+        streamed = stream(settings, source_opener(settings), self._engine, watch)
         context.report(samples=streamed.counts, source=streamed.source)
         key = self._key(settings, streamed, parent)
         version = self._versions.find(job.adapter, key)
@@ -103,34 +100,16 @@ class TrainingPipeline:
             "settings": settings.masked(),
         }
 
-    def _opener(self, settings: Settings) -> Callable[[str], Connector]:
-        how: dict[str, Any] = {
-            "languages": settings.data.languages,
-            "seed": settings.training.seed,
-            "shuffle_buffer": settings.data.shuffle_buffer,
-        }
-
-        def opener(name: str) -> Connector:
-            if is_raw(name):
-                return open_raw(name, settings.security.raw_sources, **how)
-            if name not in settings.sources:
-                raise UnknownSourceError(
-                    f"unknown source {name!r}{did_you_mean(name, settings.sources) or ';'} "
-                    f"configured: {', '.join(settings.sources) or 'none'}"
-                )
-            return open_source(settings.sources[name], **how)
-
-        return opener
-
     def _key(self, settings: Settings, streamed: Streamed, parent: Version | None) -> str:
         base = self._engine.base
+        precision = base.precision.to_dict()
+        del precision["reason"]  # has this start's measurement in it
         parameters = {
             "lora": settings.lora.model_dump(mode="json"),
             "training": settings.training.model_dump(mode="json"),
-            "precision": base.precision.to_dict(),
+            "precision": precision,
             "template": self._engine.renderer.template_id,
         }
-        del parameters["precision"]["reason"]  # has this start's measurement in it
         return version_key(streamed.dataset.samples_hash, parameters, base.identity, parent.key if parent else None)
 
     def _publish(
@@ -178,8 +157,11 @@ class TrainingPipeline:
             return self._versions.go_live(
                 version, {"verdict": "not judged", "reasons": ["gate.enabled is false"]}
             ), None
-        context.report(phase=Phase.EVALUATING)
         live = self._versions.live(version.adapter)
+        if live and live.key == version.key:
+            context.log(f"{live.reference} is live already")
+            return live, None
+        context.report(phase=Phase.EVALUATING)
         held = streamed.dataset
         candidate = measure(settings, held, self._engine, watch, _files(version))
         candidate = reread(settings, held, self._engine, watch, candidate, _files(version))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from adapter_service.evaluate import Evaluation, Score
+from adapter_service.measuring.evaluate import Evaluation, Score
 from adapter_service.languages import LANGUAGES
-from adapter_service.markdown import table
+from adapter_service.measuring.markdown import table
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,8 +13,8 @@ import pytest
 
 from adapter_service.errors import InvalidInputError, NotReadyError
 from adapter_service.languages import find
-from adapter_service.smoke import Case, ServiceClient, SmokeReport, read_prompts, run_smoke
-from adapter_service.smoke_report import results, totals, write_report
+from adapter_service.measuring.smoke import Case, ServiceClient, SmokeReport, read_prompts, run_smoke
+from adapter_service.measuring.smoke_report import results, totals, write_report
 
 ANSWERS = {
     "Translate to Hindi: The weather is very good today.": "आज मौसम बहुत अच्छा है।",

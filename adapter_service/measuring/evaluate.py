@@ -10,8 +10,8 @@ from adapter_service.answers import MIN_SCRIPT_SHARE, Verdict, corpus_chrf, judg
 from adapter_service.errors import EmptySourceError, InvalidInputError
 from adapter_service.instructions import canonical
 from adapter_service.languages import LANGUAGES, Language
-from adapter_service.provenance import Result
-from adapter_service.retrieval import NearestNeighbour
+from adapter_service.measuring.provenance import Result
+from adapter_service.measuring.retrieval import NearestNeighbour
 from adapter_service.samples import Sample
 
 BASE = "base"

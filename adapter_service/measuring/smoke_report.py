@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from adapter_service.markdown import table
-from adapter_service.provenance import Result, commit, machine, versions, write_whole
-from adapter_service.smoke import Group, SmokeReport, SmokeRow
+from adapter_service.measuring.markdown import table
+from adapter_service.measuring.provenance import Result, commit, machine, versions, write_whole
+from adapter_service.measuring.smoke import Group, SmokeReport, SmokeRow
 
 _TITLES: dict[Group, str] = {
     "file": "The ten of the file",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from adapter_service import provenance
-from adapter_service.markdown import escape, table
+from adapter_service.measuring import provenance
+from adapter_service.measuring.markdown import escape, table
 
 
 @pytest.fixture

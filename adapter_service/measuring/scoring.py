@@ -1,0 +1,28 @@
+"""The evaluation of an adapter on the model in this process: held-out pairs, decoded in batches."""
+
+from __future__ import annotations
+
+from adapter_service.adapters import Version
+from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.requests import AdapterFiles, Sampling
+from adapter_service.measuring.evaluate import BASE, Evaluation, choose_pairs, evaluate
+from adapter_service.measuring.holdout import split_source
+from adapter_service.jobs.judging import generate_answers
+from adapter_service.settings import Settings
+
+_ANSWER_TOKENS = 64
+
+
+def evaluate_version(settings: Settings, engine: Engine, version: Version, source: str) -> Evaluation:
+    """Score `version` and the base on up to 100 pairs of the source's holdout, with the same prompts."""
+    held_out, rest = split_source(settings, source)
+    sampling = Sampling(max_new_tokens=_ANSWER_TOKENS, repetition_penalty=settings.serving.repetition_penalty)
+
+    def generate(prompts: list[str], adapter: str) -> list[str]:
+        def on_engine(turn: Turn) -> list[str]:
+            weights = None if adapter == BASE else turn.load_adapter(AdapterFiles(version.key, version.path))
+            return generate_answers(turn, prompts, sampling, weights)
+
+        return engine.run(on_engine)
+
+    return evaluate(choose_pairs(held_out), generate, adapter=version.adapter, training_pairs=rest)
