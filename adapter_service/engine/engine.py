@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from adapter_service.engine.requests import AdapterFiles, Generation, GenerationResult, Sampling
+from adapter_service.engine.requests import AdapterFiles, FinishReason, Generation, GenerationResult, Sampling
 from adapter_service.engine.residency import Residency
 from adapter_service.engine.text import TextStream
 from adapter_service.errors import (
@@ -133,6 +133,7 @@ class Engine:
         turn = self._ready()
         generation = Generation(self._prompt_ids(turn, messages, adapter, sampling), sampling, adapter)
         with self._condition:
+            self._forget_cancelled()
             if len(self._requests) >= self._queue_size:
                 raise BusyError(f"{self._queue_size} requests are waiting; try again in some seconds")
             self._requests.append(generation)
@@ -238,9 +239,7 @@ class Engine:
 
     def _answer_waiting(self) -> None:
         """Answer every request that waits, one after the other: the pause of long work."""
-        while self._requests and not self._stopping:
-            with self._condition:
-                generation = self._requests.popleft()
+        while (generation := self._next_request()) is not None:
             self.answering = True
             try:
                 self._answer(generation)
@@ -250,6 +249,11 @@ class Engine:
                 generation.publish(error)
             finally:
                 self.answering = False
+
+    def _next_request(self) -> Generation | None:
+        with self._condition:
+            self._forget_cancelled()
+            return None if self._stopping or not self._requests else self._requests.popleft()
 
     def _answer(self, generation: Generation) -> None:
         from adapter_service.engine.decoding import decode
@@ -276,11 +280,13 @@ class Engine:
                 if text.stopped:
                     break
         give(text.finish())
-        cut_short = count == generation.sampling.max_new_tokens and not text.stopped
+        at_limit = count == generation.sampling.max_new_tokens and not text.stopped
+        left = generation.cancelled or self._stopping
+        reason: FinishReason = "cancelled" if left else "length" if at_limit else "stop"
         generation.publish(
             GenerationResult(
                 text="".join(pieces),
-                finish_reason="cancelled" if generation.cancelled else "length" if cut_short else "stop",
+                finish_reason=reason,
                 prompt_tokens=len(generation.prompt_ids),
                 completion_tokens=count,
                 waited_seconds=started - generation.submitted_at,
@@ -288,9 +294,21 @@ class Engine:
             )
         )
 
+    def _forget_cancelled(self) -> None:
+        """Give back the places of requests whose clients went away while they waited."""
+        for generation in [waiting for waiting in self._requests if waiting.cancelled]:
+            self._requests.remove(generation)
+            generation.publish(_never_begun(generation))
+
     def _refuse_the_rest(self) -> None:
         error = NotReadyError("the service is stopping")
         while self._requests:
             self._requests.popleft().publish(error)
         while self._work:
             self._work.popleft()[1].set_exception(error)
+
+
+def _never_begun(generation: Generation) -> GenerationResult:
+    """What a request comes to that was cancelled before its turn."""
+    waited = time.monotonic() - generation.submitted_at
+    return GenerationResult("", "cancelled", len(generation.prompt_ids), 0, waited, 0.0)

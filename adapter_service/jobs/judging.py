@@ -6,13 +6,14 @@ that will be served and scored again: what is published is what was judged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapter_service.answers import chrf
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
+from adapter_service.errors import JobCancelledError
 from adapter_service.jobs.learning import Watch
 from adapter_service.samples import Message, Sample
 from adapter_service.settings import Settings
@@ -106,9 +107,7 @@ def _as_served(turn: Turn, adapter: Adapter | AdapterFiles | None) -> tuple[Adap
     return adapter.frozen_copy(turn.base.precision.dtype), adapter.is_finite()
 
 
-def _pause(turn: Turn, watch: Watch):  # type: ignore[no-untyped-def]
-    from adapter_service.errors import JobCancelledError
-
+def _pause(turn: Turn, watch: Watch) -> Callable[[], None]:
     def pause() -> None:
         if watch.cancelled():
             raise JobCancelledError("cancelled while evaluating")

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 # A first guess, until a job of this process was measured: tokens of a short sentence pair, and per second.
 _TOKENS_PER_SAMPLE = 45
 
+# The sections that a job's record repeats; the whole is in `resolved_config.yaml` beside the weights.
+_RECIPE = ("lora", "training", "data", "gate")
+
 
 class TrainingPipeline:
     """Runs jobs for the runner; `work_dir` holds what is not yet a version."""
@@ -97,7 +100,7 @@ class TrainingPipeline:
             "gate": decision.as_dict() if decision else dict(version.gate),
             "samples": dict(streamed.counts),
             "source": streamed.source,
-            "settings": settings.masked(),
+            "recipe": {name: getattr(settings, name).model_dump(mode="json") for name in _RECIPE},
         }
 
     def _key(self, settings: Settings, streamed: Streamed, parent: Version | None) -> str:

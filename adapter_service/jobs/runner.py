@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adapter_service.errors import AdapterServiceError, JobCancelledError, SupersededError
+from adapter_service.errors import AdapterServiceError, JobCancelledError, NotReadyError, SupersededError
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.logs import JobLogs
@@ -109,6 +109,10 @@ class Runner:
             return partial(self._store.succeed, job, self._result(job, context))
         except JobCancelledError:
             return partial(self._stopped, job)
+        except NotReadyError as error:
+            if self._stopping.is_set():  # the engine ended before the job could begin
+                return partial(self._store.put_back, job)
+            return partial(self._store.fail, job, error.code, str(error))
         except AdapterServiceError as error:
             return partial(self._store.fail, job, error.code, str(error))
         except Exception as error:

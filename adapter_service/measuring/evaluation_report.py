@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from adapter_service.measuring.evaluate import Evaluation, Score
 from adapter_service.languages import LANGUAGES
+from adapter_service.measuring.evaluate import Evaluation, Score
 from adapter_service.measuring.markdown import table
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ _HEADER = (
 
 def render_markdown(evaluation: Evaluation) -> str:
     targets = [
-        (row.measure, row.figure, row.unit, row.peer_figure, row.target, row.met)
-        for row in evaluation.targets()
+        (row.measure, row.figure, row.unit, row.peer_figure, row.target, row.met) for row in evaluation.targets()
     ]
     return "\n".join(
         [

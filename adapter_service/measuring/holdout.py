@@ -6,9 +6,9 @@ from adapter_service.connectors.opening import configured
 from adapter_service.connectors.registry import open_source
 from adapter_service.errors import EmptySourceError
 from adapter_service.languages import find
+from adapter_service.measuring.smoke import Case
 from adapter_service.samples import Sample
 from adapter_service.settings import Settings
-from adapter_service.measuring.smoke import Case
 from adapter_service.training.dataset import is_held_out
 
 
@@ -19,7 +19,8 @@ def split_source(settings: Settings, source: str) -> tuple[list[Sample], list[Sa
         UnknownSourceError: not configured.
         EmptySourceError: the holdout has nothing.
     """
-    held_out, rest = [], []
+    held_out: list[Sample] = []
+    rest: list[Sample] = []
     for _, sample in open_source(configured(settings, source), languages=settings.data.languages).stream():
         (held_out if is_held_out(sample.key, settings.gate.holdout_fraction) else rest).append(sample)
     if not held_out:

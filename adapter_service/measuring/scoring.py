@@ -5,9 +5,9 @@ from __future__ import annotations
 from adapter_service.adapters import Version
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
+from adapter_service.jobs.judging import generate_answers
 from adapter_service.measuring.evaluate import BASE, Evaluation, choose_pairs, evaluate
 from adapter_service.measuring.holdout import split_source
-from adapter_service.jobs.judging import generate_answers
 from adapter_service.settings import Settings
 
 _ANSWER_TOKENS = 64

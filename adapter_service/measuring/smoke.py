@@ -93,7 +93,7 @@ class ServiceClient:
         Raises:
             NotReadyError: the service cannot be reached, or does not answer the prompt.
         """
-        body = self._ask(
+        body = self.ask(
             "POST",
             "/generate-lite",
             {
@@ -115,10 +115,23 @@ class ServiceClient:
 
     def running_since(self) -> str | None:
         """When the service started, in its own words; None where it does not say."""
-        started = self._ask("GET", "/health").get("started_at")
+        started = self.ask("GET", "/health").get("started_at")
         return None if started is None else str(started)
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    def training_job(self, adapter: str) -> Mapping[str, Any] | None:
+        """The status of the job that made the adapter's live version; None where there is none to ask about."""
+        for listed in self.ask("GET", "/adapter/list")["adapters"]:
+            for version in listed["versions"]:
+                if listed["name"] == adapter and version["status"] == "live" and version["job_id"]:
+                    return self.ask("GET", f"/adapter/status/{version['job_id']}")
+        return None
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """One request, its JSON answer.
+
+        Raises:
+            NotReadyError: no connection, or a status that is not 2xx; with the service's reason.
+        """
         try:
             response = self._session.request(method, self.base_url + path, json=body, timeout=self._timeout)
             content = response.json()
@@ -192,14 +205,10 @@ def run_smoke(
     return SmokeReport(adapter, client.base_url, tuple(rows), restarted)
 
 
-def _rows(
-    client: ServiceClient, cases: Sequence[Case], adapter: str, max_new_tokens: int
-) -> Iterator[SmokeRow]:
+def _rows(client: ServiceClient, cases: Sequence[Case], adapter: str, max_new_tokens: int) -> Iterator[SmokeRow]:
     for number, case in enumerate(cases, 1):
         answer, base = (
-            client.generate(
-                case, adapter=name, max_new_tokens=max_new_tokens, trace_id=f"smoke-{number}-{name}"
-            )
+            client.generate(case, adapter=name, max_new_tokens=max_new_tokens, trace_id=f"smoke-{number}-{name}")
             for name in (adapter, BASE)
         )
         yield SmokeRow(

@@ -34,8 +34,12 @@ def write_report(
     recipe: Mapping[str, Any],
     training_seconds: float | None,
     checkout: Path | None = None,
+    sections: Sequence[str] = (),
 ) -> None:
-    """Write the report in one piece: a reader finds the previous one or this one, never a part."""
+    """Write the report in one piece: a reader finds the previous one or this one, never a part.
+
+    `sections` are further parts, as Markdown, for its end.
+    """
     facts: dict[str, Any] = {
         "Result": f"the file's prompts {totals(report.group('file'))}, "
         f"the holdout's {totals(report.group('holdout'))} in the right language and script, "
@@ -56,6 +60,7 @@ def write_report(
         "## Recipe\n",
         table(("parameter", "value"), sorted(flat(recipe).items())),
         *(section for group in _TITLES if report.group(group) for section in _sections(report, group)),
+        *sections,
     ]
     write_whole(path, "\n".join(parts))
 
@@ -98,10 +103,7 @@ def _sections(report: SmokeReport, group: Group) -> list[str]:
     heading = f"## {_TITLES[group]}: {totals(rows)}, the base alone {base_totals(rows)}\n"
     answers = table(
         ("language", "prompt", "answer", "base's answer", "reference"),
-        [
-            (row.case.language.name, row.case.prompt, row.answer.text, row.base.text, row.case.reference)
-            for row in rows
-        ],
+        [(row.case.language.name, row.case.prompt, row.answer.text, row.base.text, row.case.reference) for row in rows],
     )
     figures = table(
         (

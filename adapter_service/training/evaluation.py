@@ -46,7 +46,7 @@ def score(
         with using(adapter):
             losses = token_losses(completion_states(base.model, batch), batch.targets, head)
         counts = [samples[index].completion_tokens for index in group]
-        for index, own in zip(group, losses.split(counts), strict=True):
+        for index, own in zip(group, torch.split(losses, counts), strict=True):
             sums[index] = float(own.double().sum())
     order = range(len(samples))
     return Losses([sums[index] for index in order], [samples[index].completion_tokens for index in order])

