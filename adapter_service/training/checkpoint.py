@@ -1,18 +1,19 @@
 """Where a run can go on from: weights, optimizer and step, without pickles.
 
-A checkpoint is a folder that appears by a rename, so one that is there is whole.
+A checkpoint is a folder that appears by a rename, so one that is there is whole. The one before it
+is moved aside first and removed last: at every moment one of the two is in its place.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from adapter_service.durable import sync_folder
 from adapter_service.errors import TrainingError
 from adapter_service.training.loop import TrainingState
 
@@ -32,11 +33,12 @@ def save_checkpoint(state: TrainingState, folder: Path, *, run_key: str) -> None
             tensors[f"{index}.{moment}"] = state.optimizer.state[parameter][moment].cpu().contiguous()
     save_file(tensors, work / _TENSORS)
     (work / _STATE).write_text(json.dumps({"run_key": run_key, "step": state.step, "losses": state.losses}))
-    for path in (work / _TENSORS, work / _STATE):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
+    sync_folder(work)
+    if folder.exists():
+        shutil.rmtree(_aside(folder), ignore_errors=True)
+        folder.rename(_aside(folder))
     work.rename(folder)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
 
 
 def load_checkpoint(state: TrainingState, folder: Path, *, run_key: str) -> bool:
@@ -45,6 +47,7 @@ def load_checkpoint(state: TrainingState, folder: Path, *, run_key: str) -> bool
     Raises:
         TrainingError: it belongs to a run with other samples, settings or base.
     """
+    folder = folder if folder.is_dir() else _aside(folder)
     if not folder.is_dir():
         return False
     saved = json.loads((folder / _STATE).read_text())
@@ -63,3 +66,7 @@ def load_checkpoint(state: TrainingState, folder: Path, *, run_key: str) -> bool
             }
     state.step, state.losses = int(saved["step"]), list(saved["losses"])
     return True
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".before")

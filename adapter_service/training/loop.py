@@ -181,7 +181,7 @@ def _accumulate(
     Each micro-batch's loss is divided by the completion tokens of the *whole* step, so that the
     split does not change the gradient.
     """
-    completion_tokens = sum(sample.completion_tokens for batch in micro_batches for sample in batch)
+    completion_tokens = max(1, sum(sample.completion_tokens for batch in micro_batches for sample in batch))
     loss = 0.0
     for batch in micro_batches:
         hooks.pause()
