@@ -62,12 +62,13 @@ def reread(
     candidate: Measurements,
     files: AdapterFiles,
 ) -> Measurements:
-    """`candidate` with the loss of the same adapter read from `files`."""
+    """`candidate` with the loss of the same adapter read from `files`: the bytes on disk, not what is resident."""
 
     def on_engine(turn: Turn) -> float:
+        from adapter_service.lora.folder import read_folder
         from adapter_service.training.evaluation import score
 
-        loaded = turn.load_adapter(files)
+        loaded = read_folder(files.folder, turn.layers).frozen_copy(turn.base.precision.dtype).to(turn.base.device)
         budget = settings.training.token_budget
         pause = _pause(turn, watch)
         return score(turn.base, loaded, dataset.holdout_rendered, budget_tokens=budget, pause=pause).per_token
@@ -75,13 +76,15 @@ def reread(
     return replace(candidate, reloaded_loss=engine.run(on_engine))
 
 
-def generate_answers(turn: Turn, prompts: Sequence[str], sampling: Sampling, adapter: Adapter | None) -> list[str]:
-    """Answers to `prompts`, decoded together; requests that wait are answered between the steps."""
+def generate_answers(
+    turn: Turn, conversations: Sequence[Sequence[Message]], sampling: Sampling, adapter: Adapter | None
+) -> list[str]:
+    """Answers to `conversations`, decoded together; requests that wait are answered between the steps."""
     from adapter_service.engine.decoding import decode_batch
     from adapter_service.lora.layer import using
 
-    rendered = [turn.renderer.prompt_ids([Message("user", prompt)]) for prompt in prompts]
-    tokens: list[list[int]] = [[] for _ in prompts]
+    rendered = [turn.renderer.prompt_ids(messages) for messages in conversations]
+    tokens: list[list[int]] = [[] for _ in conversations]
     with using(adapter):
         for index, token in decode_batch(turn.base, rendered, sampling, turn.pause):
             tokens[index].append(token)
@@ -95,7 +98,8 @@ def _generate(
         return []
     sampling = Sampling(max_new_tokens=_ANSWER_TOKENS, repetition_penalty=settings.serving.repetition_penalty)
     watched = replace(turn, pause=_pause(turn, watch))
-    return generate_answers(watched, [sample.prompt for sample in samples], sampling, adapter)
+    # All that stands before the answer, as it was trained on: a system message and earlier turns too.
+    return generate_answers(watched, [sample.messages[:-1] for sample in samples], sampling, adapter)
 
 
 def _as_served(turn: Turn, adapter: Adapter | AdapterFiles | None) -> tuple[Adapter | None, bool]:

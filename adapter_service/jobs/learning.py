@@ -54,8 +54,8 @@ class Trained:
 def stream(settings: Settings, open_source: OpenSource, engine: Engine, watch: Watch) -> Streamed:
     """Read the run's samples from the configured source.
 
-    The fallback, where one is configured, is taken only when the source cannot be read at all, and
-    `source` then says so.
+    The fallback, where one is configured, is taken when the source cannot be read or gives nothing
+    to use, never in part; `source` then says so.
 
     Raises:
         SourceError: of the source, when there is no fallback, or of the fallback.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -11,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from adapter_service.adapters import Version, VersionStore, version_key
+from adapter_service.adapters import Version, VersionStatus, VersionStore, check_name, version_key
 from adapter_service.connectors.opening import source_opener
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
+from adapter_service.errors import InvalidParameterError, SupersededError
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job, Phase
 from adapter_service.jobs.judging import measure, reread
 from adapter_service.jobs.learning import Streamed, Trained, stream, train
-from adapter_service.jobs.train_request import TrainRequest, settings_for
+from adapter_service.jobs.train_request import TrainRequest, going_on_from, settings_for
 from adapter_service.settings import Settings
 from adapter_service.training.gate import Decision, decide
 
@@ -52,7 +54,7 @@ class TrainingPipeline:
         steps = min(steps, settings.training.max_steps or steps)
         speed = self._tokens_per_second
         seconds = round(steps * per_step * _TOKENS_PER_SAMPLE / speed) if speed else None
-        took = f"about {seconds} s" if seconds else "time unknown until a first job was measured"
+        took = "time unknown until a first job was measured" if seconds is None else f"about {seconds} s"
         return {
             "samples": samples,
             "steps": steps,
@@ -61,21 +63,35 @@ class TrainingPipeline:
         }
 
     def __call__(self, job: Job, context: JobContext) -> Mapping[str, Any]:
+        folder = self._work_dir / job.id
+        try:
+            result = self._run(job, context, folder)
+        except SupersededError:
+            raise  # the folder is another attempt's now
+        except Exception:
+            if not context.stopping():  # what is stopped goes on from its checkpoint
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        return result
+
+    def _run(self, job: Job, context: JobContext, folder: Path) -> Mapping[str, Any]:
+        check_name(job.adapter)
         request = TrainRequest.model_validate(dict(job.request))
         settings = settings_for(request, self._settings)
         watch = _JobWatch(context)
-        folder = self._work_dir / job.id
-        parent = self._versions.resolve(request.init_adapter) if request.init_adapter else None
+        self._engine.wait_until_ready()
+        parent = self._parent(request)
+        if parent is not None:
+            settings = going_on_from(_trained_with(parent), request, settings)
         context.report(phase=Phase.STREAMING)
         streamed = stream(settings, source_opener(settings), self._engine, watch)
         context.report(samples=streamed.counts, source=streamed.source)
         key = self._key(settings, streamed, parent)
         version = self._versions.find(job.adapter, key)
+        trained = None
         if version is not None:
-            context.log(
-                f"{version.reference} was trained on the same samples with the same settings; it is judged anew"
-            )
-            result: dict[str, Any] = {"training": None}
+            context.log(f"{version.reference} was trained on the same samples with the same settings")
         else:
             context.report(phase=Phase.TRAINING)
             trained = train(
@@ -89,11 +105,9 @@ class TrainingPipeline:
             )
             self._tokens_per_second = trained.result.tokens / max(trained.result.seconds, 1e-9)
             version = self._publish(job, settings, streamed, trained, key, parent, folder)
-            result = {"training": asdict(trained.result)}
-        version, decision = self._judge(settings, streamed, version, context, watch)
-        shutil.rmtree(folder, ignore_errors=True)
+        version, decision = self._judge(settings, streamed, version, trained, context, watch)
         return {
-            **result,
+            "training": asdict(trained.result) if trained else None,
             "version": version.number,
             "reference": version.reference,
             "version_status": str(version.status),
@@ -102,6 +116,19 @@ class TrainingPipeline:
             "source": streamed.source,
             "recipe": {name: getattr(settings, name).model_dump(mode="json") for name in _RECIPE},
         }
+
+    def _parent(self, request: TrainRequest) -> Version | None:
+        """The version that training goes on from."""
+        if request.init_adapter is None:
+            return None
+        parent = self._versions.resolve(request.init_adapter)
+        if parent.base_id != self._engine.base.identity:
+            raise InvalidParameterError(
+                f"{parent.reference} was trained on another base than {self._engine.base.name!r}; "
+                "start from a version of this base, or without init_adapter",
+                parameter="init_adapter",
+            )
+        return parent
 
     def _key(self, settings: Settings, streamed: Streamed, parent: Version | None) -> str:
         base = self._engine.base
@@ -151,23 +178,29 @@ class TrainingPipeline:
         )
 
     def _judge(
-        self, settings: Settings, streamed: Streamed, version: Version, context: JobContext, watch: _JobWatch
+        self,
+        settings: Settings,
+        streamed: Streamed,
+        version: Version,
+        trained: Trained | None,
+        context: JobContext,
+        watch: _JobWatch,
     ) -> tuple[Version, Decision | None]:
         """Hold the version against what is live (else the base), and let it go live or not."""
+        if version.status is VersionStatus.LIVE:
+            context.log(f"{version.reference} is live already")
+            return version, None
         if not settings.gate.enabled:
             context.report(phase=Phase.PUBLISHING)
             context.log("gate.enabled is false: the version goes live unjudged")
-            return self._versions.go_live(
-                version, {"verdict": "not judged", "reasons": ["gate.enabled is false"]}
-            ), None
-        live = self._versions.live(version.adapter)
-        if live and live.key == version.key:
-            context.log(f"{live.reference} is live already")
-            return live, None
+            unjudged = {"verdict": "not judged", "reasons": ["gate.enabled is false"]}
+            return self._versions.go_live(version, unjudged), None
         context.report(phase=Phase.EVALUATING)
+        live = self._incumbent(version, context)
         held = streamed.dataset
-        candidate = measure(settings, held, self._engine, watch, _files(version))
-        candidate = reread(settings, held, self._engine, watch, candidate, _files(version))
+        candidate = measure(settings, held, self._engine, watch, trained.adapter if trained else _files(version))
+        if candidate.weights_finite:  # others are not loaded from files at all
+            candidate = reread(settings, held, self._engine, watch, candidate, _files(version))
         incumbent = measure(settings, held, self._engine, watch, _files(live) if live else None)
         context.report(phase=Phase.GATING)
         decision = decide(candidate, incumbent, settings.gate, seed=settings.training.seed)
@@ -182,6 +215,14 @@ class TrainingPipeline:
             version = self._versions.reject(version, decision.reasons, verdict)
         context.log(f"{version.reference} is {version.status}")
         return version, decision
+
+    def _incumbent(self, version: Version, context: JobContext) -> Version | None:
+        """What the version would replace; one of another base cannot be served, nor measured."""
+        live = self._versions.live(version.adapter)
+        if live is None or live.base_id == version.base_id:
+            return live
+        context.log(f"{live.reference} is of another base; the new version is held against the base alone")
+        return None
 
 
 class _JobWatch:
@@ -211,3 +252,9 @@ class _JobWatch:
 
 def _files(version: Version) -> AdapterFiles:
     return AdapterFiles(version.key, version.path)
+
+
+def _trained_with(version: Version) -> dict[str, Any]:
+    """The `lora` section of the settings that it was trained with."""
+    lora: dict[str, Any] = json.loads((version.path / "training_metadata.json").read_text())["lora"]
+    return lora

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from adapter_service.errors import InvalidParameterError
 from adapter_service.settings import Section, Settings, validate_section
 from adapter_service.settings.sections import AdapterName
 
@@ -93,3 +94,23 @@ def settings_for(request: TrainRequest, settings: Settings) -> Settings:
         for name, values in sections.items()
     }
     return settings.model_copy(update=dict(changed))
+
+
+def going_on_from(lora: Mapping[str, Any], request: TrainRequest, settings: Settings) -> Settings:
+    """The settings with the shape of the adapter that training goes on from, `lora` being how it was trained.
+
+    Its matrices are there already, so nothing but dropout can be chosen anew.
+
+    Raises:
+        InvalidParameterError: the request asks for another shape.
+    """
+    shape = {key: value for key, value in lora.items() if key != "dropout"}
+    for field, (section, key) in OVERRIDES.items():
+        wanted = getattr(request, field)
+        if section == "lora" and key in shape and wanted is not None and wanted != shape[key]:
+            raise InvalidParameterError(
+                f"{field} = {wanted!r}, but {request.init_adapter!r} was trained with {shape[key]!r} and keeps it; "
+                f"leave {field} out, or train without init_adapter",
+                parameter=field,
+            )
+    return settings.model_copy(update={"lora": settings.lora.model_copy(update=shape)})
