@@ -95,9 +95,7 @@ def test_an_incumbent_without_a_finite_loss_is_no_evidence() -> None:
     assert decide(BETTER, broken, RULES).verdict == "insufficient_evidence"
 
 
-@pytest.mark.parametrize(
-    ("factor", "passed"), [(1.0, True), (1.0009, True), (1.002, False), (math.nan, False)]
-)
+@pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (1.0009, True), (1.002, False), (math.nan, False)])
 def test_saved_bytes_must_have_the_loss_of_the_weights_in_memory(factor: float, *, passed: bool) -> None:
     candidate = replace(BETTER, reloaded_loss=BETTER.loss_per_token * factor)
     decision = decide(candidate, BASE, RULES)
@@ -139,9 +137,7 @@ def test_the_bound_of_a_constant_difference_is_that_difference(shift: float, con
 
 
 def test_more_confidence_asks_for_more() -> None:
-    differences = [
-        c - b for c, b in zip(measured(3.3, seed=2).loss_sums, measured(3.4, seed=2).loss_sums, strict=True)
-    ]
+    differences = [c - b for c, b in zip(measured(3.3, seed=2).loss_sums, measured(3.4, seed=2).loss_sums, strict=True)]
     noisy = [d + random.Random(i).gauss(0, 5) for i, d in enumerate(differences)]
     bounds = [bootstrap_bound(noisy, BASE.token_counts, c, seed=0) for c in (0.5, 0.9, 0.99)]
     assert bounds == sorted(bounds)

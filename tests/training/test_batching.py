@@ -1,0 +1,83 @@
+"""Batching: every sample once, within the budget, and the same plan for the same seed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapter_service.errors import InvalidSampleError
+from adapter_service.training.batching import PAD_MULTIPLE, Step, pack, padded_length, plan_epoch, steps_per_epoch
+
+BUDGET = 64
+some_lengths = st.lists(st.integers(1, BUDGET), max_size=150)
+per_step = st.integers(1, 9)
+
+
+def plan(
+    lengths: list[int], sequences_per_step: int, *, budget: int = BUDGET, seed: int = 0, epoch: int = 0
+) -> list[Step]:
+    return list(
+        plan_epoch(lengths, sequences_per_step=sequences_per_step, budget_tokens=budget, seed=seed, epoch=epoch)
+    )
+
+
+@given(lengths=some_lengths, per_step=per_step)
+def test_every_sample_is_in_exactly_one_step(lengths: list[int], per_step: int) -> None:
+    indices = [index for step in plan(lengths, per_step) for index in step.indices]
+    assert sorted(indices) == list(range(len(lengths)))
+
+
+@given(lengths=some_lengths, per_step=per_step)
+def test_steps_have_the_set_number_of_sequences_but_for_one_rest(lengths: list[int], per_step: int) -> None:
+    sizes = sorted((len(step.indices) for step in plan(lengths, per_step)), reverse=True)
+    assert len(sizes) == steps_per_epoch(len(lengths), per_step)
+    assert all(size == per_step for size in sizes[:-1])
+
+
+@given(lengths=some_lengths, budget=st.integers(BUDGET, 4 * BUDGET))
+def test_a_micro_batch_fits_the_budget_when_padded(lengths: list[int], budget: int) -> None:
+    for group in pack(lengths, budget):
+        padded = padded_length(max(lengths[index] for index in group)) * len(group)
+        assert padded <= budget or len(group) == 1
+
+
+@given(lengths=some_lengths)
+def test_packing_keeps_every_sequence_once_longest_first(lengths: list[int]) -> None:
+    packed = [index for group in pack(lengths, BUDGET) for index in group]
+    assert sorted(packed) == list(range(len(lengths)))
+    assert [lengths[index] for index in packed] == sorted(lengths, reverse=True)
+
+
+@given(lengths=some_lengths, per_step=per_step, budget=st.integers(BUDGET, 10 * BUDGET))
+def test_the_budget_splits_steps_and_changes_none(lengths: list[int], per_step: int, budget: int) -> None:
+    narrow, wide = plan(lengths, per_step), plan(lengths, per_step, budget=budget)
+    assert [set(step.indices) for step in narrow] == [set(step.indices) for step in wide]
+
+
+@given(lengths=some_lengths, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 5))
+def test_seed_and_epoch_decide_the_plan(lengths: list[int], seed: int, epoch: int) -> None:
+    assert plan(lengths, 4, seed=seed, epoch=epoch) == plan(lengths, 4, seed=seed, epoch=epoch)
+
+
+def test_another_epoch_and_another_seed_have_other_plans() -> None:
+    lengths = list(range(1, 60))
+    plans = [plan(lengths, 4, seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    assert plans[0] != plans[1]
+    assert plans[0] != plans[2]
+
+
+def test_samples_of_a_step_are_of_like_length() -> None:
+    lengths = [4, 60] * 40
+    spread = [max(ls) - min(ls) for step in plan(lengths, 8) if (ls := [lengths[i] for i in step.indices])]
+    assert spread.count(0) == len(spread)
+
+
+def test_a_sample_over_the_budget_is_refused_with_both_numbers() -> None:
+    with pytest.raises(InvalidSampleError, match=r"65 tokens.*token_budget = 64.*raise the budget"):
+        pack([3, BUDGET + 1], BUDGET)
+
+
+@pytest.mark.parametrize(("tokens", "padded"), [(1, 8), (8, 8), (9, 16)])
+def test_lengths_are_padded_to_a_multiple(tokens: int, padded: int) -> None:
+    assert (padded_length(tokens), PAD_MULTIPLE) == (padded, 8)

@@ -1,0 +1,74 @@
+"""Which places predict, and what is scored: by lengths, whatever the padding token is."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from adapter_service.model_utils import BaseModel
+from adapter_service.rendering import RenderedSample, Renderer
+from adapter_service.samples import Message, Sample
+from adapter_service.training.evaluation import score
+from adapter_service.training.forward import collate, completion_states
+from tests.training.small_run import END, fresh_adapter, some_samples
+
+CPU = torch.device("cpu")
+
+
+def test_every_completion_token_is_a_target_and_no_prompt_token_is() -> None:
+    batch = collate([RenderedSample((5, 6, 7, 8, END), 3), RenderedSample((9, 10, END), 1)], END, CPU)
+    assert batch.targets.tolist() == [8, END, 10, END]
+
+
+def test_padding_with_the_end_token_leaves_the_real_end_in_the_loss() -> None:
+    short, long = RenderedSample((5, 6, END), 1), RenderedSample((*range(5, 25), END), 10)
+    batch = collate([short, long], END, CPU)
+    assert batch.predicts[0].nonzero().flatten().tolist() == [0, 1]
+    assert batch.ids[0, 2:].tolist() == [END] * (batch.ids.shape[1] - 2)
+
+
+def test_padding_changes_no_hidden_state(tiny_base: BaseModel) -> None:
+    short, long = some_samples(1, seed=1, longest=8)[0], some_samples(1, seed=2, longest=24)[0]
+    alone = completion_states(tiny_base.model, collate([short], END, CPU))
+    beside = completion_states(tiny_base.model, collate([short, long], END, CPU))
+    torch.testing.assert_close(beside[: len(alone)], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_are_in_the_order_of_the_samples(tiny_base: BaseModel) -> None:
+    samples = some_samples(9)
+    together = score(tiny_base, None, samples, budget_tokens=64, pause=lambda: None)
+    alone = [score(tiny_base, None, [s], budget_tokens=64, pause=lambda: None).sums[0] for s in samples]
+    assert together.tokens == [sample.completion_tokens for sample in samples]
+    torch.testing.assert_close(together.sums, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_is_scored_and_the_base_left_as_it_was(tiny_base: BaseModel) -> None:
+    samples = some_samples(3)
+    base_alone = score(tiny_base, None, samples, budget_tokens=64, pause=lambda: None)
+    adapted = score(tiny_base, fresh_adapter(tiny_base, b=0.5), samples, budget_tokens=64, pause=lambda: None)
+    assert adapted.sums != base_alone.sums
+    assert score(tiny_base, None, samples, budget_tokens=64, pause=lambda: None) == base_alone
+
+
+def test_scoring_pauses_between_batches_and_takes_none_of_nothing(tiny_base: BaseModel) -> None:
+    pauses: list[int] = []
+    score(tiny_base, None, some_samples(9), budget_tokens=32, pause=lambda: pauses.append(1))
+    assert len(pauses) > 3
+    assert score(tiny_base, None, [], budget_tokens=32, pause=lambda: None).per_token == 0.0
+
+
+def test_a_plain_text_on_a_base_without_a_begin_token_can_be_scored(tiny_base: BaseModel) -> None:
+    """Nothing stands before its first token that could predict it."""
+
+    class NoBegin:
+        chat_template = None
+        eos_token_id = END
+        added_tokens_decoder: ClassVar[dict[int, object]] = {}
+
+        def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+            return {"input_ids": [ord(letter) for letter in text]}
+
+    rendered = Renderer(NoBegin()).render(Sample((Message("assistant", "abc"),)), 32)
+    scored = score(tiny_base, None, [rendered, rendered], budget_tokens=64, pause=lambda: None)
+    assert scored.tokens == [3, 3]
