@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adapter_service.durable import sync, sync_folder
 from adapter_service.errors import BaseModelError
 
 log = logging.getLogger(__name__)
@@ -46,13 +46,13 @@ def import_gguf(parts: Sequence[Path], bases_dir: Path, note: Callable[[str], No
         folder = work / "model"
         _convert(gguf_file, folder)
         (folder / "base.json").write_text(json.dumps({"sha256": digest, "format": _FORMAT}))
-        _sync(folder)
+        sync_folder(folder)
         try:
             folder.rename(target)
         except OSError:
             if not target.is_dir():  # another process was faster: its folder is as good as ours
                 raise
-        _sync_directory(bases_dir)
+        sync(bases_dir)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     note("the base is imported")
@@ -118,18 +118,3 @@ def _one_parse() -> Iterator[None]:
         yield
     finally:
         gguf.GGUFReader = reader
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    _sync_directory(folder)
-
-
-def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -34,14 +34,18 @@ class _WidenedProduct(torch.autograd.Function):
 class Int8Linear(nn.Module):
     """A frozen linear layer of `in_features` by `out_features` with int8 weights (out, in)."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Module) -> None:
+        """`linear` is an `nn.Linear` or GPT-2's `Conv1D`, whose weights lie (in, out)."""
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        weight = linear.weight.detach().float()
+        weight: torch.Tensor = linear.weight.detach().float()  # type: ignore[operator]
+        if not isinstance(linear, nn.Linear):
+            weight = weight.T.contiguous()
+        self.out_features, self.in_features = weight.shape
         scale = weight.abs().amax(dim=1).clamp_min(1e-8) / _LARGEST  # (out,)
         self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8))
         self.register_buffer("scale", scale)
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+        bias: torch.Tensor | None = linear.bias  # type: ignore[assignment]
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = _WidenedProduct.apply(x, self.weight, self.scale)  # type: ignore[no-untyped-call]
@@ -49,14 +53,14 @@ class Int8Linear(nn.Module):
 
 
 def quantize_linears(model: nn.Module, keep: nn.Module | None = None) -> int:
-    """Replace every `nn.Linear` below `model` in place, but for `keep`; return how many.
+    """Replace every `nn.Linear` and `Conv1D` below `model` in place, but for `keep`; return how many.
 
     Each 16-bit weight is let go before the next is quantized, so the peak is one layer above the result.
     """
     count = 0
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear) and child is not keep:
+            if child is not keep and (isinstance(child, nn.Linear) or type(child).__name__ == "Conv1D"):
                 setattr(module, name, Int8Linear(child))
                 count += 1
     return count

@@ -13,14 +13,14 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from adapter_service.errors import BaseModelError
 
 PACKAGE_PREFIX = "package:"
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,19 @@ def locate(name: str, revision: str | None = None) -> BaseLocation:
 
     Raises:
         BaseModelError: an unknown or missing package, a file that is no GGUF, a folder without
-            `config.json`, or a text that is none of the four forms.
+            `config.json`, a text that is none of the four forms, or a revision of what lies here.
     """
+    location = _locate(name)
+    if revision is None:
+        return location
+    if location.kind != "hub":
+        raise BaseModelError(
+            f"model.revision is {revision!r}, but {name!r} is no Hub id and has no revisions; leave it out"
+        )
+    return replace(location, revision=revision)
+
+
+def _locate(name: str) -> BaseLocation:
     if name.startswith(PACKAGE_PREFIX):
         return BaseLocation(name, "package", parts=tuple(_packaged(name).parts()))
     path = Path(name).expanduser()
@@ -97,18 +108,19 @@ def locate(name: str, revision: str | None = None) -> BaseLocation:
         if not path.is_file() or path.suffix != ".gguf":
             raise BaseModelError(f"base file {name!r} is missing or not a .gguf file")
         return BaseLocation(name, "gguf", parts=(path.resolve(),))
-    if not _HUB_ID.match(name):
+    if not _HUB_ID.fullmatch(name):
         raise BaseModelError(
             f"base model {name!r} is no folder, no .gguf file and no Hub id; "
             f"or write one of {', '.join(PACKAGE_PREFIX + known for known in PACKAGED_BASES)}"
         )
-    return BaseLocation(name, "hub", revision=revision)
+    return BaseLocation(name, "hub")
 
 
 def _packaged(name: str) -> PackagedBase:
     short = name.removeprefix(PACKAGE_PREFIX)
     if short not in PACKAGED_BASES:
         close = difflib.get_close_matches(short, PACKAGED_BASES, n=1)
-        hint = f"; did you mean {PACKAGE_PREFIX + close[0]!r}?" if close else ""
-        raise BaseModelError(f"unknown packaged base {name!r}{hint} known: {', '.join(PACKAGED_BASES)}")
+        hint = f" Did you mean {PACKAGE_PREFIX + close[0]!r}?" if close else ""
+        known = ", ".join(PACKAGE_PREFIX + base for base in PACKAGED_BASES)
+        raise BaseModelError(f"unknown packaged base {name!r}; known: {known}.{hint}")
     return PACKAGED_BASES[short]
