@@ -188,8 +188,8 @@ def check_fits(adapter: Adapter, layers: Mapping[str, LinearLayer]) -> None:
         if path not in layers:
             raise AdapterFormatError(f"the adapter changes {path!r}, which this base does not have")
         wanted = (layers[path].in_features, layers[path].out_features)
-        found = (pair.a.shape[1], pair.b.shape[0])
-        if found != wanted or pair.a.shape[0] != pair.b.shape[1]:
+        rank = pair.a.shape[0]
+        if (tuple(pair.a.shape), tuple(pair.b.shape)) != ((rank, wanted[0]), (wanted[1], rank)):
             raise AdapterFormatError(
                 f"the adapter's weights for {path!r} are A {tuple(pair.a.shape)}, B {tuple(pair.b.shape)}; "
                 f"this base wants A (r, {wanted[0]}), B ({wanted[1]}, r)"

@@ -7,6 +7,7 @@ kinds of LoRA that change the base's own weights or need more than a product bes
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 # Set in a config, each of these means an adapter that is more than products beside linear layers.
 _REFUSED_WHEN_SET = (
     "use_dora", "modules_to_save", "lora_bias", "target_parameters", "alora_invocation_tokens",
-    "trainable_token_indices", "layer_replication", "use_qalora", "use_bdlora", "auto_map",
+    "trainable_token_indices", "layer_replication", "use_qalora", "use_bdlora", "arrow_config",
+    "kasa_config", "monteclora_config", "auto_map",
 )  # fmt: skip
 # Initial values that subtract from the base's weights: the folder is right only on a changed base.
 _REFUSED_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -68,14 +70,18 @@ def read_folder(folder: Path, layers: Mapping[str, LinearLayer]) -> Adapter:
     """
     config = read_config(folder)
     tensors = _read_tensors(folder / WEIGHTS_FILE)
+    if not tensors:
+        raise AdapterFormatError(f"{WEIGHTS_FILE} holds no weights; the adapter would answer as the base does")
     pairs = {}
     for path in dict.fromkeys(_path_of(key) for key in tensors):
         a, b = (tensors.get(f"{_PREFIX}{path}{end}") for end in (_A, _B))
         if a is None or b is None:
             raise AdapterFormatError(f"{WEIGHTS_FILE} has only one of the two matrices of {path!r}")
-        pairs[path] = LowRankPair(a, b, config.scale(path), config.dropout)
+        if not (a.is_floating_point() and b.is_floating_point() and a.dim() == b.dim() == 2):
+            raise AdapterFormatError(f"the weights of {path!r} are no matrices of floating-point numbers")
         if a.shape[0] != config.rank(path):
             raise AdapterFormatError(f"{path!r} has rank {a.shape[0]}, its config says {config.rank(path)}")
+        pairs[path] = LowRankPair(a, b, config.scale(path), config.dropout)
     adapter = Adapter(config, pairs)
     check_fits(adapter, layers)
     if not adapter.is_finite():
@@ -90,19 +96,30 @@ def read_config(folder: Path) -> LoraConfig:
         AdapterFormatError: it is missing, no JSON, or describes a kind that is not served.
     """
     try:
-        described: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
-    except (OSError, ValueError) as error:
+        described: dict[str, Any] = dict(json.loads((folder / CONFIG_FILE).read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise AdapterFormatError(f"{CONFIG_FILE} is missing or unreadable: {type(error).__name__}") from error
     _refuse_other_kinds(described)
+    try:
+        return _lora_config(described)
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise AdapterFormatError(f"{CONFIG_FILE} holds a value that cannot be: {error}") from error
+
+
+def _lora_config(described: Mapping[str, Any]) -> LoraConfig:
     targets = described.get("target_modules") or ()
+    ranks = {re.compile(key).pattern: int(rank) for key, rank in (described.get("rank_pattern") or {}).items()}
+    alphas = {re.compile(key).pattern: float(alpha) for key, alpha in (described.get("alpha_pattern") or {}).items()}
+    if min([int(described["r"]), *ranks.values()]) < 1:
+        raise ValueError(f"rank {described['r']} or one of {ranks}; a rank is at least 1")
     return LoraConfig(
         r=int(described["r"]),
         alpha=float(described["lora_alpha"]),
         dropout=float(described.get("lora_dropout") or 0.0),
         target_modules=targets if isinstance(targets, str) else tuple(targets),
         use_rslora=bool(described.get("use_rslora")),
-        rank_pattern=described.get("rank_pattern") or {},
-        alpha_pattern=described.get("alpha_pattern") or {},
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
     )
 
 

@@ -65,12 +65,13 @@ def install(model: nn.Module, keep: nn.Module | None = None) -> dict[str, LowRan
     """
     layers: dict[str, LowRankLinear] = {}
     for path, module in list(model.named_modules()):
+        parent_path, _, name = path.rpartition(".")
+        parent = model.get_submodule(parent_path)
         if isinstance(module, LowRankLinear):
             layers[path] = module
-        elif module is not keep and _is_linear(module) and not path.endswith(".linear"):
-            parent, _, name = path.rpartition(".")
+        elif module is not keep and _is_linear(module) and not isinstance(parent, LowRankLinear):
             layers[path] = LowRankLinear(module, path)
-            setattr(model.get_submodule(parent), name, layers[path])
+            setattr(parent, name, layers[path])
     return layers
 
 
