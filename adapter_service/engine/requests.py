@@ -5,12 +5,15 @@ A `Generation` is made by `Engine.submit`, filled by the engine's thread, and re
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+log = logging.getLogger(__name__)
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -86,9 +89,15 @@ class Generation:
         """For the engine: hand one event to whoever reads."""
         with self._condition:
             self._events.append(event)
-            if self._listener is not None:
-                self._listener(event)
             self._condition.notify_all()
+            try:
+                if self._listener is not None:
+                    self._listener(event)
+            except Exception:
+                # A listener that fails is one that nobody reads from; it may not take the engine with it.
+                log.exception("nobody reads the answer any more", extra={"action": "listener_failed"})
+                self._listener = None
+                self.cancel()
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event, those that have already come first."""

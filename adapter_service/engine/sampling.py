@@ -36,17 +36,18 @@ class TokenChooser:
             logits[self._eos] = -torch.inf
         if not sampling.do_sample or sampling.temperature == 0.0:
             return int(logits.argmax())
-        return self._drawn(logits / sampling.temperature)
+        # The best logit becomes 0, so that no temperature, however low, makes an infinity of it.
+        return self._drawn((logits - logits.max()) / sampling.temperature)
 
     def _drawn(self, logits: torch.Tensor) -> int:
-        values, tokens = _best(logits, self._sampling.top_k, self._sampling.top_p)
-        probabilities = values.softmax(-1).double().cpu()
+        values, tokens, whole = _best(logits, self._sampling.top_k, self._sampling.top_p)
+        probabilities = (values - whole).exp().double().cpu()
         if self._sampling.top_p < 1.0:
             before = probabilities.cumsum(-1) - probabilities
             probabilities = probabilities * (before < self._sampling.top_p)  # the first is always kept
-        threshold = torch.rand((), generator=self._generator, dtype=torch.float64) * probabilities.sum()
-        place = int(torch.searchsorted(probabilities.cumsum(-1), threshold, right=True))
-        return int(tokens[min(place, len(tokens) - 1)])
+        cumulative = probabilities.cumsum(-1)
+        threshold = torch.rand((), generator=self._generator, dtype=torch.float64) * cumulative[-1]
+        return int(tokens[int(torch.searchsorted(cumulative, threshold, right=True))])
 
 
 def _penalized(logits: torch.Tensor, answer: Sequence[int], penalty: float) -> torch.Tensor:
@@ -55,23 +56,21 @@ def _penalized(logits: torch.Tensor, answer: Sequence[int], penalty: float) -> t
     return logits.index_put((seen,), torch.where(values > 0, values / penalty, values * penalty))
 
 
-def _best(logits: torch.Tensor, top_k: int, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tokens that may be drawn, best first, and their logits.
+def _best(logits: torch.Tensor, top_k: int, top_p: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The logits and ids of tokens that may be drawn, best first where it matters, and the whole.
 
-    Without top-k, top-p is exact as well: when the candidates' share of the whole falls short of
-    it, all are sorted.
+    The whole is the logarithm of what the probabilities are shares of: for top-k its own tokens,
+    otherwise the vocabulary. Without top-k, top-p is exact as well: when the candidates' share of
+    the whole falls short of it, all are sorted.
     """
     size = logits.shape[-1]
     if top_k:
         best = logits.topk(min(top_k, size))
-        return best.values, best.indices
+        return best.values, best.indices, best.values.logsumexp(-1)
+    whole = logits.logsumexp(-1)
     if top_p >= 1.0:
-        return logits, torch.arange(size, device=logits.device)
+        return logits, torch.arange(size, device=logits.device), whole
     best = logits.topk(min(_CANDIDATES, size))
-    share = (best.values.logsumexp(-1) - logits.logsumexp(-1)).exp()
-    if share < top_p:
+    if (best.values.logsumexp(-1) - whole).exp() < top_p:
         best = logits.sort(descending=True)  # type: ignore[assignment]
-        return best.values, best.indices
-    # Those outside are never drawn, but they count in the probabilities that top-p adds up.
-    rest = (logits.logsumexp(-1).exp() - best.values.logsumexp(-1).exp()).clamp_min(1e-30).log()
-    return torch.cat([best.values, rest[None]]), torch.cat([best.indices, best.indices[:1]])
+    return best.values, best.indices, whole

@@ -42,7 +42,8 @@ class TextStream:
         return self._hand_out(len(self._decoded))
 
     def _decode(self) -> str:
-        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        # Some tokenizers would otherwise take out blanks before punctuation that were handed out already.
+        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     def _hand_out(self, end: int) -> str:
