@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adapter_service.errors import InvalidSampleError
+from jinja2 import TemplateError
+
+from adapter_service.errors import BaseModelError, InvalidParameterError, InvalidSampleError
 from adapter_service.samples import Message, Sample
 
 
@@ -33,15 +35,27 @@ class Renderer:
     """Renders for one tokenizer; `template_id` changes when its way of rendering does."""
 
     def __init__(self, tokenizer: Any) -> None:
+        if tokenizer.eos_token_id is None:
+            raise BaseModelError("the tokenizer has no end token, so no answer could end; set eos_token in its config")
         self._tokenizer = tokenizer
+        self._special_ids = {tokenizer.eos_token_id} | {
+            token for token, added in tokenizer.added_tokens_decoder.items() if added.special
+        }
         self.is_chat = bool(tokenizer.chat_template)
         described = tokenizer.chat_template if self.is_chat else "plain: prompt, line break, answer, end token"
         self.template_id = hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """What stands before an answer to `messages`, the last of which is the user's."""
+        """What stands before an answer to `messages`, the last of which is the user's.
+
+        Raises:
+            InvalidParameterError: the chat template takes no such conversation.
+        """
         if self.is_chat:
-            return self._chat_ids(messages, add_generation_prompt=True)
+            try:
+                return self._chat_ids(messages, add_generation_prompt=True)
+            except TemplateError as error:
+                raise InvalidParameterError(f"the base's chat template refuses these messages: {error}") from error
         return self._plain_ids(_joined(messages) + "\n")
 
     def text_ids(self, text: str) -> list[int]:
@@ -52,7 +66,8 @@ class Renderer:
         """Render a training sample.
 
         Raises:
-            InvalidSampleError: longer than `max_tokens` (nothing is ever cut), or nothing to learn.
+            InvalidSampleError: longer than `max_tokens` (nothing is ever cut), nothing to learn, or
+                a conversation that the chat template does not take.
         """
         *context, answer = sample.messages
         if answer.role != "assistant" or not answer.content.strip():
@@ -60,7 +75,10 @@ class Renderer:
         if not context:
             rendered = self._whole_text(answer.content)
         elif self.is_chat:
-            rendered = self._chat(context, answer)
+            try:
+                rendered = self._chat(context, answer)
+            except TemplateError as error:
+                raise InvalidSampleError(f"the base's chat template refuses this conversation: {error}") from error
         else:
             rendered = self._plain(context, answer)
         if len(rendered.ids) > max_tokens:
@@ -68,7 +86,8 @@ class Renderer:
         return rendered
 
     def _whole_text(self, text: str) -> RenderedSample:
-        start = len(self._plain_ids(""))  # the begin token, where there is one, is not learned
+        # The begin token is not learned, nor the first token where there is none: nothing predicts it.
+        start = max(1, len(self._plain_ids("")))
         return RenderedSample((*self._plain_ids(text), self._tokenizer.eos_token_id), start)
 
     def _plain(self, context: Sequence[Message], answer: Message) -> RenderedSample:
@@ -88,10 +107,13 @@ class Renderer:
         return RenderedSample(tuple(self._until_end_of_turn(whole, len(prompt))), len(prompt))
 
     def _until_end_of_turn(self, ids: list[int], start: int) -> list[int]:
-        """Drop what a template puts after the end of the turn (a line break, mostly)."""
-        eos = self._tokenizer.eos_token_id
-        last = max((place for place in range(start, len(ids)) if ids[place] == eos), default=len(ids) - 1)
-        return ids[: last + 1]
+        """Drop the blanks that a template puts after the end of the turn; where it marks no end, mark it."""
+        last = len(ids)
+        while last > start and not self._tokenizer.decode(ids[last - 1 : last]).strip():
+            last -= 1
+        if last > start and ids[last - 1] in self._special_ids:
+            return ids[:last]
+        return [*ids[:last], self._tokenizer.eos_token_id]
 
     def _chat_ids(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
         rendered: str = self._tokenizer.apply_chat_template(
