@@ -101,9 +101,7 @@ def _adapter(settings: Settings) -> str:
 def _recipe(settings: Settings) -> str:
     training, data, gate = settings.training, settings.data, settings.gate
     per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    held_out = (
-        min(gate.holdout_fraction * data.max_train_samples, gate.max_holdout_samples) if gate.enabled else 0
-    )
+    held_out = min(gate.holdout_fraction * data.max_train_samples, gate.max_holdout_samples) if gate.enabled else 0
     steps = math.ceil((data.max_train_samples - held_out) * training.num_epochs / per_step)
     if training.max_steps is not None:
         steps = min(steps, training.max_steps)
@@ -154,9 +152,7 @@ def _gate(settings: Settings) -> str:
 def _state(folder: Path) -> str:
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise SettingsError(
-            f"{nearest} is not a folder that may be written to; set ADAPTER_STATE_DIR to one that is"
-        )
+        raise SettingsError(f"{nearest} is not a folder that may be written to; set ADAPTER_STATE_DIR to one that is")
     return f"{folder}{'' if folder.exists() else ' (made at the first start)'}"
 
 

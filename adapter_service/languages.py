@@ -46,9 +46,7 @@ _BY_KEY = (
     | {language.tag.casefold(): language for language in TABLE}
     | {alias: LANGUAGES[tag] for alias, tag in _ALIASES.items()}
 )
-_TAG = re.compile(
-    r"(?P<primary>[a-z]{2,3})(?:-(?P<script>[a-z]{4}))?(?:-(?P<region>[a-z]{2}|\d{3}))?", re.IGNORECASE
-)
+_TAG = re.compile(r"(?P<primary>[a-z]{2,3})(?:-(?P<script>[a-z]{4}))?(?:-(?P<region>[a-z]{2}|\d{3}))?", re.IGNORECASE)
 
 # Known, but not offered as answers of `detect` unless they are expected: py3langid has no model of
 # them, or has one that takes short Hindi for Nepali and Sanskrit, which this service's users rarely write.

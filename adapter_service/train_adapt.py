@@ -256,7 +256,9 @@ class _Display:
             description="training",
             completed=progress.step,
             total=progress.total_steps,
-            figures=f"loss {progress.loss:.3f}  {progress.tokens_per_second:.0f} tokens/s  {progress.peak_memory_mb} MB",
+            figures=(
+                f"loss {progress.loss:.3f}  {progress.tokens_per_second:.0f} tokens/s  {progress.peak_memory_mb} MB"
+            ),
         )
 
     def note(self, message: str) -> None:

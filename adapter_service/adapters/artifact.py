@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adapter_service.durable import sync
 from adapter_service.errors import AdapterFormatError, InvalidParameterError
 
 MANIFEST = "manifest.json"
@@ -44,17 +44,13 @@ def check_name(name: str) -> str:
     return name
 
 
-def version_key(
-    samples_hash: str, parameters: Mapping[str, Any], base_id: str, parent_key: str | None
-) -> str:
+def version_key(samples_hash: str, parameters: Mapping[str, Any], base_id: str, parent_key: str | None) -> str:
     """What a version was made of, as 64 hex digits: equal ingredients, equal key.
 
     The canonical form is JSON with sorted keys, `,` and `:` without spaces, in UTF-8.
     """
     made_of = {"samples": samples_hash, "parameters": parameters, "base": base_id, "parent": parent_key}
-    canonical = json.dumps(
-        made_of, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    canonical = json.dumps(made_of, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -77,18 +73,14 @@ def check_files(folder: Path) -> frozenset[str]:
 
 def _check_entry(entry: Path) -> None:
     if entry.is_symlink() or not entry.is_file():
-        raise AdapterFormatError(
-            f"{entry.name!r} in an adapter folder is not a plain file; put the file itself there"
-        )
+        raise AdapterFormatError(f"{entry.name!r} in an adapter folder is not a plain file; put the file itself there")
     if entry.suffix in PICKLES:
         raise AdapterFormatError(
             f"{entry.name!r} may run code when it is read; only safetensors are served: convert it"
         )
     if entry.name not in REQUIRED_FILES | OPTIONAL_FILES | {MANIFEST}:
         allowed = ", ".join(sorted(REQUIRED_FILES | OPTIONAL_FILES))
-        raise AdapterFormatError(
-            f"unknown file {entry.name!r} in an adapter folder; allowed: {allowed}: remove it"
-        )
+        raise AdapterFormatError(f"unknown file {entry.name!r} in an adapter folder; allowed: {allowed}: remove it")
 
 
 def publish_folder(work_folder: Path, target: Path) -> None:
@@ -101,15 +93,15 @@ def publish_folder(work_folder: Path, target: Path) -> None:
         raise InvalidParameterError(f"version key {target.name!r} is not a hash in hex; use version_key()")
     names = check_files(work_folder)
     for name in sorted(names):
-        _fsync(work_folder / name)
+        sync(work_folder / name)
     _write_manifest(work_folder, names)
-    _fsync(work_folder)
+    sync(work_folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         shutil.rmtree(target)
     work_folder.replace(target)
-    _fsync(target.parent)
-    _fsync(target.parent.parent)  # `target.parent` may be new itself
+    sync(target.parent)
+    sync(target.parent.parent)  # `target.parent` may be new itself
 
 
 def verify_folder(folder: Path) -> None:
@@ -144,18 +136,10 @@ def _write_manifest(folder: Path, names: frozenset[str]) -> None:
     manifest = {name: _describe(folder / name) for name in sorted(names)}
     path = folder / MANIFEST
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    _fsync(path)
+    sync(path)
 
 
 def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size_bytes": path.stat().st_size, "sha256": digest}
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -57,9 +57,7 @@ class Version:
 class VersionStore:
     """Versions in `database`, their folders in `root/<adapter>/<key>`; safe to share between threads."""
 
-    def __init__(
-        self, database: Database, root: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, database: Database, root: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._database = database
         self._root = root
         self._now = now
@@ -113,9 +111,7 @@ class VersionStore:
             connection.execute(_PUSH, (version.adapter, version.number))
         return self._version(row)
 
-    def reject(
-        self, version: Version, reasons: Sequence[str], gate: Mapping[str, Any] | None = None
-    ) -> Version:
+    def reject(self, version: Version, reasons: Sequence[str], gate: Mapping[str, Any] | None = None) -> Version:
         """Never serve this candidate by its adapter's name. One that was decided before stays as it is."""
         if version.status is not VersionStatus.CANDIDATE:
             return version
@@ -219,9 +215,7 @@ class VersionStore:
         if name in RESERVED_NAMES:
             return UnknownAdapterError(f"{name!r} means {RESERVED_NAMES[name]} and has no versions")
         if own:
-            return UnknownAdapterError(
-                f"no version to serve under {reference!r}; there are: {', '.join(own)}"
-            )
+            return UnknownAdapterError(f"no version to serve under {reference!r}; there are: {', '.join(own)}")
         live = [version.adapter for version in versions if version.status is VersionStatus.LIVE]
         guess = difflib.get_close_matches(name, live, n=1)
         hint = f"did you mean {guess[0]!r}? " if guess else ""
@@ -235,9 +229,7 @@ _INSERT = """
         :parent_key, :gate
     FROM versions WHERE adapter = :adapter
     RETURNING *"""
-_DECIDE = (
-    "UPDATE versions SET status = ?, gate = ? WHERE adapter = ? AND number = ? AND status = ? RETURNING *"
-)
+_DECIDE = "UPDATE versions SET status = ?, gate = ? WHERE adapter = ? AND number = ? AND status = ? RETURNING *"
 _RETIRE = "UPDATE versions SET status = 'retired' WHERE adapter = ? AND status = 'live'"
 _REVIVE = "UPDATE versions SET status = 'live' WHERE adapter = ? AND number = ? RETURNING *"
 _PUSH = "INSERT INTO live_versions (adapter, version) VALUES (?, ?)"

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
 from adapter_service.adapters import VersionStore
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
+from adapter_service.engine.loading import LoadBase, base_loader
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.logs import JobLogs
@@ -21,13 +22,8 @@ from adapter_service.jobs.store import JobStore
 from adapter_service.jobs.train_request import TrainRequest
 from adapter_service.settings import Settings
 
-if TYPE_CHECKING:
-    from adapter_service.model_utils import BaseModel
-
 # A training loop notices within one micro-step; on a slow processor that is some seconds.
 STOP_SECONDS = 30.0
-
-LoadBase = Callable[[Callable[[str], None]], "BaseModel"]
 
 
 class Pipeline(Protocol):
@@ -89,27 +85,6 @@ def build_services(
         pipeline=pipeline,
         runner=Runner(jobs, pipeline, logs),
     )
-
-
-def base_loader(settings: Settings) -> LoadBase:
-    """What the engine calls on its own thread; torch is imported there and not before."""
-
-    def load(note: Callable[[str], None]) -> BaseModel:
-        from adapter_service.model_utils import load_base
-
-        return load_base(
-            settings.model.base,
-            bases_dir=settings.storage.state_dir / "bases",
-            revision=settings.model.revision,
-            device=settings.model.device,
-            dtype=settings.model.dtype,
-            use_8bit=settings.quantization.use_8bit,
-            use_4bit=settings.quantization.use_4bit,
-            threads=settings.model.threads,
-            note=note,
-        )
-
-    return load
 
 
 def _training_pipeline(settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path) -> Pipeline:

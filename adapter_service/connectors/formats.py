@@ -192,8 +192,7 @@ def _read_csv(file: ByteFile, start: Place, options: FileOptions) -> Iterator[Fo
 def _header(row: _Row) -> list[str]:
     if row.cells is None or len(set(row.cells)) != len(row.cells):
         raise SourceFormatError(
-            f"the first line has to name the columns, each once; it is {row.fault or row.cells}: "
-            "add such a line"
+            f"the first line has to name the columns, each once; it is {row.fault or row.cells}: add such a line"
         )
     return [name.strip() for name in row.cells]
 

@@ -128,9 +128,7 @@ class HttpFile:
             reading.offset += len(block)
             yield block
         # A server that does not know the total gives less than was asked for at the end.
-        reading.is_complete = (
-            given.size < RANGE_BYTES if given.total is None else reading.offset == given.total
-        )
+        reading.is_complete = given.size < RANGE_BYTES if given.total is None else reading.offset == given.total
 
     def _past_the_end(self, response: requests.Response, reading: _Reading) -> None:
         total = ContentRange.of(response).total

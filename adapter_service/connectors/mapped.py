@@ -27,9 +27,7 @@ WRONG_FIELD_AFTER = 20
 class MappedConnector(Connector):
     """The samples of one source, without shuffling; cursors are the reader's and a count."""
 
-    def __init__(
-        self, reader: RecordReader, spec: SourceSpec, *, name: str, languages: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, reader: RecordReader, spec: SourceSpec, *, name: str, languages: Sequence[str] = ()) -> None:
         self._reader = reader
         self._mapper = Mapper(spec)
         self._name = name
@@ -61,9 +59,7 @@ class MappedConnector(Connector):
             if count == self._max_samples:
                 return
 
-    def _samples(
-        self, after: Cursor | None, observer: StreamObserver | None
-    ) -> Iterator[tuple[Record, Sample]]:
+    def _samples(self, after: Cursor | None, observer: StreamObserver | None) -> Iterator[tuple[Record, Sample]]:
         # A stream that is resumed has had good records, or has told of the bad ones already.
         wrong_field = _WrongField(self._mapper, self._name) if after is None else None
         for record in self._reader.records(after):

@@ -48,9 +48,7 @@ class Mapper:
         return sample
 
     def _text(self, fields: Mapping[str, Any], origin: str) -> Sample:
-        return Sample(
-            (Message("assistant", self._words(fields, "text")),), self._language(fields, "language"), origin
-        )
+        return Sample((Message("assistant", self._words(fields, "text")),), self._language(fields, "language"), origin)
 
     def _completion(self, fields: Mapping[str, Any], origin: str) -> Sample:
         prompt, completion = self._words(fields, "prompt"), self._words(fields, "completion")
@@ -127,6 +125,4 @@ def _message(item: object, name: str) -> Message:
     for known in get_args(Role):
         if role == known and isinstance(content, str) and content.strip():
             return Message(known, content.strip())
-    raise InvalidSampleError(
-        f"a message in '{name}' without a role of {', '.join(get_args(Role))} or without content"
-    )
+    raise InvalidSampleError(f"a message in '{name}' without a role of {', '.join(get_args(Role))} or without content")

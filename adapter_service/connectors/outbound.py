@@ -37,9 +37,7 @@ class _PublicOnlyAdapter(IPFilterAdapter):  # type: ignore[misc] # requests-hard
 class Outbound:
     """One source's connections; closed as a context manager."""
 
-    def __init__(
-        self, *, headers: Mapping[str, str], timeout_seconds: float, allow_private: bool = False
-    ) -> None:
+    def __init__(self, *, headers: Mapping[str, str], timeout_seconds: float, allow_private: bool = False) -> None:
         self._headers = dict(headers)
         self._timeout = (timeout_seconds, timeout_seconds)
         self._public = self._session(is_filtered=True)

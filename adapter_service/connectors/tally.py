@@ -113,9 +113,7 @@ class Tally:
             logger.warning("source %s: further skipped records are counted, not logged", self._source)
 
 
-def tallied(
-    connector: Connector, tally: Tally, after: Cursor | None = None
-) -> Iterator[tuple[Cursor, Sample]]:
+def tallied(connector: Connector, tally: Tally, after: Cursor | None = None) -> Iterator[tuple[Cursor, Sample]]:
     """The connector's stream, counted; the errors of `Tally.finish` come when it ends by itself."""
     for cursor, sample in connector.stream(after, tally):
         tally.use(sample)

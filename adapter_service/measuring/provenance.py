@@ -7,11 +7,12 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+
+from adapter_service.durable import write_whole
 
 _PACKAGES = (
     "torch",
@@ -87,21 +88,6 @@ def write_results(path: Path, rows: Sequence[Result], *, checkout: Path | None =
         "rows": [asdict(row) for row in rows],
     }
     write_whole(path, json.dumps(document, ensure_ascii=False, indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds the old content or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)  # mkstemp's files are the owner's alone
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _output(*command: str) -> str:

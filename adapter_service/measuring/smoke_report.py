@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from adapter_service.durable import write_whole
 from adapter_service.measuring.markdown import table
-from adapter_service.measuring.provenance import Result, commit, machine, versions, write_whole
+from adapter_service.measuring.provenance import Result, commit, machine, versions
 from adapter_service.measuring.smoke import Group, SmokeReport, SmokeRow
 
 _TITLES: dict[Group, str] = {

@@ -70,12 +70,8 @@ def _line(pair: Pair, licence: str) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--cache", type=Path, default=Path(".cache/sample-corpus"), help="where downloads are kept"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=Path(".cache/sample-corpus"), help="where downloads are kept")
     parser.add_argument("--output", type=Path, default=path().parent, help="folder to write into")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

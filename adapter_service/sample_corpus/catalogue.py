@@ -20,8 +20,7 @@ from adapter_service.sample_corpus.readers import (
 
 _CLDR = "48.2.0"
 _FIREFOX = tuple(
-    f"firefox-esr-l10n-{tag}"
-    for tag in ("en-gb", "bn", "gu-in", "hi-in", "kn", "mr", "pa-in", "ta", "te", "ur")
+    f"firefox-esr-l10n-{tag}" for tag in ("en-gb", "bn", "gu-in", "hi-in", "kn", "mr", "pa-in", "ta", "te", "ur")
 )
 
 

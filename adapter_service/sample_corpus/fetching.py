@@ -79,9 +79,7 @@ def _run(command: list[str], folder: Path) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise SourceUnreachableError(
-            f"{command[0]} is not installed; the corpus is assembled with it"
-        ) from error
+        raise SourceUnreachableError(f"{command[0]} is not installed; the corpus is assembled with it") from error
     except subprocess.CalledProcessError as error:
         reason = (error.stderr or error.stdout).strip().splitlines()[-1:]
         raise SourceUnreachableError(f"`{' '.join(command)}` failed: {' '.join(reason)}") from error

@@ -16,9 +16,7 @@ MIN_SCRIPT_SHARE = 0.85
 MAX_LENGTH_RATIO = 4.0
 
 # Direction marks, soft hyphens and byte-order marks carry no text; joiners (U+200C, U+200D) do.
-_INVISIBLE = dict.fromkeys(
-    map(ord, "\u00ad\u200b\u200e\u200f\u202a\u202b\u202c\u2066\u2067\u2068\u2069\ufeff")
-)
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u202a\u202b\u202c\u2066\u2067\u2068\u2069\ufeff"))
 _TYPOGRAPHY = {ord("\u2010"): "-", ord("\u2011"): "-", ord("\u00a0"): " ", ord("\u202f"): " "}
 _PLACEHOLDER = re.compile(r"[{}<>$@#|•\\_~=\[\]*^]|%|&\w|\n")
 _URL = re.compile(r"://|www\.|\w\.(?:com|org|net|html?|php|js|json|ya?ml|conf)\b", re.IGNORECASE)

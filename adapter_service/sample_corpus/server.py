@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from adapter_service import sample_corpus
 
@@ -20,7 +22,7 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 def serve_sample_corpus() -> Iterator[int]:
     """Serve the sample corpus, unpacked, at `/english_indic.jsonl` in ranges; gives the port."""
     content = gzip.decompress(sample_corpus.path().read_bytes())
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(content))
+    server = _Server(("127.0.0.1", 0), _handler(content))
     thread = threading.Thread(target=server.serve_forever, name="sample-corpus", daemon=True)
     thread.start()
     try:
@@ -31,13 +33,22 @@ def serve_sample_corpus() -> Iterator[int]:
         thread.join()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A reader that has enough hangs up; that is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def _handler(content: bytes) -> type[BaseHTTPRequestHandler]:
     etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+        def do_GET(self) -> None:
             if self.path != f"/{FILE_NAME}":
                 self.send_error(404)
                 return

@@ -57,9 +57,7 @@ class EntryReader:
         for name, options in (content or {}).items():
             path = (group, name)
             if not isinstance(options, Mapping):
-                self._fault(
-                    path, f"source '{name}' is {options!r}; write a mapping with 'kind' and its options"
-                )
+                self._fault(path, f"source '{name}' is {options!r}; write a mapping with 'kind' and its options")
             elif kind is not None:
                 self._add_older(name, kind, options, path)
             elif not isinstance(options.get("kind"), str):
@@ -70,18 +68,14 @@ class EntryReader:
 
     def _read_list(self, content: Any) -> None:
         if not isinstance(content, list):
-            self._fault(
-                (older_sources.LIST,), f"'{older_sources.LIST}' is {content!r}; write a list of entries"
-            )
+            self._fault((older_sources.LIST,), f"'{older_sources.LIST}' is {content!r}; write a list of entries")
             return
         for i, item in enumerate(content):
             path = (older_sources.LIST, str(i))
             if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
                 self._fault(path, f"an entry of '{older_sources.LIST}' has no 'name'; add one")
             elif str(item.get("method", "GET")).upper() != "GET":
-                self._fault(
-                    path, f"source '{item['name']}' has method {item['method']!r}; only GET is possible"
-                )
+                self._fault(path, f"source '{item['name']}' has method {item['method']!r}; only GET is possible")
             else:
                 rest = {key: value for key, value in item.items() if key not in {"name", "type"}}
                 self._add_older(item["name"], str(item.get("type", "http")), rest, path)

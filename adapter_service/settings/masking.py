@@ -11,9 +11,7 @@ _SECRET_KEY = re.compile(
     re.IGNORECASE,
 )
 _URL_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-_URL_SECRET = re.compile(
-    r"(?<=[?&])([^=&#]*(?:token|secret|key|sig|signature|password)[^=&#]*)=[^&#]*", re.IGNORECASE
-)
+_URL_SECRET = re.compile(r"(?<=[?&])([^=&#]*(?:token|secret|key|sig|signature|password)[^=&#]*)=[^&#]*", re.IGNORECASE)
 
 
 def is_secret_key(key: str) -> bool:

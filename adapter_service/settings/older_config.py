@@ -53,9 +53,7 @@ OLDER: dict[str, MovedTo | NoEffect] = {
     "mcp.primary_source": MovedTo("data.source"),
     "mcp.fallback_source": MovedTo("data.fallback_source"),
     "mcp.config_path": NoEffect("the sources file is named by ADAPTER_SOURCES or on the command line"),
-    "hardware": NoEffect(
-        "device, precision and memory are 'model', 'quantization' and 'training.token_budget'"
-    ),
+    "hardware": NoEffect("device, precision and memory are 'model', 'quantization' and 'training.token_budget'"),
     "evaluation": NoEffect("a trained adapter is measured as 'gate' says"),
     "checkpointing": NoEffect("'training.save_steps' says when checkpoints are written"),
     "logging": NoEffect("each job's log is kept below 'storage.state_dir'"),
@@ -101,9 +99,7 @@ def _move(draft: Draft, document: Document, path: KeyPath, new_key: str, value: 
     place, old_key = document.place(path), ".".join(path)
     section, _, key = new_key.partition(".")
     if key in (document.values.get(section) or {}) or key in draft.values[section]:
-        draft.faults.append(
-            f"{place}: older key '{old_key}' and '{new_key}' are both given; keep '{new_key}'"
-        )
+        draft.faults.append(f"{place}: older key '{old_key}' and '{new_key}' are both given; keep '{new_key}'")
         return
     draft.notes.append(f"{place}: older key '{old_key}' is read as '{new_key}'")
     draft.put((section, key), value, place)
@@ -112,8 +108,6 @@ def _move(draft: Draft, document: Document, path: KeyPath, new_key: str, value: 
 def _leave(draft: Draft, place: str, path: KeyPath, older: NoEffect, value: Any) -> None:
     if older.only and value not in older.only:
         allowed = " or ".join(map(repr, older.only))
-        draft.faults.append(
-            f"{place}: '{'.'.join(path)}' is {value!r}; only {allowed} is possible: {older.why}"
-        )
+        draft.faults.append(f"{place}: '{'.'.join(path)}' is {value!r}; only {allowed} is possible: {older.why}")
     else:
         draft.notes.append(f"{place}: older key '{'.'.join(path)}' has no effect: {older.why}")

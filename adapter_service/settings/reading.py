@@ -48,9 +48,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not allowed; write it out", mark
-            )
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed; write it out", mark)
         return super().compose_node(parent, index)
 
 
@@ -145,9 +143,7 @@ class _Walk:
             elif key in values:
                 first = self.lines[*path, key]
                 dotted = ".".join((*path, key))
-                self.faults.append(
-                    f"{self._name} line {line}: '{dotted}' was given in line {first} already; keep one"
-                )
+                self.faults.append(f"{self._name} line {line}: '{dotted}' was given in line {first} already; keep one")
             else:
                 self.lines[*path, key] = line
                 values[key] = self.value(value_node, (*path, key))

@@ -55,9 +55,7 @@ class QuantizationSettings(Section):
     @model_validator(mode="after")
     def _one_width(self) -> Self:
         if self.use_8bit and self.use_4bit:
-            raise ValueError(
-                "'use_8bit' and 'use_4bit' are both true; the base is held in one width: keep one"
-            )
+            raise ValueError("'use_8bit' and 'use_4bit' are both true; the base is held in one width: keep one")
         return self
 
 
@@ -187,7 +185,5 @@ class Settings(Section):
 
 
 SECTIONS: dict[str, type[Section]] = {
-    name: type(field.default)
-    for name, field in Settings.model_fields.items()
-    if isinstance(field.default, Section)
+    name: type(field.default) for name, field in Settings.model_fields.items() if isinstance(field.default, Section)
 }

@@ -38,7 +38,7 @@ def test_a_published_folder_is_moved_and_verifies(work: Path, tmp_path: Path) ->
     assert manifest.keys() == {"adapter_config.json", "adapter_model.safetensors"}
 
 
-@pytest.mark.parametrize("moment", ["_write_manifest", "_fsync"])
+@pytest.mark.parametrize("moment", ["_write_manifest", "sync"])
 def test_a_crash_before_the_manifest_leaves_nothing_visible(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -163,13 +163,13 @@ def test_files_are_on_disk_before_the_folder_is_in_its_place(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[tuple[str, bool]] = []
-    real = artifact._fsync
+    real = artifact.sync
 
     def watch(path: Path) -> None:
         synced.append((path.name, (tmp_path / "hindi" / KEY).exists()))
         real(path)
 
-    monkeypatch.setattr(artifact, "_fsync", watch)
+    monkeypatch.setattr(artifact, "sync", watch)
     publish_folder(work, tmp_path / "hindi" / KEY)
     before = [name for name, visible in synced if not visible]
     assert before == ["adapter_config.json", "adapter_model.safetensors", "manifest.json", "work"]

@@ -165,9 +165,7 @@ def test_an_unknown_name_gets_a_guess_and_the_known_ones(shelf: Shelf) -> None:
         shelf.store.resolve("hindy")
 
 
-@pytest.mark.parametrize(
-    "reference", ["", "../hindi", "hindi@", "hindi@2", "hindi@x", "hindi@-1", "hindi@²", "base"]
-)
+@pytest.mark.parametrize("reference", ["", "../hindi", "hindi@", "hindi@2", "hindi@x", "hindi@-1", "hindi@²", "base"])
 def test_what_names_no_version_is_unknown(shelf: Shelf, reference: str) -> None:
     shelf.live(1)
     with pytest.raises(UnknownAdapterError):

@@ -28,7 +28,6 @@ def test_a_running_job_says_how_far_it_is(client: TestClient, services: Services
     assert running is not None
     # The resolved settings have folders of this machine in them.
     metrics = {
-        "settings": {"state_dir": "/x/y"},
         "loss": 2.5,
         "samples": {"read": 8, "used": 7, "skipped": 1},
         "unforeseen": 1,

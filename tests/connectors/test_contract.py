@@ -79,9 +79,7 @@ def assert_resumes_after_every_cursor(connector: Connector) -> None:
 
 @pytest.mark.parametrize("only", [(), ("Hindi",)])
 @pytest.mark.parametrize("shuffle_buffer", [0, 4])
-def test_a_stream_resumes_exactly_after_every_cursor(
-    make: Make, shuffle_buffer: int, only: tuple[str, ...]
-) -> None:
+def test_a_stream_resumes_exactly_after_every_cursor(make: Make, shuffle_buffer: int, only: tuple[str, ...]) -> None:
     connector = make(ROWS, shuffle_buffer=shuffle_buffer, only=only, seed=3)
     assert len(list(connector.stream())) >= (10 if only else 25)
     assert_resumes_after_every_cursor(connector)
@@ -123,9 +121,7 @@ def test_a_check_tells_of_the_first_sample(make: Make) -> None:
     block=st.integers(0, 5),
     file_format=st.sampled_from(["jsonl", "json", "csv"]),
 )
-def test_any_text_comes_through_and_resumes(
-    tmp_path: Path, texts: list[str], block: int, file_format: str
-) -> None:
+def test_any_text_comes_through_and_resumes(tmp_path: Path, texts: list[str], block: int, file_format: str) -> None:
     rows = [{"text": text, "language": "hi"} for text in texts]
     (tmp_path / f"a.{file_format}").write_bytes(encoded(rows, file_format))
     connector = open_kind("local", folder=tmp_path, path=f"a.{file_format}", shuffle_buffer=block)

@@ -157,9 +157,7 @@ json_values = st.recursive(
 def test_arrays_are_taken_apart_wherever_the_blocks_end(
     values: list[object], size: int, ascii_only: bool, indent: int | None
 ) -> None:
-    data = json.dumps({"a": [0], "b": values}, ensure_ascii=ascii_only, indent=indent).encode(
-        "utf-8", "replace"
-    )
+    data = json.dumps({"a": [0], "b": values}, ensure_ascii=ascii_only, indent=indent).encode("utf-8", "replace")
     found = [json.loads(raw) for _, raw in read_elements(in_pieces(data, size), Place(), ["b"], 10_000)]
     assert found == json.loads(data)["b"]
 

@@ -52,9 +52,7 @@ def test_a_resumed_stream_asks_only_for_the_rest(server: FileServer, open_http: 
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_dropped_connections_are_taken_up_at_the_byte_reached(
-    server: FileServer, open_http: Open, suffix: str
-) -> None:
+def test_dropped_connections_are_taken_up_at_the_byte_reached(server: FileServer, open_http: Open, suffix: str) -> None:
     server.put(f"/a.jsonl{suffix}", gzip.compress(CONTENT) if suffix else CONTENT)
     server.faults.drops = 3
     assert texts(open_http(f"/a.jsonl{suffix}")) == LINES
@@ -91,9 +89,7 @@ def test_the_wait_between_attempts_doubles() -> None:
     waits: list[float] = []
     options = http_file.HttpOptions(attempts=4, backoff_seconds=0.5, sleep=waits.append)
     url = f"http://127.0.0.1:{_free_port()}/a.jsonl"
-    file = http_file.HttpFile(
-        url, lambda: Outbound(headers={}, timeout_seconds=1, allow_private=True), options
-    )
+    file = http_file.HttpFile(url, lambda: Outbound(headers={}, timeout_seconds=1, allow_private=True), options)
     with pytest.raises(SourceUnreachableError):
         next(file.blocks(0))
     assert waits == [0.5, 1.0, 2.0]
@@ -119,9 +115,7 @@ def test_an_unreachable_host_is_named(open_http: Open) -> None:
         texts(open_http(url=f"http://127.0.0.1:{port}/a.jsonl"))
 
 
-@pytest.mark.parametrize(
-    ("path", "said"), [("/none.jsonl", "404.*check the address"), ("/forbidden", "403.*token")]
-)
+@pytest.mark.parametrize(("path", "said"), [("/none.jsonl", "404.*check the address"), ("/forbidden", "403.*token")])
 def test_a_refusal_says_what_to_do_and_is_not_repeated(
     server: FileServer, open_http: Open, path: str, said: str
 ) -> None:

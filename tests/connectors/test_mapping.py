@@ -55,10 +55,7 @@ def test_parallel_text_becomes_an_instruction_and_its_answer() -> None:
 
 
 def test_most_instructions_are_worded_as_users_write_them_and_some_are_not() -> None:
-    items = [
-        {"source": f"Text {i}", "target": "उत्तर", "language": "hi", "source_language": "en"}
-        for i in range(100)
-    ]
+    items = [{"source": f"Text {i}", "target": "उत्तर", "language": "hi", "source_language": "en"} for i in range(100)]
     prompts = [sample.prompt for _, sample in open_items(*items, format="parallel").stream()]
     canonical = sum(prompt.startswith("Translate to Hindi: ") for prompt in prompts)
     assert 40 <= canonical <= 80

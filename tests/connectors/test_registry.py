@@ -46,17 +46,13 @@ def test_a_kind_is_a_spec_and_a_class_with_two_methods(monkeypatch: pytest.Monke
 def test_packages_of_others_announce_a_kind_as_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("count", "tests.connectors.announced_kind", registry.ENTRY_POINT_GROUP)
     monkeypatch.setattr(registry, "_registered", {})
-    monkeypatch.setattr(
-        registry, "entry_points", lambda group, name="count": [point] if name == "count" else []
-    )
+    monkeypatch.setattr(registry, "entry_points", lambda group, name="count": [point] if name == "count" else [])
     assert "count" in known_kinds()
     assert open_kind("count", up_to=2).check().startswith("numbers up to 2")
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:
-    with pytest.raises(
-        SettingsError, match=r"source 'corpus': unknown connector kind 'htpp'; did you mean 'http'"
-    ):
+    with pytest.raises(SettingsError, match=r"source 'corpus': unknown connector kind 'htpp'; did you mean 'http'"):
         open_kind("htpp")
     with pytest.raises(SettingsError, match=r"known kinds: http, local, memory"):
         open_kind("ftp")

@@ -35,9 +35,7 @@ def test_bad_records_within_the_fraction_are_counted() -> None:
 @pytest.mark.parametrize("shuffle_buffer", [0, 1000])
 def test_bad_records_past_the_fraction_end_the_stream_early(shuffle_buffer: int) -> None:
     tally = Tally("corpus", max_skipped_fraction=0.1)
-    with pytest.raises(
-        TooManyBadRecordsError, match=r"bad, 10% are allowed.*a str where an object is wanted"
-    ):
+    with pytest.raises(TooManyBadRecordsError, match=r"bad, 10% are allowed.*a str where an object is wanted"):
         run(tally, *[GOOD, GOOD, BAD] * 500, shuffle_buffer=shuffle_buffer)
     assert tally.read <= 21
 

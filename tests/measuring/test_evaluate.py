@@ -8,10 +8,10 @@ import pytest
 
 from adapter_service.answers import corpus_chrf
 from adapter_service.errors import EmptySourceError, InvalidInputError
-from adapter_service.measuring.evaluate import Evaluation, choose_pairs, evaluate
-from adapter_service.measuring.evaluation_report import render_markdown, rich_table
 from adapter_service.instructions import canonical
 from adapter_service.languages import find
+from adapter_service.measuring.evaluate import Evaluation, choose_pairs, evaluate
+from adapter_service.measuring.evaluation_report import render_markdown, rich_table
 from adapter_service.measuring.retrieval import NearestNeighbour
 from adapter_service.samples import Message, Sample
 
@@ -34,9 +34,7 @@ def pair(source: str, target: str, tag: str) -> Sample:
     return Sample(messages, language=tag, metadata={"source_text": source, "source_language": "en"})
 
 
-PAIRS = choose_pairs(
-    pair(source, target, tag) for tag, texts in TEXTS.items() for source, target in texts.items()
-)
+PAIRS = choose_pairs(pair(source, target, tag) for tag, texts in TEXTS.items() for source, target in texts.items())
 TRAINING = [pair("The weather was bad yesterday.", "कल मौसम ख़राब था।", "hi")]
 
 

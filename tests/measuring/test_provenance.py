@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from adapter_service.durable import write_whole
 from adapter_service.measuring import provenance
 from adapter_service.measuring.markdown import escape, table
 
@@ -42,9 +43,7 @@ def test_a_folder_without_history_has_no_known_commit(tmp_path: Path) -> None:
 
 def test_a_results_file_has_the_four_parts_and_the_eight_columns(tmp_path: Path) -> None:
     path = tmp_path / "results" / "smoke.json"
-    provenance.write_results(
-        path, [provenance.Result("OK", 10, "of 10", target=10, met=True)], checkout=tmp_path
-    )
+    provenance.write_results(path, [provenance.Result("OK", 10, "of 10", target=10, met=True)], checkout=tmp_path)
     document = json.loads(path.read_text())
     assert set(document) == {"commit", "machine", "versions", "rows"}
     columns = ["measure", "figure", "unit", "peer", "peer_figure", "ratio", "target", "met"]
@@ -53,9 +52,9 @@ def test_a_results_file_has_the_four_parts_and_the_eight_columns(tmp_path: Path)
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "report.md"
-    provenance.write_whole(path, "old")
+    write_whole(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        provenance.write_whole(path, "\ud800")
+        write_whole(path, "\ud800")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -144,9 +144,7 @@ def test_the_report_has_recipe_facts_and_every_answer_escaped(report: SmokeRepor
     assert r"நான் வீட்டிற்குச் செல்கிறேன் \| \*." in text
 
 
-def test_the_report_replaces_the_previous_one_and_leaves_nothing_beside_it(
-    report: SmokeReport, tmp_path: Path
-) -> None:
+def test_the_report_replaces_the_previous_one_and_leaves_nothing_beside_it(report: SmokeReport, tmp_path: Path) -> None:
     path = tmp_path / "smoke_results.md"
     for seconds in (1.0, 2.0):
         write_report(path, report, recipe={}, training_seconds=seconds, checkout=tmp_path)

@@ -43,9 +43,7 @@ def test_a_variable_may_hold_any_kind_of_value(
 
 
 def test_a_misspelt_variable_is_refused(config: Path) -> None:
-    with pytest.raises(
-        SettingsError, match="ADAPTER_SERVING__PROT: unknown; did you mean 'ADAPTER_SERVING__PORT'"
-    ):
+    with pytest.raises(SettingsError, match="ADAPTER_SERVING__PROT: unknown; did you mean 'ADAPTER_SERVING__PORT'"):
         load_settings(config, environ={"ADAPTER_SERVING__PROT": "8200"})
 
 

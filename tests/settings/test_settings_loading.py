@@ -44,17 +44,12 @@ def test_a_misspelt_section_is_refused(tmp_path: Path) -> None:
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
-    text = faults_of(
-        tmp_path, "lora:\n  r: 0\nserving:\n  port: 99999\n", "bogus: 1\n", ADAPTER_MODEL__DEVICE="gpu"
-    )
+    text = faults_of(tmp_path, "lora:\n  r: 0\nserving:\n  port: 99999\n", "bogus: 1\n", ADAPTER_MODEL__DEVICE="gpu")
     assert text.startswith("4 faults in the settings:\n")
     assert "adapter_config.yaml line 2: 'lora.r' is 0; it should be greater than or equal to 1" in text
     assert "adapter_config.yaml line 4: 'serving.port' is 99999" in text
     assert "mcp_connectors.yml line 1: unknown key 'bogus'" in text
-    assert (
-        "variable ADAPTER_MODEL__DEVICE: 'model.device' is 'gpu'; it should be 'auto', 'cpu' or 'cuda'"
-        in text
-    )
+    assert "variable ADAPTER_MODEL__DEVICE: 'model.device' is 'gpu'; it should be 'auto', 'cpu' or 'cuda'" in text
 
 
 @pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "1e999", "yes", "fast", "[1]", "{a: 1}"])
@@ -74,9 +69,7 @@ def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
     assert text == "adapter_config.yaml line 3: 'lora.r' was given in line 2 already; keep one"
 
 
-@pytest.mark.parametrize(
-    "text", ["lora: [", "lora: &a {r: 4}\ngate: *a", "lora: !!python/name:os.system", "- 1"]
-)
+@pytest.mark.parametrize("text", ["lora: [", "lora: &a {r: 4}\ngate: *a", "lora: !!python/name:os.system", "- 1"])
 def test_only_plain_yaml_is_read(tmp_path: Path, text: str) -> None:
     assert "adapter_config.yaml line" in faults_of(tmp_path, text)
 
@@ -104,9 +97,7 @@ def test_an_unchosen_source_that_is_missing_is_only_noted(tmp_path: Path) -> Non
 
 def test_others_than_this_machine_are_not_let_in_without_keys(tmp_path: Path) -> None:
     text = faults_of(tmp_path, "security:\n  loopback_only: false\n")
-    assert text.startswith(
-        "adapter_config.yaml line 2: 'security.loopback_only' is false; there are no API keys"
-    )
+    assert text.startswith("adapter_config.yaml line 2: 'security.loopback_only' is false; there are no API keys")
 
 
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:

@@ -60,9 +60,7 @@ def test_an_older_token_variable_becomes_a_header(older: Settings) -> None:
 def test_an_older_key_beside_its_new_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "adapter_config.yaml"
     path.write_text("lora:\n  lora_alpha: 8\n  alpha: 16\n", encoding="utf-8")
-    with pytest.raises(
-        SettingsError, match=r"line 2: older key 'lora.lora_alpha' and 'lora.alpha' are both given"
-    ):
+    with pytest.raises(SettingsError, match=r"line 2: older key 'lora.lora_alpha' and 'lora.alpha' are both given"):
         load_settings(path, environ={})
 
 

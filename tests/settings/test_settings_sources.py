@@ -91,10 +91,6 @@ class _Spec(Section):
 
 def test_a_connectors_own_spec_gets_the_same_messages() -> None:
     with pytest.raises(SettingsError) as caught:
-        validate_section(
-            _Spec, {"ulr": "x"}, where="mcp_connectors.yml", lines={"ulr": 9}, prefix="sources.web"
-        )
-    assert "mcp_connectors.yml line 9: unknown key 'sources.web.ulr'; did you mean 'url'?" in str(
-        caught.value
-    )
+        validate_section(_Spec, {"ulr": "x"}, where="mcp_connectors.yml", lines={"ulr": 9}, prefix="sources.web")
+    assert "mcp_connectors.yml line 9: unknown key 'sources.web.ulr'; did you mean 'url'?" in str(caught.value)
     assert "mcp_connectors.yml: 'sources.web.url' is missing; add it" in str(caught.value)

@@ -24,9 +24,7 @@ def _texts(pack: Path) -> dict[str, str]:
     data = pack.read_bytes()
     version, encoding, count, _ = struct.unpack_from("<IB3xHH", data)
     if (version, encoding) != (_VERSION, _UTF8):
-        raise SourceFormatError(
-            f"{pack.name}: version {version}, encoding {encoding}; 5 and 1 (UTF-8) are read"
-        )
+        raise SourceFormatError(f"{pack.name}: version {version}, encoding {encoding}; 5 and 1 (UTF-8) are read")
     entries = [struct.unpack_from("<HI", data, 12 + 6 * n) for n in range(count + 1)]
     return {
         str(identifier): data[start:end].decode("utf-8", errors="replace")

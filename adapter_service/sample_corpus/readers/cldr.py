@@ -56,9 +56,7 @@ def _dates(folder: Path) -> dict[str, str]:
     fields = json.loads((folder / "dateFields.json").read_bytes())["main"][folder.name]["dates"]["fields"]
     calendar = json.loads((folder / "ca-gregorian.json").read_bytes())["main"][folder.name]
     gregorian = calendar["dates"]["calendars"]["gregorian"]
-    texts = {
-        f"fields.{key}": text for key, text in _leaves(fields) if "-narrow" not in key and "-short" not in key
-    }
+    texts = {f"fields.{key}": text for key, text in _leaves(fields) if "-narrow" not in key and "-short" not in key}
     for part in ("months", "days", "quarters", "dayPeriods"):
         texts |= {f"{part}.{key}": text for key, text in _leaves(gregorian[part]["stand-alone"]["wide"])}
     return texts

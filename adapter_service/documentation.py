@@ -1,0 +1,130 @@
+"""The README's generated tables: `make docs` writes them, `--check` fails when they are not what the code says.
+
+Each stands between `<!-- generated: name -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapter_service.connectors.registry import KINDS
+from adapter_service.settings import Settings, StorageSettings
+from adapter_service.settings.sections import SECTIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+_BLOCK = re.compile(r"(<!-- generated: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def generated(text: str) -> str:
+    """`text` with every generated block made anew.
+
+    Raises:
+        KeyError: a block whose name is not known here.
+    """
+    return _BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _settings() -> str:
+    comments = _comments((ROOT / "adapter_config.yaml").read_text())
+    rows = [
+        (f"`{section}.{key}`", f"`{_shown(field.default)}`", comments.get(f"{section}.{key}", ""))
+        for section, model in SECTIONS.items()
+        for key, field in model.model_fields.items()
+    ]
+    return _table(("key", "default", "what it is"), rows)
+
+
+def _shown(value: object) -> str:
+    return str(value) if isinstance(value, Path) else json.dumps(value)
+
+
+def _comments(yaml_text: str) -> dict[str, str]:
+    """The comment above each `section.key`, its lines joined."""
+    found: dict[str, str] = {}
+    section, lines = "", []
+    for line in yaml_text.splitlines():
+        if match := re.match(r"\s*# ?(.*)", line):
+            lines.append(match[1])
+        elif match := re.match(r"(\w+):\s*$", line):
+            section, lines = match[1], []
+        else:
+            if match := re.match(r"  (\w+):", line):
+                found[f"{section}.{match[1]}"] = " ".join(lines)
+            lines = []
+    return found
+
+
+def _routes() -> str:
+    from adapter_service.api import create_app
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(storage=StorageSettings(state_dir=Path(folder)))
+        described = create_app(settings).openapi()
+    return _table(("route", "what it does"), _operations(described))
+
+
+def _operations(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            yield f"`{method.upper()} {path}`", operation.get("summary", "")
+
+
+def _connectors() -> str:
+    return _table(("kind", "what it reads"), [(f"`{kind}`", text) for kind, text in KINDS.items()])
+
+
+def _quality() -> str:
+    """What the last `make run` measured, from its results file."""
+    path = ROOT / "benchmarks" / "results" / "smoke.json"
+    if not path.is_file():
+        return "Nothing was measured yet.\n"
+    results = json.loads(path.read_text())
+    rows = [
+        (row["measure"], _figure(row["figure"]), row["unit"], row["peer"] or "", _figure(row["peer_figure"]),
+         _figure(row["target"]), {True: "yes", False: "**no**", None: ""}[row["met"]])
+        for row in results["rows"]
+    ]  # fmt: skip
+    shown = _table(("measure", "figure", "unit", "peer", "its figure", "target", "met"), rows)
+    machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    return f"{shown}\nMeasured at commit {results['commit']} on {machine}.\n"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "settings": _settings,
+    "routes": _routes,
+    "connectors": _connectors,
+    "quality": _quality,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Write the README anew, or with `--check` only compare; 1 when it differs."""
+    text = README.read_text()
+    wanted = generated(text)
+    if wanted == text:
+        return 0
+    if "--check" in arguments:
+        sys.stderr.write("README.md has tables that are not what the code says; run `make docs`\n")
+        return 1
+    README.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
