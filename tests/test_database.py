@@ -32,9 +32,7 @@ def test_a_commit_survives_a_power_cut_by_its_settings(database: Database) -> No
 
 
 def test_every_table_is_strict(database: Database) -> None:
-    tables = database.read(
-        "SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-    )
+    tables = database.read("SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
     assert {row["name"] for row in tables} == {"jobs", "job_events", "versions", "live_versions"}
     assert all(row["sql"].endswith("STRICT") for row in tables)
 
@@ -94,9 +92,7 @@ def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path) -> None:
 
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     Database(tmp_path / "a.db").close()
-    with pytest.raises(
-        DatabaseError, match=r"schema 2, and this version knows up to 1; start the newer version"
-    ):
+    with pytest.raises(DatabaseError, match=r"schema 2, and this version knows up to 1; start the newer version"):
         Database(tmp_path / "a.db", MIGRATIONS[:1])
 
 

@@ -51,9 +51,7 @@ def test_every_dependency_of_the_service_is_locked() -> None:
 
 def test_torch_can_be_left_out_of_the_rest() -> None:
     assert "torch" in pinned("torch.txt")
-    assert not [
-        name for name in pinned("core.txt", "dev.txt") if re.match(r"torch$|triton|nvidia-|cuda-", name)
-    ]
+    assert not [name for name in pinned("core.txt", "dev.txt") if re.match(r"torch$|triton|nvidia-|cuda-", name)]
 
 
 def test_no_package_is_locked_twice_over() -> None:
@@ -71,9 +69,7 @@ def test_importing_it_loads_nothing_heavy(module: str) -> None:
     # A folder without __init__.py would import as nothing at all.
     loaded = "print(json.dumps([m.split('.')[0] for m in sys.modules]))"
     program = f"import {module}, json, sys; assert {module}.__file__; {loaded}"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert HEAVY.isdisjoint(json.loads(done.stdout))
 
 

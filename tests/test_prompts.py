@@ -12,9 +12,7 @@ from adapter_service.instructions import canonical, target_language
 from adapter_service.languages import LANGUAGES
 from adapter_service.scripts import script_share
 
-FILE: dict[str, Any] = json.loads(
-    (Path(__file__).parents[1] / "test_prompts/prompts_10.json").read_text("utf-8")
-)
+FILE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "test_prompts/prompts_10.json").read_text("utf-8"))
 PROMPTS: list[dict[str, Any]] = FILE["prompts"]
 SENTENCES = [prompt["prompt"].partition(": ")[2] for prompt in PROMPTS]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from adapter_service import durable
 from adapter_service.adapters import artifact
 from adapter_service.adapters.artifact import (
     check_files,
@@ -163,7 +164,7 @@ def test_files_are_on_disk_before_the_folder_is_in_its_place(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[tuple[str, bool]] = []
-    real = artifact.sync
+    real = durable.sync
 
     def watch(path: Path) -> None:
         synced.append((path.name, (tmp_path / "hindi" / KEY).exists()))

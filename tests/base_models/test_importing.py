@@ -63,7 +63,7 @@ def test_nothing_but_the_import_is_left(parts: list[Path], converted: list[bytes
     assert list((tmp_path / "bases").iterdir()) == [folder]
 
 
-@pytest.mark.parametrize("faulty", ["_joined", "_convert", "_sync"])
+@pytest.mark.parametrize("faulty", ["_joined", "_convert", "sync_folder"])
 def test_a_crash_on_the_way_leaves_nothing(
     parts: list[Path], converted: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faulty: str
 ) -> None:
@@ -82,7 +82,7 @@ def test_a_half_made_import_is_never_taken_for_a_whole_one(
     """As after a power cut: not even the clean-up was run."""
     with monkeypatch.context() as cut:
         cut.setattr(shutil, "rmtree", lambda *_, **__: None)
-        cut.setattr(importing, "_sync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        cut.setattr(importing, "sync_folder", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(parts, tmp_path / "bases")
     assert (run(parts, tmp_path / "bases") / "base.json").is_file()
@@ -92,15 +92,15 @@ def test_a_half_made_import_is_never_taken_for_a_whole_one(
 def test_another_process_that_was_faster_is_no_fault(
     parts: list[Path], converted: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sync = importing._sync
+    sync = importing.sync_folder
 
     def sync_and_be_overtaken(folder: Path) -> None:
         sync(folder)
         with monkeypatch.context() as other:
-            other.setattr(importing, "_sync", sync)
+            other.setattr(importing, "sync_folder", sync)
             run(parts, tmp_path / "bases")
 
-    monkeypatch.setattr(importing, "_sync", sync_and_be_overtaken)
+    monkeypatch.setattr(importing, "sync_folder", sync_and_be_overtaken)
     assert (run(parts, tmp_path / "bases") / "base.json").is_file()
 
 

@@ -35,9 +35,7 @@ def test_every_pair_of_statuses_is_a_move_or_an_error(before: JobStatus, after: 
     if (before, after) in MOVES:
         assert job.moved(after, attempt=2) == Job("job_1", "hindi", {}, "trace", NOON, after, attempt=2)
     else:
-        with pytest.raises(
-            WrongJobStateError, match=f"is {before} and cannot become {after}; it can become: "
-        ):
+        with pytest.raises(WrongJobStateError, match=f"is {before} and cannot become {after}; it can become: "):
             job.moved(after)
 
 
@@ -53,8 +51,6 @@ def test_ids_sort_by_time_and_differ_within_a_millisecond() -> None:
     assert all(is_job_id(job_id) for job_id in ids)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "job_", "job_1", f"job_{'0' * 26}/..", f"job_{'0' * 25}U", f"job_{'0' * 26}\n"]
-)
+@pytest.mark.parametrize("text", ["", "job_", "job_1", f"job_{'0' * 26}/..", f"job_{'0' * 25}U", f"job_{'0' * 26}\n"])
 def test_what_does_not_look_like_an_id_is_none(text: str) -> None:
     assert not is_job_id(text)

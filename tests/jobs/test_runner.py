@@ -33,9 +33,7 @@ class Workshop:
         self.runner: Runner | None = None
 
     def run(self, work: Work) -> Runner:
-        self.runner = Runner(
-            self.store, work, self.logs_dir, monotonic=lambda: self.seconds, retry_seconds=0.01
-        )
+        self.runner = Runner(self.store, work, self.logs_dir, monotonic=lambda: self.seconds, retry_seconds=0.01)
         self.runner.start()
         return self.runner
 

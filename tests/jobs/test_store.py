@@ -132,9 +132,7 @@ def test_two_runners_never_start_the_same_job(tmp_path: Path, database: Database
 def test_progress_keeps_what_is_not_given_and_merges_metrics(store: JobStore) -> None:
     submit(store)
     job = claim(store)
-    store.progress(
-        job, phase=Phase.TRAINING, step=1, total_steps=9, metrics={"loss": 3.0, "samples_read": 14}
-    )
+    store.progress(job, phase=Phase.TRAINING, step=1, total_steps=9, metrics={"loss": 3.0, "samples_read": 14})
     now = store.progress(job, step=2, metrics={"loss": 2.5})
     assert (now.phase, now.step, now.total_steps) == (Phase.TRAINING, 2, 9)
     assert now.progress == {"loss": 2.5, "samples_read": 14}

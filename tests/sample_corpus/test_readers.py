@@ -42,9 +42,7 @@ def pak(texts: dict[int, str]) -> bytes:
 def test_chromium_packs_are_paired_by_number(tmp_path: Path) -> None:
     (tmp_path / "en-GB.pak").write_bytes(pak({7: "Close", 9: "Only English"}))
     (tmp_path / "ml.pak").write_bytes(pak({7: "അടയ്ക്കുക"}))
-    assert [(p.source, p.target, p.language) for p in chromium.read(tmp_path, "x")] == [
-        ("Close", "അടയ്ക്കുക", "ml")
-    ]
+    assert [(p.source, p.target, p.language) for p in chromium.read(tmp_path, "x")] == [("Close", "അടയ്ക്കുക", "ml")]
 
 
 def string_pool(texts: list[str]) -> bytes:
@@ -69,9 +67,7 @@ def test_android_tables_are_paired_by_type_and_entry(tmp_path: Path) -> None:
     body = string_pool(["Unlock", "திற"]) + package
     table = struct.pack("<HHII", 2, 12, 12 + len(body), 1) + body
     archive(tmp_path / "framework-res.apk", {"resources.arsc": table})
-    assert [(p.source, p.target, p.language) for p in android.read(tmp_path, "x")] == [
-        ("Unlock", "திற", "ta")
-    ]
+    assert [(p.source, p.target, p.language) for p in android.read(tmp_path, "x")] == [("Unlock", "திற", "ta")]
 
 
 def test_fuzzy_and_plural_messages_are_left_out(tmp_path: Path) -> None:
@@ -97,9 +93,7 @@ def test_reserved_articles_are_never_read(tmp_path: Path) -> None:
     folder = tmp_path / "package" / "declaration"
     folder.mkdir(parents=True)
     for page in ("eng", "hin", "ben", "tam", "tel", "guj", "mar", "urd", "pan", "kan", "mal"):
-        articles = "".join(
-            f'<article data-number="{n}"><p>One {n}. Two {n}.</p></article>' for n in range(1, 31)
-        )
+        articles = "".join(f'<article data-number="{n}"><p>One {n}. Two {n}.</p></article>' for n in range(1, 31))
         (folder / f"{page}.html").write_text(articles, encoding="utf-8")
     read = {p.source for p in udhr.read(tmp_path, "udhr")}
     assert "One 4." in read
@@ -113,8 +107,6 @@ def test_emoji_have_names_and_arrows_do_not(tmp_path: Path) -> None:
         entries = {"🐈": {"tts": [cat]}, "↖": {"tts": [arrow]}}
         folder = tmp_path / "package" / "annotations" / tag
         folder.mkdir(parents=True)
-        (folder / "annotations.json").write_text(
-            json.dumps({"annotations": {"annotations": entries}}), "utf-8"
-        )
+        (folder / "annotations.json").write_text(json.dumps({"annotations": {"annotations": entries}}), "utf-8")
     hindi = [p for p in cldr.read_annotations(tmp_path, "cldr-annotations") if p.language == "hi"]
     assert [(p.source, p.target) for p in hindi] == [("cat", "बिल्ली")]
