@@ -1,0 +1,181 @@
+"""Streaming and training through the engine: every setting of both sections does something."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapter_service.connectors.opening import source_opener
+from adapter_service.engine.engine import Engine
+from adapter_service.errors import JobCancelledError, TrainingError
+from adapter_service.jobs.learning import Streamed, Trained, lora_config, stream, train
+from adapter_service.settings import LoraSettings, Settings, TrainingSettings
+from adapter_service.training.loop import Progress
+from tests.jobs.bench import local_source, toy_records, toy_settings
+
+
+@dataclass
+class Recorder:
+    """A watch that writes down what it is told."""
+
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    told: list[Progress] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    asked: int = 0
+    cancel_at: int | None = None
+
+    def streamed(self, counts: Mapping[str, Any]) -> None:
+        self.counts = counts
+
+    def trained(self, progress: Progress) -> None:
+        self.told.append(progress)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def cancelled(self) -> bool:
+        self.asked += 1
+        return self.asked == self.cancel_at
+
+
+# One change at a time against these; every step is small, and every rate and save is passed through.
+PLAIN: dict[str, dict[str, Any]] = {
+    "lora": {"r": 2, "alpha": 4},
+    "training": {"num_epochs": 1, "per_device_train_batch_size": 4, "save_steps": 2, "max_seq_length": 24},
+    "data": {"max_train_samples": 40, "max_skipped_fraction": 1.0},
+}
+
+# (section, key) → another value, and in what a run shows it.
+EFFECTS: dict[tuple[str, str], tuple[Any, str]] = {
+    ("lora", "r"): (3, "ranks"),
+    ("lora", "alpha"): (8, "scales"),
+    ("lora", "dropout"): (0.3, "weights"),
+    ("lora", "target_modules"): (["q_proj", "down_proj"], "ranks"),
+    ("lora", "use_rslora"): (True, "scales"),
+    ("lora", "rank_pattern"): ({"q_proj": 5}, "ranks"),
+    ("lora", "alpha_pattern"): ({"q_proj": 9}, "scales"),
+    ("training", "num_epochs"): (2, "steps"),
+    ("training", "per_device_train_batch_size"): (8, "steps"),
+    ("training", "gradient_accumulation_steps"): (2, "steps"),
+    ("training", "max_steps"): (5, "steps"),
+    ("training", "learning_rate"): (0.02, "rates"),
+    ("training", "lr_scheduler_type"): ("linear", "rates"),
+    ("training", "min_lr_ratio"): (0.5, "rates"),
+    ("training", "warmup_steps"): (1, "rates"),
+    ("training", "weight_decay"): (0.1, "weights"),
+    ("training", "adam_beta1"): (0.5, "weights"),
+    ("training", "adam_beta2"): (0.5, "weights"),
+    ("training", "max_grad_norm"): (1e-6, "weights"),
+    ("training", "max_seq_length"): (10, "too_long"),
+    ("training", "token_budget"): (32, "micro_steps"),
+    ("training", "save_steps"): (3, "saved_at"),
+    ("training", "seed"): (1, "weights"),
+}
+
+
+def settings_in(folder: Path, **sections: Mapping[str, Any]) -> Settings:
+    merged = {name: {**PLAIN.get(name, {}), **sections.get(name, {})} for name in {*PLAIN, *sections}}
+    return toy_settings(local_source("toy", folder, toy_records()), **merged)
+
+
+def streamed_by(engine: Engine, settings: Settings, watch: Recorder | None = None) -> Streamed:
+    return stream(settings, source_opener(settings), engine, watch or Recorder())
+
+
+def trained_by(engine: Engine, settings: Settings, streamed: Streamed, folder: Path, watch: Recorder) -> Trained:
+    checkpoint = folder / "checkpoint"
+    return train(settings, streamed.dataset, engine, watch, start=None, checkpoint=checkpoint, run_key="run")
+
+
+def observed(engine: Engine, settings: Settings, folder: Path) -> dict[str, Any]:
+    """All that can be seen of a run."""
+    watch = Recorder()
+    streamed = streamed_by(engine, settings)
+    trained = trained_by(engine, settings, streamed, folder, watch)
+    pairs = trained.adapter.pairs.items()
+    digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in trained.adapter.parameters()))
+    return {
+        "ranks": {path: pair.a.shape[0] for path, pair in pairs},
+        "scales": {path: pair.scale for path, pair in pairs},
+        "weights": digest.hexdigest(),
+        "steps": trained.result.steps,
+        "rates": [progress.learning_rate for progress in watch.told],
+        "micro_steps": watch.asked,
+        "saved_at": json.loads((folder / "checkpoint" / "state.json").read_text())["step"],
+        "too_long": streamed.counts["too_long"],
+    }
+
+
+@pytest.mark.parametrize(("section", "model"), [("lora", LoraSettings), ("training", TrainingSettings)])
+def test_every_setting_of_training_has_an_effect_in_this_table(section: str, model: Any) -> None:
+    assert {key for name, key in EFFECTS if name == section} == model.model_fields.keys()
+
+
+@pytest.mark.parametrize(("section", "key"), EFFECTS)
+def test_a_setting_changes_what_the_trainer_does(engine: Engine, tmp_path: Path, section: str, key: str) -> None:
+    value, seen_in = EFFECTS[section, key]
+    plain = observed(engine, settings_in(tmp_path), tmp_path / "plain")
+    changed = observed(engine, settings_in(tmp_path, **{section: {key: value}}), tmp_path / "changed")
+    assert changed[seen_in] != plain[seen_in]
+
+
+def test_equal_settings_give_equal_runs(engine: Engine, tmp_path: Path) -> None:
+    first, second = (observed(engine, settings_in(tmp_path), tmp_path / name) for name in "ab")
+    assert first == second
+
+
+def test_the_lora_section_is_peft_s_configuration(tmp_path: Path) -> None:
+    values = {"r": 4, "alpha": 9, "dropout": 0.5, "target_modules": ["q_proj"], "use_rslora": True}
+    patterns = {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 3}}
+    config = lora_config(settings_in(tmp_path, lora={**values, **patterns}))
+    assert {name: getattr(config, name) for name in (*values, *patterns)} == {
+        **values,
+        **patterns,
+        "target_modules": ("q_proj",),
+    }
+
+
+@pytest.mark.parametrize(("cancel_at", "asked"), [(1, 1), (5, 5)])
+def test_a_cancelled_stream_ends_at_the_next_sample(engine: Engine, tmp_path: Path, cancel_at: int, asked: int) -> None:
+    watch = Recorder(cancel_at=cancel_at)
+    with pytest.raises(JobCancelledError, match="while streaming"):
+        streamed_by(engine, settings_in(tmp_path), watch)
+    assert watch.asked == asked
+
+
+def test_training_asks_whether_to_stop_at_every_micro_step(engine: Engine, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    watch = Recorder(cancel_at=3)
+    with pytest.raises(JobCancelledError, match="while training"):
+        trained_by(engine, settings, streamed_by(engine, settings), tmp_path, watch)
+    assert watch.asked == 3
+
+
+def test_a_stream_that_is_left_early_says_at_what(engine: Engine, tmp_path: Path) -> None:
+    watch = Recorder()
+    streamed = streamed_by(engine, settings_in(tmp_path, data={"max_train_samples": 10}), watch)
+    assert len(streamed.dataset.train) == 10
+    assert watch.notes == ["stopped reading at data.max_train_samples = 10"]
+    assert streamed.counts["read"] < 80
+
+
+def test_the_checkpoint_of_other_settings_is_refused(engine: Engine, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    streamed = streamed_by(engine, settings)
+    trained_by(engine, settings, streamed, tmp_path, Recorder())
+    with pytest.raises(TrainingError, match="of a run with other samples, settings or base"):
+        train(
+            settings,
+            streamed.dataset,
+            engine,
+            Recorder(),
+            start=None,
+            checkpoint=tmp_path / "checkpoint",
+            run_key="another",
+        )

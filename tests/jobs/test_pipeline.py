@@ -1,0 +1,332 @@
+"""Training jobs from request to live version, on a tiny base: real engine, runner, store and files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adapter_service.adapters import VersionStatus
+from adapter_service.errors import UnknownAdapterError
+from adapter_service.jobs.job import Job, JobStatus, Phase
+from adapter_service.jobs.train_request import TrainRequest
+from adapter_service.lora import folder as folder_module
+from adapter_service.lora.adapter import Adapter
+from tests.jobs.bench import Bench, local_source, shuffled, toy_records, toy_settings
+from tests.jobs.conftest import MakeBench
+
+
+def weights_of(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_job_ends_with_a_live_version_that_passed_the_gate(bench: Bench) -> None:
+    job = bench.run()
+    assert (job.status, job.error_message) == (JobStatus.SUCCEEDED, None)
+    assert job.result is not None
+    assert (job.result["gate"]["verdict"], job.result["version_status"]) == ("passed", "live")
+    live = bench.versions.live("toy")
+    assert live is not None
+    bench.versions.verify(live)
+    assert (live.reference, live.job_id, live.gate["against"]) == ("toy@1", job.id, "the base")
+
+
+def test_a_job_goes_through_its_phases_and_its_log_says_why(bench: Bench) -> None:
+    job = bench.run()
+    assert bench.phases() == list(Phase)
+    log = bench.log_of(job)
+    assert "gate, against the base: Loss per token" in log
+    assert "Read again from its files" in log
+    assert "toy@1 is live" in log
+
+
+def test_progress_says_all_that_a_status_shows(bench: Bench) -> None:
+    job = bench.run()
+    assert (job.step, job.total_steps) == (bench.store.seen[-1].step, job.total_steps)
+    assert job.step == job.total_steps
+    told = job.progress
+    assert {"loss", "tokens_per_second", "seconds_left", "peak_memory_mb", "learning_rate"} <= told.keys()
+    assert (told["source"], told["samples"]["read"], told["samples"]["skipped"]) == ("toy", 80, 0)
+    assert told["samples"]["held_out"] > 5
+    assert told["gate"]["passed"] is True
+
+
+def test_the_version_opens_in_peft_and_answers_alike(bench: Bench, tiny_base_folder: Path) -> None:
+    live = bench.version_of(bench.run())
+    ids = torch.tensor([[5, 6, 7, 8]])
+    theirs = _by_peft(tiny_base_folder, live.path, ids)
+    ours = bench.engine.run(lambda turn: _by_us(turn, live.path, ids))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def _by_us(turn: Any, folder: Path, ids: torch.Tensor) -> torch.Tensor:
+    from adapter_service.lora.folder import read_folder
+    from adapter_service.lora.layer import using
+
+    with using(read_folder(folder, turn.layers)), torch.no_grad():
+        logits: torch.Tensor = turn.base.model(ids).logits
+    return logits
+
+
+def _by_peft(base_folder: Path, adapter_folder: Path, ids: torch.Tensor) -> torch.Tensor:
+    import warnings
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for an old name
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), adapter_folder)
+        logits: torch.Tensor = model(ids).logits
+    return logits
+
+
+def test_a_version_has_its_card_its_metadata_and_its_settings(bench: Bench) -> None:
+    live = bench.version_of(bench.run(num_epochs=1, lora_r=3))
+    described = json.loads((live.path / "training_metadata.json").read_text())
+    assert (described["training_data"], described["epochs"], described["lora_r"]) == ("toy", 1, 3)
+    assert "| rank, alpha | 3, 16 |" in (live.path / "README.md").read_text()
+    assert "num_epochs: 1" in (live.path / "resolved_config.yaml").read_text()
+
+
+def test_the_work_folder_is_gone_when_a_job_has_ended(bench: Bench) -> None:
+    bench.run()
+    bench.run(learning_rate=0.5, source="nothing")
+    assert not any(bench.work_dir.iterdir())
+
+
+def test_an_adapter_trained_on_shuffled_targets_is_rejected(make_bench: MakeBench, tmp_path: Path) -> None:
+    right, wrong = (
+        local_source("toy", tmp_path, toy_records()),
+        local_source("wrong", tmp_path, shuffled(toy_records())),
+    )
+    bench = make_bench(toy_settings(right, wrong))
+    bench.run()
+    job = bench.run(source="wrong")
+    assert (job.status, bench.version_of(job).status) == (JobStatus.SUCCEEDED, VersionStatus.REJECTED)
+    assert job.result is not None
+    assert any("held-out samples rose from" in reason for reason in job.result["gate"]["reasons"])
+    live = bench.versions.live("toy")
+    assert (live.reference if live else None, bench.version_of(job).gate["against"]) == ("toy@1", "toy@1")
+
+
+@pytest.fixture
+def choosy_bench(make_bench: MakeBench, tmp_path: Path) -> Bench:
+    """Its gate asks for more than anyone can learn."""
+    return make_bench(toy_settings(local_source("toy", tmp_path, toy_records()), gate={"min_loss_gain": 10.0}))
+
+
+def test_a_rejected_first_version_is_listed_and_not_served_by_name(choosy_bench: Bench) -> None:
+    bench = choosy_bench
+    job = bench.run(num_epochs=1)
+    assert job.result is not None
+    assert job.result["gate"]["verdict"] == "rejected"
+    assert [version.reference for version in bench.versions.list()] == ["toy@1"]
+    with pytest.raises(UnknownAdapterError, match=r"toy@1 \(rejected\)"):
+        bench.versions.resolve("toy")
+
+
+def test_too_small_a_holdout_is_no_evidence_and_nothing_goes_live(make_bench: MakeBench, tmp_path: Path) -> None:
+    settings = toy_settings(local_source("toy", tmp_path, toy_records()), gate={"min_holdout_samples": 90})
+    job = make_bench(settings).run(num_epochs=1)
+    assert job.result is not None
+    assert (job.result["gate"]["verdict"], job.result["version_status"]) == ("insufficient_evidence", "rejected")
+
+
+def test_without_the_gate_a_version_goes_live_and_says_so(make_bench: MakeBench, tmp_path: Path) -> None:
+    settings = toy_settings(local_source("toy", tmp_path, toy_records()), gate={"enabled": False})
+    bench = make_bench(settings)
+    job = bench.run(learning_rate=1.0, max_steps=2)
+    assert bench.version_of(job).status is VersionStatus.LIVE
+    assert job.result is not None
+    assert job.result["gate"] == {"verdict": "not judged", "reasons": ["gate.enabled is false"]}
+    assert Phase.EVALUATING not in bench.phases()
+
+
+def test_the_same_request_trains_once(bench: Bench) -> None:
+    first, second = bench.run(), bench.run()
+    assert first.result is not None
+    assert second.result is not None
+    assert (first.result["version"], second.result["version"]) == (1, 1)
+    assert (second.result["training"], second.result["version_status"]) == (None, "live")
+    assert second.result["gate"]["verdict"] == "passed"
+    assert "toy@1 is live already" in bench.log_of(second)
+
+
+def test_a_rejected_version_asked_for_again_is_judged_anew_and_not_trained(
+    choosy_bench: Bench, make_bench: MakeBench
+) -> None:
+    choosy_bench.run(num_epochs=1)
+    choosy_bench.close()
+    again = make_bench().run(num_epochs=1)  # with a gate as usual
+    assert again.result is not None
+    assert (again.result["version"], again.result["training"]) == (1, None)
+    assert (again.result["gate"]["verdict"], again.result["version_status"]) == ("passed", "live")
+
+
+def test_a_live_version_of_another_base_is_not_measured(bench: Bench) -> None:
+    bench.run(num_epochs=1)
+    with bench.database.transaction() as connection:
+        connection.execute("UPDATE versions SET base_id = 'another'")
+    job = bench.run(num_epochs=2)
+    assert "toy@1 is of another base" in bench.log_of(job)
+    assert bench.version_of(job).gate["against"] == "the base"
+
+
+def test_training_does_not_go_on_from_a_version_of_another_base(bench: Bench) -> None:
+    bench.run(num_epochs=1)
+    with bench.database.transaction() as connection:
+        connection.execute("UPDATE versions SET base_id = 'another'")
+    job = bench.run("child", init_adapter="toy")
+    assert (job.error_code, "toy@1 was trained on another base" in str(job.error_message)) == (
+        "invalid_parameter",
+        True,
+    )
+
+
+def test_files_that_are_not_what_was_trained_are_rejected(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in writing them: the second matrices come out halved."""
+    real = folder_module.write_folder
+
+    def halved(adapter: Adapter, folder: Path, *, base_name: str) -> None:
+        copy = adapter.frozen_copy(torch.float32)
+        for pair in copy.pairs.values():
+            pair.b.data *= 0.5
+        real(copy, folder, base_name=base_name)
+
+    monkeypatch.setattr(folder_module, "write_folder", halved)
+    job = bench.run()
+    assert job.result is not None
+    assert job.result["version_status"] == "rejected"
+    assert "the files are not what was trained" in job.result["gate"]["reasons"][-1]
+
+
+def test_another_seed_makes_another_version(bench: Bench) -> None:
+    versions = [bench.version_of(bench.run(seed=seed, num_epochs=1)) for seed in (0, 1)]
+    assert weights_of(versions[0].path) != weights_of(versions[1].path)
+    assert [version.number for version in versions] == [1, 2]
+
+
+def test_training_goes_on_from_a_copy_of_a_version(bench: Bench) -> None:
+    parent = bench.version_of(bench.run("parent"))
+    before = weights_of(parent.path)
+    job = bench.run("child", init_adapter="parent", num_epochs=1)
+    child = bench.version_of(job)
+    assert (child.parent_key, weights_of(parent.path)) == (parent.key, before)
+    assert job.result is not None
+    assert job.result["training"]["first_loss"] < 1.0
+
+
+def test_a_child_has_the_shape_of_its_parent_whatever_the_file_says(bench: Bench) -> None:
+    bench.run("parent", lora_r=3, num_epochs=1)
+    child = bench.version_of(bench.run("child", init_adapter="parent@1", num_epochs=1, lora_dropout=0.1))
+    described = json.loads((child.path / "training_metadata.json").read_text())
+    assert (described["lora"]["r"], described["lora"]["dropout"]) == (3, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "message"),
+    [
+        ({"init_adapter": "parent", "lora_r": 4}, "invalid_parameter", "lora_r = 4, but 'parent' was trained with 8"),
+        ({"init_adapter": "nobody"}, "unknown_adapter", "unknown adapter 'nobody'"),
+        ({"source": "toi"}, "unknown_source", "unknown source 'toi'; did you mean 'toy'"),
+        ({"learning_rate": 7.0}, "invalid_settings", "learning_rate"),
+        ({"source": "empty"}, "empty_source", "gave no sample"),
+        ({"source": "gone"}, "source_unreachable", "no file matches"),
+        ({"source": "misnamed"}, "too_many_bad_records", "20 × no field 'question'"),
+        ({"max_seq_length": 8}, "too_many_bad_records", "raise training.max_seq_length"),
+        ({"target_modules": ["nothing"]}, "invalid_parameter", "match no linear layer"),
+    ],
+    ids=lambda value: "-".join(f"{name}={told}" for name, told in value.items()) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_trained_fails_with_its_code(
+    make_bench: MakeBench, tmp_path: Path, request_: dict[str, Any], code: str, message: str
+) -> None:
+    sources = [
+        local_source("toy", tmp_path, toy_records()),
+        local_source("empty", tmp_path, []),
+        local_source("misnamed", tmp_path, toy_records(), fields={"prompt": "question"}),
+        local_source("gone", tmp_path, []),
+    ]
+    (tmp_path / "gone.jsonl").unlink()
+    bench = make_bench(toy_settings(*sources))
+    if "init_adapter" in request_:
+        bench.run("parent", num_epochs=1)
+    job = bench.run(**request_)
+    assert (job.status, job.error_code) == (JobStatus.FAILED, code)
+    assert message in str(job.error_message)
+
+
+def test_a_reserved_name_is_refused_before_anything_is_streamed(bench: Bench) -> None:
+    job = bench.run("base")
+    assert (job.error_code, job.phase) == ("invalid_parameter", None)
+
+
+def test_a_fallback_is_taken_only_when_configured_and_the_status_says_so(make_bench: MakeBench, tmp_path: Path) -> None:
+    sources = [local_source("gone", tmp_path, []), local_source("toy", tmp_path, toy_records())]
+    job = make_bench(toy_settings(*sources, data={"fallback_source": "toy"})).run(num_epochs=1)
+    assert job.result is not None
+    assert job.result["source"] == job.progress["source"] == "toy (fallback for gone: empty_source)"
+
+
+def test_a_misspelt_source_takes_no_fallback(make_bench: MakeBench, tmp_path: Path) -> None:
+    toy = local_source("toy", tmp_path, toy_records())
+    job = make_bench(toy_settings(toy, data={"fallback_source": "toy"})).run(source="toi")
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "unknown_source")
+
+
+def test_a_job_cancelled_while_it_trains_leaves_nothing(bench: Bench) -> None:
+    bench.store.on_progress = lambda job: job.step == 7 and bench.store.request_cancel(job.id)
+    job = bench.run()
+    assert (job.status, job.step, job.phase) == (JobStatus.CANCELLED, 7, Phase.TRAINING)
+    assert bench.versions.list() == ()
+    assert not any(bench.work_dir.iterdir())
+
+
+@pytest.mark.parametrize("phase", [Phase.STREAMING, Phase.EVALUATING])
+def test_a_job_is_cancelled_in_any_phase(bench: Bench, phase: Phase) -> None:
+    bench.store.on_progress = lambda job: job.phase is phase and bench.store.request_cancel(job.id)
+    job = bench.run(num_epochs=1)
+    assert (job.status, job.phase) == (JobStatus.CANCELLED, phase)
+    assert bench.versions.live("toy") is None
+
+
+def stop_at_step(bench: Bench, step: int) -> Job:
+    """A job that the service's end interrupts after `step` steps."""
+    bench.store.on_progress = lambda job: job.step == step and bench.runner.stop(timeout=0)
+    job = bench.run()
+    assert bench.runner.stop(timeout=60)
+    return job
+
+
+def test_a_job_stopped_by_shutdown_goes_on_from_its_checkpoint_at_the_next_start(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    undisturbed = make_bench()
+    expected = weights_of(undisturbed.version_of(undisturbed.run()).path)
+    undisturbed.close()
+    shutil.rmtree(tmp_path / "state")
+    first_start = make_bench()
+    job = stop_at_step(first_start, 7)
+    assert (job.status, job.attempt) == (JobStatus.QUEUED, 1)
+    second_start = make_bench()
+    second_start.runner.start()
+    job = second_start.ended(job)
+    assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2)
+    assert "going on from the checkpoint at step 5" in second_start.log_of(job)
+    assert weights_of(second_start.version_of(job).path) == expected
+
+
+def test_an_estimate_counts_samples_and_steps_and_knows_the_time_after_a_first_job(bench: Bench) -> None:
+    request = TrainRequest(adapter="toy", max_train_samples=81, num_epochs=2)
+    first = bench.pipeline.estimate(request)
+    assert (first["samples"], first["steps"], first["seconds"]) == (81, 22, None)
+    assert bench.pipeline.estimate(request.model_copy(update={"max_steps": 9}))["steps"] == 9
+    bench.run(num_epochs=1)
+    second = bench.pipeline.estimate(request)
+    assert second["seconds"] is not None
+    assert f"about {second['seconds']} s" in second["message"]
