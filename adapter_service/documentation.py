@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -78,7 +80,7 @@ def _routes() -> str:
 def _operations(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
-            yield f"`{method.upper()} {path}`", operation.get("summary", "")
+            yield f"`{method.upper()} {path}`", operation["description"].split("\n\n")[0].replace("\n", " ")
 
 
 def _connectors() -> str:
@@ -105,6 +107,18 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
+def _measured_here() -> bool:
+    """Whether a `make run` on this machine wrote other results than those that were committed."""
+    git = ["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", "benchmarks/results/smoke.json"]
+    return shutil.which("git") is not None and subprocess.run(git, capture_output=True, check=False).returncode == 1
+
+
+def _with_quality_of(text: str, other: str) -> str:
+    """`text` with the quality table of `other`."""
+    kept = {found[2]: found[0] for found in _BLOCK.finditer(other)}
+    return _BLOCK.sub(lambda found: kept["quality"] if found[2] == "quality" else found[0], text)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings": _settings,
     "routes": _routes,
@@ -117,6 +131,8 @@ def main(arguments: list[str]) -> int:
     """Write the README anew, or with `--check` only compare; 1 when it differs."""
     text = README.read_text()
     wanted = generated(text)
+    if "--check" in arguments and _measured_here():
+        wanted = _with_quality_of(wanted, text)
     if wanted == text:
         return 0
     if "--check" in arguments:

@@ -23,6 +23,7 @@ from adapter_service.base_models.importing import import_gguf
 from adapter_service.base_models.int8 import quantize_linears
 from adapter_service.base_models.locating import BaseLocation, locate
 from adapter_service.base_models.precision import Precision, choose_precision
+from adapter_service.base_models.quiet import quiet_transformers
 from adapter_service.errors import BaseModelError
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ def load_base(
     precision = choose_precision(device=device, dtype=dtype, use_8bit=use_8bit, use_4bit=use_4bit)
     folder = import_gguf(location.parts, bases_dir, note) if location.parts else location.folder
     note(f"loading {name} ({precision.quantization}, {precision.reason})")
-    model, tokenizer = _from_transformers(location, folder, precision)
+    with quiet_transformers():
+        model, tokenizer = _from_transformers(location, folder, precision)
     if precision.quantization == "int8" and not quantize_linears(model, keep=model.get_output_embeddings()):
         raise BaseModelError(f"{name!r} has no linear layers to hold in 8 bits; leave out use_8bit")
     model.requires_grad_(requires_grad=False)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import uvicorn
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -24,6 +25,7 @@ from adapter_service.api.services import Services, build_services
 from adapter_service.engine.engine import Turn
 from adapter_service.errors import BusyError, NotReadyError
 from adapter_service.measuring.evaluation_report import rich_table
+from adapter_service.measuring.provenance import Result
 from adapter_service.measuring.scoring import evaluate_version
 from adapter_service.measuring.smoke import ServiceClient
 from adapter_service.measuring.smoking import smoke_service
@@ -51,16 +53,32 @@ def run(settings: Settings, console: Console, *, serve_after: bool, hours: float
     with serve_sample_corpus() as port:
         os.environ["ADAPTER_SAMPLE_PORT"] = str(port)
         services = build_services(settings)
+        clock = _Clock()
         with _server(services) as url, ServiceClient(url) as client:
+            client.ask("GET", "/health")
+            clock.note("start to the first answer of /health", target_seconds=2)
             console.print(f"serving on {url}  (GET /health, GET /docs)")
             _wait_for_base(client, console)
             recipe = _recipe_for(hours, services, console) if hours else RECIPE
-            job = _train(client, console, settings.serving.default_adapter, recipe)
+            job = _train(client, console, clock, settings.serving.default_adapter, recipe)
             _report_gate(job, console)
-            _measure(services, url, console)
+            _measure(services, url, console, clock)
             if serve_after:
                 console.print(f"\nserving on {url} until Ctrl-C; try:\n{_EXAMPLE.format(url=url)}", markup=False)
                 _wait_for_interrupt()
+
+
+class _Clock:
+    """Seconds since this process was started, noted at the moments that have a target."""
+
+    def __init__(self) -> None:
+        self._started = psutil.Process().create_time()
+        self.noted: list[Result] = []
+
+    def note(self, moment: str, *, target_seconds: float | None) -> None:
+        seconds = time.time() - self._started
+        met = None if target_seconds is None else seconds <= target_seconds
+        self.noted.append(Result(moment, round(seconds, 2), "s", target=target_seconds, met=met))
 
 
 def _check_port(settings: Settings) -> None:
@@ -143,7 +161,9 @@ def _speed_sample(turn: Turn) -> RenderedSample:
     return turn.renderer.render(Sample((Message("user", text), Message("assistant", f"{text} {text}"))), 512)
 
 
-def _train(client: ServiceClient, console: Console, adapter: str, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+def _train(
+    client: ServiceClient, console: Console, clock: _Clock, adapter: str, recipe: Mapping[str, Any]
+) -> Mapping[str, Any]:
     accepted = client.ask("POST", "/adapter/train-lite", {"adapter": adapter, "source": SOURCE, **recipe})
     job_id = accepted["job_id"]
     console.print(f"job {job_id}: {accepted['estimate']['message']}")
@@ -158,6 +178,7 @@ def _train(client: ServiceClient, console: Console, adapter: str, recipe: Mappin
             if job["step"] > 2 and not asked:
                 asked = True
                 _ask_base(client, console)
+                clock.note("start to the base's first answer while it trains", target_seconds=120)
             time.sleep(_POLL_SECONDS)
     if job["status"] != "succeeded":
         raise NotReadyError(f"job {job_id} {job['status']}: {(job['error'] or {}).get('message', job['message'])}")
@@ -201,7 +222,7 @@ def _report_gate(job: Mapping[str, Any], console: Console) -> None:
         console.print(f"  {reason}", markup=False)
 
 
-def _measure(services: Services, url: str, console: Console) -> None:
+def _measure(services: Services, url: str, console: Console, clock: _Clock) -> None:
     settings = services.settings
     version = services.versions.live(settings.serving.default_adapter)
     if version is None:
@@ -219,7 +240,13 @@ def _measure(services: Services, url: str, console: Console) -> None:
         output=Path("smoke_results.md"),
         source=SOURCE,
         evaluation=evaluation,
+        timings=lambda: _timings(clock),
     )
+
+
+def _timings(clock: _Clock) -> list[Result]:
+    clock.note("start to the results of make run", target_seconds=1800)
+    return clock.noted
 
 
 def _wait_for_interrupt() -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from adapter_service.base_models.quiet import quiet_transformers
 from adapter_service.durable import sync, sync_folder
 from adapter_service.errors import BaseModelError
 
@@ -85,7 +86,7 @@ def _convert(gguf_file: Path, folder: Path) -> None:
 
     where: dict[str, Any] = {"gguf_file": gguf_file.name, "local_files_only": True}
     try:
-        with _one_parse():
+        with quiet_transformers(), _one_parse():
             tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, **where)
             model = AutoModelForCausalLM.from_pretrained(gguf_file.parent, dtype=torch.bfloat16, **where)
     except (ValueError, KeyError, NotImplementedError, OSError) as error:
@@ -96,8 +97,9 @@ def _convert(gguf_file: Path, folder: Path) -> None:
     # are plain by now.
     del model.config.quantization_config
     model.hf_quantizer = None
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 @contextmanager

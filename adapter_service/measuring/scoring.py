@@ -9,7 +9,6 @@ from adapter_service.jobs.judging import generate_answers
 from adapter_service.measuring.evaluate import BASE, Evaluation, choose_pairs, evaluate
 from adapter_service.measuring.holdout import split_source
 from adapter_service.samples import Message
-from adapter_service.samples import Message
 from adapter_service.settings import Settings
 
 _ANSWER_TOKENS = 64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from adapter_service.measuring.evaluate import Evaluation
 from adapter_service.measuring.evaluation_report import render_markdown
 from adapter_service.measuring.holdout import draw_cases, split_source
-from adapter_service.measuring.provenance import write_results
+from adapter_service.measuring.provenance import Result, write_results
 from adapter_service.measuring.smoke import ServiceClient, SmokeReport, SmokeRow, read_prompts, run_smoke
 from adapter_service.measuring.smoke_report import results, totals, write_report
 from adapter_service.settings import Settings
@@ -29,10 +29,11 @@ def smoke_service(
     output: Path,
     source: str | None = None,
     evaluation: Evaluation | None = None,
+    timings: Callable[[], Sequence[Result]] = tuple,
 ) -> SmokeReport:
     """Ask the service at `url` the file's prompts and one of the holdout per language; write what it answered.
 
-    `evaluation`, when there is one, goes into both reports.
+    `evaluation`, when there is one, goes into both reports; `timings`, asked at the end, into the rows.
     """
     name = adapter or settings.serving.default_adapter
     held_out, _ = split_source(settings, source or settings.data.source)
@@ -49,8 +50,7 @@ def smoke_service(
         training_seconds=_training_seconds(job),
         sections=[render_markdown(evaluation)] if evaluation else [],
     )
-    rows: Sequence[Any] = [*results(report), *(evaluation.targets() if evaluation else [])]
-    write_results(RESULTS, rows)
+    write_results(RESULTS, [*results(report), *(evaluation.targets() if evaluation else ()), *timings()])
     console.print(f"the ten of the file: {totals(report.group('file'))} in the right language and script")
     console.print(f"ten of the holdout: {totals(report.group('holdout'))}; report in {output}")
     return report

@@ -1,0 +1,38 @@
+"""The README's tables are generated, and a check notices when they are not what the code says."""
+
+from __future__ import annotations
+
+import re
+
+from adapter_service import documentation
+from adapter_service.connectors.registry import KINDS
+from adapter_service.settings.sections import SECTIONS
+
+
+def test_every_setting_and_kind_is_in_the_readme() -> None:
+    readme = documentation.README.read_text()
+    for section, model in SECTIONS.items():
+        for key in model.model_fields:
+            assert f"`{section}.{key}`" in readme
+    for kind in KINDS:
+        assert f"| `{kind}` |" in readme
+
+
+def test_every_setting_has_the_comment_of_its_file() -> None:
+    rows = documentation._settings().splitlines()[2:]
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
+def test_a_changed_table_is_noticed_and_mended() -> None:
+    text = "<!-- generated: connectors -->\nold\n<!-- end -->"
+    made = documentation.generated(text)
+    assert "old" not in made
+    assert documentation.generated(made) == made
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    from adapter_service.cli import app
+
+    readme = documentation.README.read_text()
+    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert set(re.findall(r"`adapter-service (\w+)", readme)) <= known
