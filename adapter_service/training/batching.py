@@ -43,7 +43,8 @@ def plan_epoch(
     shuffler.shuffle(order)
     window = sequences_per_step * _WINDOW_STEPS
     for start in range(0, len(order), window):
-        chosen = sorted(order[start : start + window], key=lambda index: (lengths[index], index))
+        # Stable: samples of one length stay shuffled, so that each epoch puts others together.
+        chosen = sorted(order[start : start + window], key=lambda index: lengths[index])
         groups = [chosen[at : at + sequences_per_step] for at in range(0, len(chosen), sequences_per_step)]
         shuffler.shuffle(groups)
         for group in groups:

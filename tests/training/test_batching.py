@@ -73,6 +73,11 @@ def test_samples_of_a_step_are_of_like_length() -> None:
     assert spread.count(0) == len(spread)
 
 
+def test_samples_of_like_length_meet_others_in_another_epoch() -> None:
+    steps = [{frozenset(step.indices) for step in plan([20] * 64, 4, epoch=epoch)} for epoch in range(2)]
+    assert not steps[0] & steps[1]
+
+
 def test_a_sample_over_the_budget_is_refused_with_both_numbers() -> None:
     with pytest.raises(InvalidSampleError, match=r"65 tokens.*token_budget = 64.*raise the budget"):
         pack([3, BUDGET + 1], BUDGET)
