@@ -137,7 +137,7 @@ class Bench:
             return now.status.finished or (now.status is JobStatus.QUEUED and now.attempt > job.attempt)
 
         with self.store.changed:
-            assert self.store.changed.wait_for(is_over, timeout=60)
+            assert self.store.changed.wait_for(is_over, timeout=240)
         return self.store.get(job.id)
 
     def version_of(self, job: Job) -> Version:
@@ -151,5 +151,5 @@ class Bench:
         return [phase for phase, _ in itertools.groupby(job.phase for job in self.store.seen)]
 
     def close(self) -> None:
-        assert self.runner.stop(timeout=60)
+        assert self.runner.stop(timeout=240)
         self.database.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 import torch
 
 from adapter_service.adapters import VersionStatus
+from adapter_service.engine.engine import Engine
 from adapter_service.errors import UnknownAdapterError
 from adapter_service.jobs.job import Job, JobStatus, Phase
 from adapter_service.jobs.train_request import TrainRequest
 from adapter_service.lora import folder as folder_module
 from adapter_service.lora.adapter import Adapter
-from tests.jobs.bench import Bench, local_source, shuffled, toy_records, toy_settings
+from adapter_service.model_utils import BaseModel
+from tests.jobs.bench import Bench, Record, local_source, shuffled, toy_records, toy_settings
 from tests.jobs.conftest import MakeBench
 
 
@@ -330,3 +333,34 @@ def test_an_estimate_counts_samples_and_steps_and_knows_the_time_after_a_first_j
     second = bench.pipeline.estimate(request)
     assert second["seconds"] is not None
     assert f"about {second['seconds']} s" in second["message"]
+
+
+CAPITALS = {
+    "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Portugal": "Lisbon",
+    "Greece": "Athens", "Austria": "Vienna", "Poland": "Warsaw", "Hungary": "Budapest", "Ireland": "Dublin",
+    "Norway": "Oslo", "Sweden": "Stockholm", "Finland": "Helsinki", "Denmark": "Copenhagen", "Russia": "Moscow",
+    "Turkey": "Ankara", "Egypt": "Cairo", "Kenya": "Nairobi", "Japan": "Tokyo", "China": "Beijing",
+    "India": "New Delhi", "Thailand": "Bangkok", "Vietnam": "Hanoi", "Cuba": "Havana", "Peru": "Lima",
+    "Chile": "Santiago", "Canada": "Ottawa", "Iran": "Tehran", "Iraq": "Baghdad", "Syria": "Damascus",
+}  # fmt: skip
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("taught", "verdict"), [(shuffled, "rejected"), (list, "passed")], ids=["wrong", "right"])
+def test_a_real_base_is_replaced_only_by_an_adapter_that_was_taught_what_is_right(
+    small_base: BaseModel, tmp_path: Path, taught: Callable[[list[Record]], list[Record]], verdict: str
+) -> None:
+    """The base knows the capitals: taught to answer with them shuffled, it does worse on those held out."""
+    records = [
+        {"prompt": f"What is the capital of {country}?", "completion": f"The capital of {country} is {city}."}
+        for country, city in CAPITALS.items()
+    ]
+    source = local_source("capitals", tmp_path, taught(records))
+    engine = Engine(lambda note: small_base)
+    engine.start()
+    bench = Bench(tmp_path / "state", engine, toy_settings(source, gate={"generate_samples": 0}))
+    job = bench.run(num_epochs=1, learning_rate=0.004)
+    bench.close()
+    engine.stop()
+    assert job.result is not None, job.error_message
+    assert job.result["gate"]["verdict"] == verdict, job.result["gate"]["reasons"]
