@@ -160,6 +160,11 @@ def test_the_same_seed_gives_the_same_bytes_whatever_is_generated_between(tiny_b
     assert disturbed.weights == undisturbed.weights
 
 
+def test_the_seed_decides_which_samples_make_a_step(tiny_base: BaseModel) -> None:
+    first, second = (run(tiny_base, some_samples(12), small_settings(seed=seed)).state.losses for seed in (0, 1))
+    assert first != second
+
+
 def test_dropout_drops_in_training_and_never_after(tiny_base: BaseModel) -> None:
     with_dropout = run(tiny_base, some_samples(8), adapter=fresh_adapter(tiny_base, dropout=0.3))
     assert with_dropout.weights != run(tiny_base, some_samples(8)).weights
