@@ -133,6 +133,7 @@ class Engine:
         turn = self._ready()
         generation = Generation(self._prompt_ids(turn, messages, adapter, sampling), sampling, adapter)
         with self._condition:
+            self._refuse_when_stopping()
             self._forget_cancelled()
             if len(self._requests) >= self._queue_size:
                 raise BusyError(f"{self._queue_size} requests are waiting; try again in some seconds")
@@ -145,11 +146,14 @@ class Engine:
         self.wait_until_ready()
         future: Future[T] = Future()
         with self._condition:
-            if self._stopping:
-                raise NotReadyError("the service is stopping")
+            self._refuse_when_stopping()
             self._work.append((work, future))
             self._condition.notify_all()
         return future.result()
+
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise NotReadyError("the service is stopping")
 
     def _ready(self) -> Turn:
         if self._error is not None:
@@ -211,7 +215,7 @@ class Engine:
             )
 
         self._set_note("ready")
-        return Turn(base, Renderer(base.tokenizer), layers, load_adapter, self._answer_waiting)
+        return Turn(base, Renderer(base.tokenizer), layers, load_adapter, self._pause)
 
     def _set_note(self, note: str) -> None:
         self.note = note
@@ -237,8 +241,13 @@ class Engine:
         finally:
             self.working = False
 
+    def _pause(self) -> None:
+        """What long work calls: requests are answered, and when the engine stops, the work ends here."""
+        self._answer_waiting()
+        self._refuse_when_stopping()
+
     def _answer_waiting(self) -> None:
-        """Answer every request that waits, one after the other: the pause of long work."""
+        """Answer every request that waits, one after the other."""
         while (generation := self._next_request()) is not None:
             self.answering = True
             try:

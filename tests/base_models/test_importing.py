@@ -12,6 +12,7 @@ import pytest
 
 from adapter_service.base_models import importing
 from adapter_service.base_models.importing import import_gguf
+from adapter_service.durable import sync_folder
 from adapter_service.errors import BaseModelError
 
 FIRST, SECOND = b"GGUF first half, ", b"second half"
@@ -92,12 +93,10 @@ def test_a_half_made_import_is_never_taken_for_a_whole_one(
 def test_another_process_that_was_faster_is_no_fault(
     parts: list[Path], converted: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sync = importing.sync_folder
-
     def sync_and_be_overtaken(folder: Path) -> None:
-        sync(folder)
+        sync_folder(folder)
         with monkeypatch.context() as other:
-            other.setattr(importing, "sync_folder", sync)
+            other.setattr(importing, "sync_folder", sync_folder)
             run(parts, tmp_path / "bases")
 
     monkeypatch.setattr(importing, "sync_folder", sync_and_be_overtaken)

@@ -118,7 +118,7 @@ def test_a_base_in_eight_bits_is_trained_beside(model: Any, tokens: torch.Tensor
     with using(adapter):
         for _ in range(5):
             loss = nn.functional.cross_entropy(model(input_ids=tokens).logits.flatten(0, 1), tokens.flatten())
-            losses.append(float(loss))
+            losses.append(loss.item())
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
