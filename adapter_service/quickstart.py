@@ -128,7 +128,8 @@ def _wait_for_base(client: ServiceClient, console: Console) -> None:
             status.update(f"the base: {engine['note']}")
             time.sleep(_POLL_SECONDS)
     health = client.ask("GET", "/health")
-    console.print(f"base {health['base']} is ready after {time.monotonic() - started:.0f} s: {health['precision']}")
+    precision, seconds = health["precision"], time.monotonic() - started
+    console.print(f"base {health['base']} is ready after {seconds:.0f} s ({precision['reason']})", markup=False)
 
 
 def _recipe_for(hours: float, services: Services, console: Console) -> dict[str, Any]:
@@ -217,7 +218,7 @@ def _ask_base(client: ServiceClient, console: Console) -> None:
 
 def _report_gate(job: Mapping[str, Any], console: Console) -> None:
     verdict = job["gate"] or {}
-    console.print(f"gate: {job['message']}", markup=False)
+    console.print(f"gate: version {job['version']} {verdict.get('verdict', 'is live already')}", markup=False)
     for reason in verdict.get("reasons", ()):
         console.print(f"  {reason}", markup=False)
 
