@@ -123,10 +123,17 @@ def test_nothing_left_to_train_on_is_an_error(renderer: Renderer) -> None:
         collect(only_held_out, renderer, limits())
 
 
+# The same tokens, of which more or fewer are learned.
+ONE_TEXT_CUT_TWICE = (("q", "a\nb"), ("q\na", "b"))
+
+
 def test_the_hash_of_the_samples_follows_tokens_order_and_masks(renderer: Renderer) -> None:
     def hashed(samples: list[Sample]) -> str:
         return collect(samples, renderer, limits(holdout_fraction=0.0)).samples_hash
 
-    moved = Sample((Message("user", "Translate to Hindi: word 0\nshabd"), Message("assistant", "0")))
+    early, late = (
+        Sample((Message("user", question), Message("assistant", answer))) for question, answer in ONE_TEXT_CUT_TWICE
+    )
     assert hashed(PAIRS) == hashed(list(PAIRS))
-    assert len({hashed(PAIRS), hashed(PAIRS[::-1]), hashed(PAIRS[:-1]), hashed([moved, *PAIRS[1:]])}) == 4
+    assert len({hashed(PAIRS), hashed(PAIRS[::-1]), hashed(PAIRS[:-1])}) == 3
+    assert hashed([early]) != hashed([late])
