@@ -103,6 +103,22 @@ def _quality() -> str:
     return f"{shown}\nMeasured at commit {results['commit']} on {machine}.\n"
 
 
+def _curve() -> str:
+    """chrF per language at the marks of the long recipe, from its results file."""
+    path = ROOT / "benchmarks" / "results" / "translation_curve.json"
+    if not path.is_file():
+        return "Nothing was measured yet; `make bench BENCH=full` does.\n"
+    results = json.loads(path.read_text())
+    figures: dict[str, dict[str, float]] = {}
+    for row in results["rows"]:
+        measure, _, moment = row["measure"].partition(", after ")
+        figures.setdefault(moment, {})[measure.removeprefix("chrF ")] = row["figure"]
+    columns = list(next(iter(figures.values())))
+    rows = [(moment, *(_figure(found[column]) for column in columns)) for moment, found in figures.items()]
+    machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    return f"{_table(('training time', *columns), rows)}\nMeasured at commit {results['commit']} on {machine}.\n"
+
+
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
@@ -124,6 +140,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "routes": _routes,
     "connectors": _connectors,
     "quality": _quality,
+    "curve": _curve,
 }
 
 

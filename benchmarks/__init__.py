@@ -1,0 +1,1 @@
+"""Measurements of real work, each written by the program into `benchmarks/results`."""
