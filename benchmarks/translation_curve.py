@@ -28,8 +28,8 @@ from adapter_service.settings import Settings, load_settings
 
 RESULTS = Path("benchmarks/results/translation_curve.json")
 MARKS = 8
-_FULL = {"max_train_samples": 14_000, "num_epochs": 3}
-_QUICK = {"max_train_samples": 1_400, "num_epochs": 1}
+_FULL: dict[str, Any] = {"max_train_samples": 14_000, "num_epochs": 3}
+_QUICK: dict[str, Any] = {"max_train_samples": 1_400, "num_epochs": 1}
 
 
 def run(*, full: bool, console: Console | None = None) -> None:
