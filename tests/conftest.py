@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import adapter_service  # noqa: F401 - sets how torch's threads wait, which counts only before torch is imported
+
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
 

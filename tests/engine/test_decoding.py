@@ -1,0 +1,105 @@
+"""Decoding against transformers' own, alone and in batches."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from adapter_service.engine.decoding import decode, decode_batch
+from adapter_service.engine.requests import Sampling
+
+if TYPE_CHECKING:
+    from adapter_service.model_utils import BaseModel
+
+PROMPTS = ["The capital of France is", "नमस्ते", "1, 2, 3, 4,", "def add(a, b):\n", "Once"]
+
+
+def prompt_ids(base: BaseModel, prompts: Sequence[str] = PROMPTS) -> list[list[int]]:
+    return [base.tokenizer(prompt)["input_ids"] for prompt in prompts]
+
+
+def by_transformers(base: BaseModel, ids: list[int], **options: Any) -> list[int]:
+    tokens = torch.tensor([ids])
+    found: list[int] = base.model.generate(
+        tokens, attention_mask=torch.ones_like(tokens), do_sample=False, pad_token_id=0, **options
+    )[0, len(ids) :].tolist()
+    return [token for token in found if token not in base.eos_ids()]
+
+
+def together(base: BaseModel, prompts: Sequence[list[int]], sampling: Sampling) -> list[list[int]]:
+    answers = defaultdict[int, list[int]](list)
+    for index, token in decode_batch(base, prompts, sampling):
+        answers[index].append(token)
+    return [answers[index] for index in range(len(prompts))]
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_greedy_is_transformers_greedy_token_for_token(small_base: BaseModel, prompt: str) -> None:
+    (ids,) = prompt_ids(small_base, [prompt])
+    assert list(decode(small_base, ids, Sampling(max_new_tokens=12))) == by_transformers(
+        small_base, ids, max_new_tokens=12
+    )
+
+
+@pytest.mark.model
+def test_a_batch_answers_as_one_by_one(small_base: BaseModel) -> None:
+    sampling = Sampling(max_new_tokens=12, repetition_penalty=1.2)
+    prompts = prompt_ids(small_base)
+    assert together(small_base, prompts, sampling) == [list(decode(small_base, ids, sampling)) for ids in prompts]
+
+
+def ends_of(tiny_base: BaseModel, prompts: Sequence[list[int]]) -> Sampling:
+    """Two tokens that the first answers come to, as ends: so the sequences end at different steps."""
+    answers = [list(decode(tiny_base, ids, Sampling(max_new_tokens=12))) for ids in prompts[:2]]
+    return Sampling(max_new_tokens=12, extra_eos_ids=frozenset({answers[0][3], answers[1][7]}))
+
+
+def test_sequences_that_end_leave_the_others_as_they_are(tiny_base: BaseModel) -> None:
+    prompts = prompt_ids(tiny_base)
+    sampling = ends_of(tiny_base, prompts)
+    alone = [list(decode(tiny_base, ids, sampling)) for ids in prompts]
+    assert len({len(answer) for answer in alone}) > 2
+    assert together(tiny_base, prompts, sampling) == alone
+
+
+def test_sampling_in_a_batch_is_as_alone(tiny_base: BaseModel) -> None:
+    sampling = Sampling(max_new_tokens=12, do_sample=True, temperature=0.7, top_k=20, seed=5)
+    prompts = prompt_ids(tiny_base)
+    assert together(tiny_base, prompts, sampling) == [list(decode(tiny_base, ids, sampling)) for ids in prompts]
+
+
+def test_no_answer_ends_before_its_least_length(tiny_base: BaseModel) -> None:
+    (ids,) = prompt_ids(tiny_base, ["Once"])
+    first = next(decode(tiny_base, ids, Sampling()))
+    ended = Sampling(max_new_tokens=8, extra_eos_ids=frozenset({first}))
+    assert list(decode(tiny_base, ids, ended)) == []
+    least = Sampling(max_new_tokens=8, min_new_tokens=3, extra_eos_ids=frozenset({first}))
+    answer = list(decode(tiny_base, ids, least))
+    assert len(answer) >= 3
+    assert first not in answer
+
+
+def test_the_least_length_is_transformers_least_length(tiny_base: BaseModel) -> None:
+    (ids,) = prompt_ids(tiny_base, ["Once"])
+    answer = list(decode(tiny_base, ids, Sampling(max_new_tokens=30, min_new_tokens=30)))
+    assert answer == by_transformers(tiny_base, ids, max_new_tokens=30, min_new_tokens=30)
+    assert len(answer) == 30
+
+
+def test_an_answer_is_never_longer_than_allowed(tiny_base: BaseModel) -> None:
+    (ids,) = prompt_ids(tiny_base, ["Once"])
+    assert len(list(decode(tiny_base, ids, Sampling(max_new_tokens=5, min_new_tokens=5)))) == 5
+
+
+def test_the_pause_comes_between_the_steps(tiny_base: BaseModel) -> None:
+    pauses: list[None] = []
+    steps = decode_batch(
+        tiny_base, prompt_ids(tiny_base)[:2], Sampling(max_new_tokens=4, min_new_tokens=4), lambda: pauses.append(None)
+    )
+    assert len(list(steps)) == 8
+    assert len(pauses) in {3, 4}
