@@ -5,7 +5,6 @@ Nothing is trained, fetched or written; sources are opened and their first bytes
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from adapter_service.base_models.locating import locate
 from adapter_service.connectors.registry import known_kinds, open_source
 from adapter_service.errors import AdapterServiceError, SettingsError
 from adapter_service.settings import Settings, SourceEntry
+from adapter_service.training.batching import planned_steps, sequences_per_step
 
 # Kinds that the older service's files name and that have no connector yet.
 PLANNED_KINDS = ("hf", "s3", "qdrant")
@@ -99,15 +99,11 @@ def _adapter(settings: Settings) -> str:
 
 
 def _recipe(settings: Settings) -> str:
-    training, data, gate = settings.training, settings.data, settings.gate
-    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    held_out = min(gate.holdout_fraction * data.max_train_samples, gate.max_holdout_samples) if gate.enabled else 0
-    steps = math.ceil((data.max_train_samples - held_out) * training.num_epochs / per_step)
-    if training.max_steps is not None:
-        steps = min(steps, training.max_steps)
+    training, data = settings.training, settings.data
+    steps = planned_steps(data.max_train_samples, training)
     return (
-        f"up to {data.max_train_samples} samples from '{data.source}', {per_step} per step, "
-        f"about {steps} steps; at most {training.max_seq_length} tokens each, "
+        f"up to {data.max_train_samples} samples from '{data.source}', {sequences_per_step(training)} per step, "
+        f"at most {steps} steps; at most {training.max_seq_length} tokens each, "
         f"{training.token_budget} padded tokens at a time"
     )
 

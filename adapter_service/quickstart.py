@@ -31,6 +31,7 @@ from adapter_service.measuring.smoke import ServiceClient
 from adapter_service.measuring.smoking import smoke_service
 from adapter_service.sample_corpus.server import serve_sample_corpus
 from adapter_service.settings import Settings
+from adapter_service.training.batching import TOKENS_PER_SAMPLE
 
 if TYPE_CHECKING:
     from adapter_service.rendering import RenderedSample
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 SOURCE = "sample_http"
 # What `make run` reaches its targets with in under half an hour on two cores; see README, "Quality".
 RECIPE: dict[str, Any] = {"max_train_samples": 10_500, "num_epochs": 1}
-_TOKENS_PER_SAMPLE = 32
 _POLL_SECONDS = 1.0
 
 
@@ -135,7 +135,7 @@ def _wait_for_base(client: ServiceClient, console: Console) -> None:
 def _recipe_for(hours: float, services: Services, console: Console) -> dict[str, Any]:
     """As many epochs of the whole corpus as fit into `hours` at the speed that a few steps have here."""
     speed = services.engine.run(_tokens_per_second)
-    samples = int(hours * 3600 * speed / _TOKENS_PER_SAMPLE)
+    samples = int(hours * 3600 * speed / TOKENS_PER_SAMPLE)
     corpus = 14_000
     recipe = {"max_train_samples": min(samples, corpus), "num_epochs": max(1, round(samples / corpus))}
     console.print(f"{speed:.0f} tokens/s here: about {hours:g} h are {recipe}")

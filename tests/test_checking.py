@@ -43,7 +43,7 @@ def test_good_settings_have_no_problems_and_leave_nothing_behind(tmp_path: Path)
 
 def test_the_recipe_is_told_in_steps(tmp_path: Path) -> None:
     recipe = dict(checked(settings_with(tmp_path)).rows)["recipe"]
-    assert "up to 2000 samples from 'mine', 14 per step, about 140 steps" in recipe
+    assert "up to 2000 samples from 'mine', 14 per step, at most 143 steps" in recipe
 
 
 def test_the_shipped_sources_are_as_their_connectors_want_them() -> None:

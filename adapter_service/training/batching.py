@@ -12,6 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from adapter_service.errors import InvalidSampleError
+from adapter_service.settings import TrainingSettings
+
+# Of a sentence pair with its instruction: the mean of the sample corpus, in the default base's tokens.
+TOKENS_PER_SAMPLE = 32
 
 # Samples are sorted by length within so many steps' worth, so that a step is not always alike.
 _WINDOW_STEPS = 32
@@ -54,6 +58,16 @@ def plan_epoch(
 
 def steps_per_epoch(samples: int, sequences_per_step: int) -> int:
     return -(-samples // sequences_per_step)
+
+
+def sequences_per_step(settings: TrainingSettings) -> int:
+    return settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+
+
+def planned_steps(samples: int, settings: TrainingSettings) -> int:
+    """Optimizer steps of a whole run over `samples` samples."""
+    steps = settings.num_epochs * steps_per_epoch(samples, sequences_per_step(settings))
+    return min(steps, settings.max_steps or steps)
 
 
 def pack(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:

@@ -20,7 +20,8 @@ from adapter_service.lora.layer import using
 from adapter_service.model_utils import BaseModel, load_base
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import TrainingSettings
-from adapter_service.training.loop import Hooks, Progress, begin, learning_rate, planned_steps, train
+from adapter_service.training.batching import planned_steps
+from adapter_service.training.loop import Hooks, Progress, begin, learning_rate, train
 from tests.training.small_run import (
     NO_CLIPPING,
     fresh_adapter,
