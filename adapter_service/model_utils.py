@@ -101,7 +101,7 @@ def load_base(
         model=model,
         tokenizer=tokenizer,
         precision=precision,
-        context_tokens=int(getattr(model.config, "max_position_embeddings", None) or 2048),
+        context_tokens=int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048),
         load_seconds=time.monotonic() - started,
     )
 

@@ -8,6 +8,7 @@ all zero for most stock templates.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,8 +43,17 @@ class Renderer:
             token for token, added in tokenizer.added_tokens_decoder.items() if added.special
         }
         self.is_chat = bool(tokenizer.chat_template)
+        self.end_ids = self._end_ids()
         described = tokenizer.chat_template if self.is_chat else "plain: prompt, line break, answer, end token"
         self.template_id = hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def _end_ids(self) -> frozenset[int]:
+        """What ends an answer: the end token, and the end of turn that a chat template writes and training teaches."""
+        ends = {self._tokenizer.eos_token_id}
+        if self.is_chat:
+            with contextlib.suppress(TemplateError):
+                ends.add(self._chat([Message("user", "a")], Message("assistant", "b")).ids[-1])
+        return frozenset(ends)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """What stands before an answer to `messages`, the last of which is the user's.

@@ -28,7 +28,7 @@ from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import base_loader
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.errors import AdapterServiceError, InvalidParameterError
-from adapter_service.jobs.judging import measure
+from adapter_service.jobs.evaluating import measure
 from adapter_service.jobs.learning import Streamed, Trained, stream, train
 from adapter_service.jobs.train_request import TrainRequest, settings_for
 from adapter_service.settings import Settings, load_settings

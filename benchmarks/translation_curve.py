@@ -14,10 +14,10 @@ from typing import Any
 from rich.console import Console
 
 from adapter_service.connectors.opening import source_opener
+from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.loading import base_loader
 from adapter_service.engine.requests import Sampling
-from adapter_service.jobs.judging import generate_answers
 from adapter_service.jobs.learning import lora_config, stream
 from adapter_service.jobs.train_request import TrainRequest, settings_for
 from adapter_service.measuring.evaluate import BASE, Evaluation, choose_pairs, evaluate
@@ -85,7 +85,7 @@ def _evaluate(turn: Turn, settings: Settings, adapter: Any, pairs: list[Any], re
     def generate(prompts: list[str], name: str) -> list[str]:
         if name == BASE:  # its answers do not change along the run; the smoke results have them
             return [""] * len(prompts)
-        return generate_answers(turn, [[Message("user", prompt)] for prompt in prompts], sampling, serving)
+        return answer_together(turn, [[Message("user", prompt)] for prompt in prompts], sampling, serving)
 
     return evaluate(pairs, generate, adapter="curve", training_pairs=rest)
 

@@ -1,6 +1,6 @@
 """In which precision the base is held and multiplied, and why.
 
-On CUDA bfloat16 (float16 on cards without it), 8 or 4 bits through bitsandbytes. On CPU the type
+On CUDA bfloat16 (float32 on cards without it), 8 or 4 bits through bitsandbytes. On CPU the type
 that this processor multiplies faster, measured: bfloat16 wins by 2 to 7 times where there are
 AVX512_BF16 or AMX instructions and loses where it is emulated.
 """
@@ -16,7 +16,7 @@ import torch
 from adapter_service.errors import BaseModelError
 
 Quantization = Literal["none", "int8", "bnb-int8", "bnb-nf4"]
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 # (rows, inner, outer) of the probe: the shape of one layer at a usual micro-batch.
 _PROBE = (512, 1024, 3072)
 
@@ -63,7 +63,7 @@ def _dtype(device: str, wanted: str) -> tuple[torch.dtype, str]:
     if device == "cuda":
         if torch.cuda.is_bf16_supported():
             return torch.bfloat16, "the CUDA device multiplies bfloat16"
-        return torch.float16, "the CUDA device has no bfloat16"
+        return torch.float32, "the CUDA device has no bfloat16, and float16 loses small gradients"
     speeds = {name: gemm_gflops(_DTYPES[name]) for name in ("bfloat16", "float32")}
     faster = max(speeds, key=lambda name: speeds[name])
     figures = ", ".join(f"{name} {speed:.0f} GFLOP/s" for name, speed in speeds.items())

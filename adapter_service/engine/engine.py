@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from adapter_service.engine.requests import AdapterFiles, FinishReason, Generation, GenerationResult, Sampling
@@ -131,7 +131,9 @@ class Engine:
             BusyError: the queue is full.
         """
         turn = self._ready()
-        generation = Generation(self._prompt_ids(turn, messages, adapter, sampling), sampling, adapter)
+        prompt_ids = self._prompt_ids(turn, messages, adapter, sampling)
+        sampling = replace(sampling, extra_eos_ids=sampling.extra_eos_ids | turn.renderer.end_ids)
+        generation = Generation(prompt_ids, sampling, adapter)
         with self._condition:
             self._refuse_when_stopping()
             self._forget_cancelled()

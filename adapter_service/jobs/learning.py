@@ -154,7 +154,9 @@ def _read(
             yield sample
 
     dataset = collect(watched(), engine.renderer, limits)
-    counts = {**tally.counts(), "too_long": dataset.too_long, "held_out": len(dataset.holdout)}
+    counts = {**tally.counts(), "refused": dataset.refused, "held_out": len(dataset.holdout)}
+    for reason in dataset.refusals:
+        watch.note(f"cannot be trained on: {reason}")
     if dataset.stopped_by:
         watch.note(f"stopped reading at {dataset.stopped_by}")
     return Streamed(dataset, described, counts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,18 +17,16 @@ from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.errors import InvalidParameterError, SupersededError
 from adapter_service.jobs.context import JobContext
+from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.jobs.job import Job, Phase
-from adapter_service.jobs.judging import measure, reread
 from adapter_service.jobs.learning import Streamed, Trained, stream, train
 from adapter_service.jobs.train_request import TrainRequest, going_on_from, settings_for
 from adapter_service.settings import Settings
+from adapter_service.training.batching import TOKENS_PER_SAMPLE, planned_steps, sequences_per_step
 from adapter_service.training.gate import Decision, decide
 
 if TYPE_CHECKING:
     from adapter_service.training.loop import Progress
-
-# A first guess, until a job of this process was measured: tokens of a short sentence pair, and per second.
-_TOKENS_PER_SAMPLE = 45
 
 # The sections that a job's record repeats; the whole is in `resolved_config.yaml` beside the weights.
 _RECIPE = ("lora", "training", "data", "gate")
@@ -49,11 +46,10 @@ class TrainingPipeline:
         """How much work a request is: at most so many samples and steps, and seconds where speed is known."""
         settings = settings_for(request, self._settings)
         samples = settings.data.max_train_samples
-        per_step = settings.training.per_device_train_batch_size * settings.training.gradient_accumulation_steps
-        steps = settings.training.num_epochs * math.ceil(samples / per_step)
-        steps = min(steps, settings.training.max_steps or steps)
+        per_step = sequences_per_step(settings.training)
+        steps = planned_steps(samples, settings.training)
         speed = self._tokens_per_second
-        seconds = round(steps * per_step * _TOKENS_PER_SAMPLE / speed) if speed else None
+        seconds = round(steps * per_step * TOKENS_PER_SAMPLE / speed) if speed else None
         took = "time unknown until a first job was measured" if seconds is None else f"about {seconds} s"
         return {
             "samples": samples,

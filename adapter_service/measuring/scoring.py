@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from adapter_service.adapters import Version
+from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
-from adapter_service.jobs.judging import generate_answers
 from adapter_service.measuring.evaluate import BASE, Evaluation, choose_pairs, evaluate
 from adapter_service.measuring.holdout import split_source
 from adapter_service.samples import Message
@@ -22,7 +22,7 @@ def evaluate_version(settings: Settings, engine: Engine, version: Version, sourc
     def generate(prompts: list[str], adapter: str) -> list[str]:
         def on_engine(turn: Turn) -> list[str]:
             weights = None if adapter == BASE else turn.load_adapter(AdapterFiles(version.key, version.path))
-            return generate_answers(turn, [[Message("user", prompt)] for prompt in prompts], sampling, weights)
+            return answer_together(turn, [[Message("user", prompt)] for prompt in prompts], sampling, weights)
 
         return engine.run(on_engine)
 

@@ -18,22 +18,31 @@ from adapter_service.samples import Sample
 # A Python integer and its place in a tuple.
 _BYTES_PER_TOKEN = 40
 _KEY_SPACE = 16**16
+_SHOWN_REFUSALS = 5
+# From so many samples on, the share of those that cannot be used is judged while the stream goes on.
+_MIN_SEEN = 20
 
 
 @dataclass(slots=True)
 class Dataset:
     """`train` and the rendered holdout; `holdout` keeps the samples as well, to generate and compare.
 
-    `too_long` were left out for their length; `stopped_by` says why the stream was left before its end.
+    `refused` counts those that could not be rendered (too long, nothing to learn), `refusals` has the
+    first reasons; `stopped_by` says why the stream was left before its end.
     """
 
     train: list[RenderedSample] = field(default_factory=list)
     holdout: list[Sample] = field(default_factory=list)
     holdout_rendered: list[RenderedSample] = field(default_factory=list)
-    too_long: int = 0
+    refused: int = 0
+    refusals: list[str] = field(default_factory=list)
     stopped_by: str | None = None
     tokens: int = 0
     completion_tokens: int = 0
+
+    @property
+    def seen(self) -> int:
+        return len(self.train) + len(self.holdout) + self.refused
 
     @property
     def samples_hash(self) -> str:
@@ -85,8 +94,8 @@ def _add(dataset: Dataset, sample: Sample, renderer: Renderer, limits: Limits) -
         return
     try:
         rendered = renderer.render(sample, limits.max_tokens)
-    except InvalidSampleError:
-        dataset.too_long += 1
+    except InvalidSampleError as error:
+        _refuse(dataset, f"{sample.origin}: {error}", limits)
         return
     if held_out:
         dataset.holdout.append(sample)
@@ -97,16 +106,27 @@ def _add(dataset: Dataset, sample: Sample, renderer: Renderer, limits: Limits) -
     dataset.completion_tokens += rendered.completion_tokens
 
 
-def _check(dataset: Dataset, limits: Limits) -> None:
-    seen = len(dataset.train) + len(dataset.holdout) + dataset.too_long
-    if dataset.too_long > limits.max_skipped_fraction * seen:
+def _refuse(dataset: Dataset, reason: str, limits: Limits) -> None:
+    dataset.refused += 1
+    if len(dataset.refusals) < _SHOWN_REFUSALS:
+        dataset.refusals.append(reason)
+    if dataset.seen >= _MIN_SEEN:  # an endless source that gives nothing to use shall not be read for ever
+        _check_refused(dataset, limits)
+
+
+def _check_refused(dataset: Dataset, limits: Limits) -> None:
+    if dataset.refused > limits.max_skipped_fraction * dataset.seen:
         raise TooManyBadRecordsError(
-            f"{dataset.too_long} of {seen} samples have more than {limits.max_tokens} tokens or an empty answer, "
-            f"and data.max_skipped_fraction allows {limits.max_skipped_fraction:.0%}; "
-            "raise training.max_seq_length, or split them"
+            f"{dataset.refused} of {dataset.seen} samples cannot be trained on and data.max_skipped_fraction allows "
+            f"{limits.max_skipped_fraction:.0%}; first: {dataset.refusals[0]}. Mend the source, or raise "
+            "training.max_seq_length where they are too long"
         )
+
+
+def _check(dataset: Dataset, limits: Limits) -> None:
+    _check_refused(dataset, limits)
     if not dataset.train:
         raise NothingToLearnError(
-            f"{seen} samples were streamed and none is left to train on "
-            f"({len(dataset.holdout)} held out, {dataset.too_long} too long or empty)"
+            f"{dataset.seen} samples were streamed and none is left to train on: {len(dataset.holdout)} are held out, "
+            f"{dataset.refused} cannot be used; give more samples, or lower gate.holdout_fraction"
         )

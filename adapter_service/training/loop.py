@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from adapter_service.errors import JobCancelledError, NonFiniteLossError, NothingToLearnError
+from adapter_service.errors import JobCancelledError, NonFiniteLossError, NothingToLearnError, TrainingError
 from adapter_service.lora.adapter import Adapter
 from adapter_service.lora.layer import using
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import TrainingSettings
-from adapter_service.training.batching import plan_epoch, steps_per_epoch
+from adapter_service.training.batching import plan_epoch, planned_steps, sequences_per_step
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head, completion_loss
 
@@ -134,16 +135,6 @@ def train(
     return meter.result(state)
 
 
-def planned_steps(samples: int, settings: TrainingSettings) -> int:
-    """Optimizer steps of a whole run over `samples` samples."""
-    steps = settings.num_epochs * steps_per_epoch(samples, sequences_per_step(settings))
-    return min(steps, settings.max_steps) if settings.max_steps else steps
-
-
-def sequences_per_step(settings: TrainingSettings) -> int:
-    return settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-
-
 def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> float:
     """Linear warmup, then constant, or down to `min_lr_ratio` by a line or half a cosine."""
     warmup = min(settings.warmup_steps, total_steps // 2)
@@ -187,12 +178,25 @@ def _accumulate(
         hooks.pause()
         if hooks.cancelled():
             raise JobCancelledError("cancelled while training")
-        with using(adapter):
+        with using(adapter), _enough_memory(batch):
             made = collate(batch, base.tokenizer.pad_token_id or 0, base.device)
             micro_loss = completion_loss(completion_states(base.model, made), made.targets, head, completion_tokens)
             micro_loss.backward()  # type: ignore[no-untyped-call]
         loss += float(micro_loss.detach())
     return loss
+
+
+@contextmanager
+def _enough_memory(batch: list[RenderedSample]) -> Iterator[None]:
+    """Say what to do where a CUDA device, or this machine, has no room for a micro-batch."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        tokens = sum(len(sample.ids) for sample in batch)
+        raise TrainingError(
+            f"no memory is left for a micro-batch of {len(batch)} samples, {tokens} tokens; lower "
+            "training.token_budget or max_seq_length, or hold the base in 8 bits (quantization.use_8bit)"
+        ) from error
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, step: int, total: int, settings: TrainingSettings) -> float:

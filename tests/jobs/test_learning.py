@@ -72,7 +72,7 @@ EFFECTS: dict[tuple[str, str], tuple[Any, str]] = {
     ("training", "adam_beta1"): (0.5, "weights"),
     ("training", "adam_beta2"): (0.5, "weights"),
     ("training", "max_grad_norm"): (1e-6, "weights"),
-    ("training", "max_seq_length"): (10, "too_long"),
+    ("training", "max_seq_length"): (10, "refused"),
     ("training", "token_budget"): (32, "micro_steps"),
     ("training", "save_steps"): (3, "saved_at"),
     ("training", "seed"): (1, "weights"),
@@ -108,7 +108,7 @@ def observed(engine: Engine, settings: Settings, folder: Path) -> dict[str, Any]
         "rates": [progress.learning_rate for progress in watch.told],
         "micro_steps": watch.asked,
         "saved_at": json.loads((folder / "checkpoint" / "state.json").read_text())["step"],
-        "too_long": streamed.counts["too_long"],
+        "refused": streamed.counts["refused"],
     }
 
 

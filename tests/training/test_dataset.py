@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -108,18 +108,32 @@ def long_pair(number: int) -> Sample:
 
 def test_what_is_too_long_is_counted_and_not_cut(renderer: Renderer) -> None:
     dataset = collect([*PAIRS, *map(long_pair, range(5))], renderer, limits())
-    assert dataset.too_long == 5
+    assert dataset.refused == 5
     assert max(len(sample.ids) for sample in dataset.train) < 60
 
 
 def test_too_many_long_samples_are_refused_with_the_numbers(renderer: Renderer) -> None:
-    with pytest.raises(TooManyBadRecordsError, match=r"20 of 120 samples .* 60 tokens .* allows 10%.*raise"):
+    with pytest.raises(TooManyBadRecordsError, match=r"12 of 112 samples .* allows 10%.* 60.*raise"):
         collect([*PAIRS, *map(long_pair, range(20))], renderer, limits())
+
+
+def test_an_endless_stream_of_unusable_samples_is_left_early(renderer: Renderer) -> None:
+    read = 0
+
+    def endless() -> Iterator[Sample]:
+        nonlocal read
+        while True:
+            read += 1
+            yield long_pair(read)
+
+    with pytest.raises(TooManyBadRecordsError, match="first: "):
+        collect(endless(), renderer, limits())
+    assert read == 20
 
 
 def test_nothing_left_to_train_on_is_an_error(renderer: Renderer) -> None:
     only_held_out = [sample for sample in PAIRS if is_held_out(sample.key, 0.3)]
-    with pytest.raises(NothingToLearnError, match=rf"none is left to train on \({len(only_held_out)} held out"):
+    with pytest.raises(NothingToLearnError, match=f"none is left to train on: {len(only_held_out)} are held out"):
         collect(only_held_out, renderer, limits())
 
 

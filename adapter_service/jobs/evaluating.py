@@ -11,20 +11,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapter_service.answers import chrf
+from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
 from adapter_service.errors import JobCancelledError
 from adapter_service.jobs.learning import Watch
-from adapter_service.samples import Message, Sample
+from adapter_service.rendering import RenderedSample
+from adapter_service.samples import Sample
 from adapter_service.settings import Settings
 from adapter_service.training.dataset import Dataset
 from adapter_service.training.gate import Measurements
 
 if TYPE_CHECKING:
     from adapter_service.lora.adapter import Adapter
-
-# References are short; an answer that is not done after twice the longest is not going to be.
-_ANSWER_TOKENS = 96
 
 
 def measure(
@@ -46,9 +45,9 @@ def measure(
             budget_tokens=settings.training.token_budget,
             pause=_pause(turn, watch),
         )
-        with_targets = [sample for sample in dataset.holdout if sample.prompt][: settings.gate.generate_samples]
-        answers = _generate(settings, turn, watch, served, with_targets) if finite else [""] * len(with_targets)
-        scores = [chrf(answer, s.completion) for answer, s in zip(answers, with_targets, strict=True)]
+        chosen = _to_generate(dataset, settings.gate.generate_samples)
+        answers = _generate(settings, turn, watch, served, chosen) if finite else [""] * len(chosen)
+        scores = [chrf(answer, sample.completion) for answer, (sample, _) in zip(answers, chosen, strict=True)]
         return Measurements(losses.sums, losses.tokens, scores, weights_finite=finite)
 
     return engine.run(on_engine)
@@ -76,30 +75,30 @@ def reread(
     return replace(candidate, reloaded_loss=engine.run(on_engine))
 
 
-def generate_answers(
-    turn: Turn, conversations: Sequence[Sequence[Message]], sampling: Sampling, adapter: Adapter | None
-) -> list[str]:
-    """Answers to `conversations`, decoded together; requests that wait are answered between the steps."""
-    from adapter_service.engine.decoding import decode_batch
-    from adapter_service.lora.layer import using
-
-    rendered = [turn.renderer.prompt_ids(messages) for messages in conversations]
-    tokens: list[list[int]] = [[] for _ in conversations]
-    with using(adapter):
-        for index, token in decode_batch(turn.base, rendered, sampling, turn.pause):
-            tokens[index].append(token)
-    return [turn.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in tokens]
+def _to_generate(dataset: Dataset, count: int) -> list[tuple[Sample, RenderedSample]]:
+    """The first held-out samples that have a prompt."""
+    pairs = zip(dataset.holdout, dataset.holdout_rendered, strict=True)
+    return [(sample, rendered) for sample, rendered in pairs if sample.prompt][:count]
 
 
 def _generate(
-    settings: Settings, turn: Turn, watch: Watch, adapter: Adapter | None, samples: Sequence[Sample]
+    settings: Settings,
+    turn: Turn,
+    watch: Watch,
+    adapter: Adapter | None,
+    chosen: Sequence[tuple[Sample, RenderedSample]],
 ) -> list[str]:
-    if not samples:
+    if not chosen:
         return []
-    sampling = Sampling(max_new_tokens=_ANSWER_TOKENS, repetition_penalty=settings.serving.repetition_penalty)
+    # An answer that is not done after twice the longest reference is not going to be.
+    longest = 2 * max(rendered.completion_tokens for _, rendered in chosen)
+    sampling = Sampling(
+        max_new_tokens=min(longest, settings.serving.max_new_tokens_limit),
+        repetition_penalty=settings.serving.repetition_penalty,
+    )
     watched = replace(turn, pause=_pause(turn, watch))
     # All that stands before the answer, as it was trained on: a system message and earlier turns too.
-    return generate_answers(watched, [sample.messages[:-1] for sample in samples], sampling, adapter)
+    return answer_together(watched, [sample.messages[:-1] for sample, _ in chosen], sampling, adapter)
 
 
 def _as_served(turn: Turn, adapter: Adapter | AdapterFiles | None) -> tuple[Adapter | None, bool]:

@@ -10,7 +10,8 @@ import pytest
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
 from adapter_service.errors import JobCancelledError
-from adapter_service.jobs.judging import generate_answers, measure, reread
+from adapter_service.engine.answering import answer_together
+from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.folder import write_folder
 from adapter_service.samples import Message, Sample
@@ -69,7 +70,7 @@ def test_answers_follow_the_whole_conversation(engine: Engine, settings: Setting
     """What the base says after system message and prompt is here the reference, and so is met exactly."""
     context = [SYSTEM, Message("user", "a1")]
     sampling = Sampling(max_new_tokens=96, repetition_penalty=settings.serving.repetition_penalty)
-    (answer,) = engine.run(lambda turn: generate_answers(turn, [context], sampling, None))
+    (answer,) = engine.run(lambda turn: answer_together(turn, [context], sampling, None))
     dataset = held_out(engine, pair("a1", answer, SYSTEM))
     assert measure(settings, dataset, engine, Recorder(), None).chrf == [100.0]
 
