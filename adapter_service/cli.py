@@ -55,14 +55,16 @@ def serve(
     import uvicorn
 
     from adapter_service.api import create_app
+    from adapter_service.api.log_lines import log_as_json_lines
 
+    log_as_json_lines()
     with _one_clear_line():
         settings = load_settings(config, sources)
         application = create_app(settings)
     uvicorn.run(
         application,
-        host=host or settings.serving.host,
-        port=port or settings.serving.port,
+        host=settings.serving.host if host is None else host,
+        port=settings.serving.port if port is None else port,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
 

@@ -30,6 +30,8 @@
     ├── TrainingError
     │   ├── NonFiniteLossError
     │   └── NothingToLearnError      zero supervised tokens or zero samples
+    ├── ServiceAnswerError           a service that we ask does not answer as it should
+    ├── RunFailedError               `make run` came to no result
     └── JobCancelledError            the user asked for it; ends a job as `cancelled`
 
 Adding one: write the class here with a `code` that no other has, give it a status in
@@ -176,6 +178,14 @@ class NonFiniteLossError(TrainingError):
 
 class NothingToLearnError(TrainingError):
     code = "nothing_to_learn"
+
+
+class ServiceAnswerError(AdapterServiceError):
+    code = "service_answer"
+
+
+class RunFailedError(AdapterServiceError):
+    code = "run_failed"
 
 
 class JobCancelledError(AdapterServiceError):

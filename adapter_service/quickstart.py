@@ -20,10 +20,12 @@ import uvicorn
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from adapter_service import sample_corpus
 from adapter_service.api.app import create_app
+from adapter_service.api.log_lines import log_as_json_lines
 from adapter_service.api.services import Services, build_services
 from adapter_service.engine.engine import Turn
-from adapter_service.errors import BusyError, NotReadyError
+from adapter_service.errors import BusyError, NotReadyError, RunFailedError
 from adapter_service.measuring.evaluation_report import rich_table
 from adapter_service.measuring.provenance import Result
 from adapter_service.measuring.scoring import evaluate_version
@@ -47,9 +49,13 @@ def run(settings: Settings, console: Console, *, serve_after: bool, hours: float
 
     Raises:
         BusyError: the port is taken.
-        NotReadyError: the base cannot be loaded, or the job failed; with the reason.
+        NotReadyError: the base cannot be loaded.
+        RunFailedError: the job failed, or the gate rejected what it made; with the reason.
     """
     _check_port(settings)
+    log_file = settings.storage.state_dir / "service.log"
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    log_as_json_lines(log_file)
     with serve_sample_corpus() as port:
         os.environ["ADAPTER_SAMPLE_PORT"] = str(port)
         services = build_services(settings)
@@ -57,7 +63,7 @@ def run(settings: Settings, console: Console, *, serve_after: bool, hours: float
         with _server(services) as url, ServiceClient(url) as client:
             client.ask("GET", "/health")
             clock.note("start to the first answer of /health", target_seconds=2)
-            console.print(f"serving on {url}  (GET /health, GET /docs)")
+            console.print(f"serving on {url}  (GET /health, GET /docs); log in {log_file}", markup=False)
             _wait_for_base(client, console)
             recipe = _recipe_for(hours, services, console) if hours else RECIPE
             job = _train(client, console, clock, settings.serving.default_adapter, recipe)
@@ -108,9 +114,10 @@ def _server(services: Services) -> Iterator[str]:
     try:
         while not server.started:
             if not thread.is_alive():
-                raise NotReadyError("the server could not be started; its log has the reason")
+                raise RunFailedError("the server could not be started; service.log in the state folder has the reason")
             time.sleep(0.05)
-        yield f"http://{serving.host}:{serving.port}"
+        port = server.servers[0].sockets[0].getsockname()[1]  # serving.port may be 0: a free one
+        yield f"http://{serving.host}:{port}"
     finally:
         server.should_exit = True
         thread.join()
@@ -136,7 +143,7 @@ def _recipe_for(hours: float, services: Services, console: Console) -> dict[str,
     """As many epochs of the whole corpus as fit into `hours` at the speed that a few steps have here."""
     speed = services.engine.run(_tokens_per_second)
     samples = int(hours * 3600 * speed / TOKENS_PER_SAMPLE)
-    corpus = 14_000
+    corpus = sample_corpus.size()
     recipe = {"max_train_samples": min(samples, corpus), "num_epochs": max(1, round(samples / corpus))}
     console.print(f"{speed:.0f} tokens/s here: about {hours:g} h are {recipe}")
     return recipe
@@ -182,7 +189,8 @@ def _train(
                 clock.note("start to the base's first answer while it trains", target_seconds=120)
             time.sleep(_POLL_SECONDS)
     if job["status"] != "succeeded":
-        raise NotReadyError(f"job {job_id} {job['status']}: {(job['error'] or {}).get('message', job['message'])}")
+        reason = (job["error"] or {}).get("message", job["message"])
+        raise RunFailedError(f"job {job_id} {job['status']}: {reason}")
     return job
 
 
@@ -227,7 +235,7 @@ def _measure(services: Services, url: str, console: Console, clock: _Clock) -> N
     settings = services.settings
     version = services.versions.live(settings.serving.default_adapter)
     if version is None:
-        raise NotReadyError("the gate rejected the adapter, so there is nothing to ask; its reasons are above")
+        raise RunFailedError("the gate rejected the adapter, so there is nothing to ask; its reasons are above")
     console.print(f"\n100 held-out pairs, {version.reference} beside the base …")
     evaluation = evaluate_version(settings, services.engine, version, SOURCE)
     console.print(rich_table(evaluation))

@@ -58,6 +58,8 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.NonFiniteLossError: 500,
     errors.NothingToLearnError: 500,
     errors.JobCancelledError: 409,
+    errors.ServiceAnswerError: 502,
+    errors.RunFailedError: 500,
 }
 
 _ROUTE_ERRORS = {404: "unknown_route", 405: "method_not_allowed"}

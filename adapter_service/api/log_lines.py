@@ -1,10 +1,11 @@
-"""The service's own log as JSON lines on standard error, for who starts it without a logging setup."""
+"""The service's own log as JSON lines, for who starts it without a logging setup."""
 
 from __future__ import annotations
 
 import json
 import logging
 from datetime import UTC, datetime
+from pathlib import Path
 
 # Names that our log calls give in `extra`; nothing else of a record is written.
 _EXTRAS = ("action", "trace_id", "job_id", "method", "route", "status", "ms")
@@ -22,12 +23,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def log_as_json_lines() -> None:
-    """Do so, unless whoever started this has set up logging already."""
+def log_as_json_lines(file: Path | None = None) -> None:
+    """Log to `file`, else to standard error, unless whoever started this has set up logging already."""
     ours = logging.getLogger("adapter_service")
     if ours.handlers or logging.getLogger().handlers:
         return
-    handler = logging.StreamHandler()
+    handler = logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler()
     handler.setFormatter(JsonLines())
     ours.addHandler(handler)
     ours.setLevel(logging.INFO)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import requests
 
 from adapter_service.answers import Verdict, chrf, judge
-from adapter_service.errors import InvalidInputError, NotReadyError
+from adapter_service.errors import InvalidInputError, ServiceAnswerError
 from adapter_service.languages import Language, find
 
 BASE = "base"
@@ -91,7 +91,7 @@ class ServiceClient:
         """Greedy, so that the same service gives the same answer again.
 
         Raises:
-            NotReadyError: the service cannot be reached, or does not answer the prompt.
+            ServiceAnswerError: the service cannot be reached, or does not answer the prompt.
         """
         body = self.ask(
             "POST",
@@ -108,7 +108,7 @@ class ServiceClient:
         try:
             return _answer(body)
         except (KeyError, TypeError) as error:
-            raise NotReadyError(
+            raise ServiceAnswerError(
                 f"the answer of {self.base_url}/generate-lite has no usable {error}; "
                 "is another service or version listening there?"
             ) from error
@@ -130,19 +130,19 @@ class ServiceClient:
         """One request, its JSON answer.
 
         Raises:
-            NotReadyError: no connection, or a status that is not 2xx; with the service's reason.
+            ServiceAnswerError: no connection, or a status that is not 2xx; with the service's reason.
         """
         try:
             response = self._session.request(method, self.base_url + path, json=body, timeout=self._timeout)
             content = response.json()
         except requests.RequestException as error:
-            raise NotReadyError(
+            raise ServiceAnswerError(
                 f"no usable answer from {self.base_url}{path}: {error}; "
                 "start the service with 'adapter-service serve', or give the address of the one that runs"
             ) from error
         if not response.ok or not isinstance(content, dict):
             detail = content.get("detail", content) if isinstance(content, dict) else content
-            raise NotReadyError(
+            raise ServiceAnswerError(
                 f"{method} {self.base_url}{path} answered {response.status_code}: {detail}; "
                 "the service's log has more under the same trace id"
             )

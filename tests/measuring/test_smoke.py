@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from adapter_service.errors import InvalidInputError, NotReadyError
+from adapter_service.errors import InvalidInputError, ServiceAnswerError
 from adapter_service.languages import find
 from adapter_service.measuring.smoke import Case, ServiceClient, SmokeReport, read_prompts, run_smoke
 from adapter_service.measuring.smoke_report import results, totals, write_report
@@ -123,13 +123,13 @@ def test_each_row_is_told_as_soon_as_it_is_done(client: ServiceClient) -> None:
 
 
 def test_an_unknown_adapter_ends_the_run_with_the_services_reason(client: ServiceClient) -> None:
-    with pytest.raises(NotReadyError, match="answered 404: unknown adapter 'absent'"):
+    with pytest.raises(ServiceAnswerError, match="answered 404: unknown adapter 'absent'"):
         run_smoke(client, [HINDI], [], adapter="absent")
 
 
 def test_a_service_that_does_not_run_is_named_with_the_next_step() -> None:
     client = ServiceClient("http://127.0.0.1:1")
-    with pytest.raises(NotReadyError, match="start the service with 'adapter-service serve'"):
+    with pytest.raises(ServiceAnswerError, match="start the service with 'adapter-service serve'"):
         run_smoke(client, [HINDI], [], adapter="multilingual")
 
 
