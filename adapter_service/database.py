@@ -85,8 +85,13 @@ def m002_versions(connection: sqlite3.Connection) -> None:
         ) STRICT""")
 
 
+def m003_crashes(connection: sqlite3.Connection) -> None:
+    """How often the process died under a job; a shutdown in order is an attempt as well, and no crash."""
+    connection.execute("ALTER TABLE jobs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0")
+
+
 # The place in this list is the migration's number; a landed one is never edited.
-MIGRATIONS: tuple[Migration, ...] = (m001_jobs, m002_versions)
+MIGRATIONS: tuple[Migration, ...] = (m001_jobs, m002_versions, m003_crashes)
 
 
 class Database:

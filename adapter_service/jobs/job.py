@@ -24,8 +24,8 @@ from typing import Any
 
 from adapter_service.errors import WrongJobStateError
 
-# An attempt that kills the process would do so forever; the third such start is the last.
-MAX_ATTEMPTS = 3
+# A job that kills the process would do so forever; the third time is the last.
+MAX_CRASHES = 3
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ID = re.compile(rf"job_[{_CROCKFORD}]{{26}}")
@@ -69,6 +69,7 @@ class Job:
     """One row of the job table, as it was when it was read.
 
     `attempt` counts executions and is the fencing token: only who holds the newest may write.
+    `crashes` counts those in which the process died.
     `progress` has what the last report said (loss, tokens_per_second, sample counts, …);
     `result` is what the finished job returned, or None.
     """
@@ -81,6 +82,7 @@ class Job:
     status: JobStatus = JobStatus.QUEUED
     phase: Phase | None = None
     attempt: int = 0
+    crashes: int = 0
     cancel_requested: bool = False
     step: int = 0
     total_steps: int | None = None

@@ -15,21 +15,21 @@ from adapter_service.jobs.job import Job, JobStatus, Phase
 SELECT = "SELECT * FROM jobs WHERE id = ?"
 INSERT = """
     INSERT INTO jobs (
-        id, adapter, request, trace_id, created_at, status, phase, attempt, cancel_requested,
+        id, adapter, request, trace_id, created_at, status, phase, attempt, crashes, cancel_requested,
         step, total_steps, progress, result, error_code, error_message, started_at, finished_at,
         idempotency_key
     ) VALUES (
-        :id, :adapter, :request, :trace_id, :created_at, :status, :phase, :attempt, :cancel_requested,
+        :id, :adapter, :request, :trace_id, :created_at, :status, :phase, :attempt, :crashes, :cancel_requested,
         :step, :total_steps, :progress, :result, :error_code, :error_message, :started_at, :finished_at,
         :idempotency_key
     )"""
 # Compare-and-set in one statement: two runners may both hold this job as queued, and only one may start it.
 UPDATE = """
     UPDATE jobs SET
-        status = :status, phase = :phase, attempt = :attempt, cancel_requested = :cancel_requested,
-        step = :step, total_steps = :total_steps, progress = :progress, result = :result,
-        error_code = :error_code, error_message = :error_message, started_at = :started_at,
-        finished_at = :finished_at
+        status = :status, phase = :phase, attempt = :attempt, crashes = :crashes,
+        cancel_requested = :cancel_requested, step = :step, total_steps = :total_steps,
+        progress = :progress, result = :result, error_code = :error_code, error_message = :error_message,
+        started_at = :started_at, finished_at = :finished_at
     WHERE id = :id AND status = :status_before AND attempt = :attempt_before"""
 
 
@@ -70,6 +70,7 @@ def to_job(row: sqlite3.Row) -> Job:
         status=JobStatus(row["status"]),
         phase=Phase(row["phase"]) if row["phase"] else None,
         attempt=row["attempt"],
+        crashes=row["crashes"],
         cancel_requested=bool(row["cancel_requested"]),
         step=row["step"],
         total_steps=row["total_steps"],

@@ -6,8 +6,9 @@ writer was superseded and nothing is written. Not here: throttling of progress, 
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,8 +21,10 @@ from adapter_service.errors import (
     UnknownJobError,
     WrongJobStateError,
 )
-from adapter_service.jobs.job import MAX_ATTEMPTS, Job, JobEvent, JobStatus, Phase, new_job_id
+from adapter_service.jobs.job import MAX_CRASHES, Job, JobEvent, JobStatus, Phase, new_job_id
 from adapter_service.jobs.rows import INSERT, SELECT, UPDATE, encode, to_columns, to_job
+
+logger = logging.getLogger(__name__)
 
 _WAITING = (JobStatus.QUEUED, JobStatus.PAUSED)
 
@@ -80,6 +83,10 @@ class JobStore:
         """How many jobs wait, paused ones included: they hold their places."""
         return int(self._database.read("SELECT count(*) FROM jobs WHERE status IN (?, ?)", _WAITING)[0][0])
 
+    def unfinished_ids(self) -> frozenset[str]:
+        rows = self._database.read("SELECT id FROM jobs WHERE status IN (?, ?, ?)", (*_WAITING, JobStatus.RUNNING))
+        return frozenset(row["id"] for row in rows)
+
     def position(self, job_id: str) -> int | None:
         """1 for the job that is claimed next; None for one that is not queued."""
         rows = self._database.read("SELECT id FROM jobs WHERE status = ? ORDER BY number", (JobStatus.QUEUED,))
@@ -89,12 +96,9 @@ class JobStore:
     def claim_next(self) -> Job | None:
         """Start the oldest queued job: it is running, one attempt further, and the caller's alone."""
         with self._database.transaction() as connection:
-            row = connection.execute(
-                "SELECT * FROM jobs WHERE status = ? ORDER BY number LIMIT 1", (JobStatus.QUEUED,)
-            ).fetchone()
-            if row is None:
+            job = next(_readable(connection, JobStatus.QUEUED), None)
+            if job is None:
                 return None
-            job = to_job(row)
             started = job.moved(JobStatus.RUNNING, attempt=job.attempt + 1, started_at=job.started_at or self._now())
             return self._write(connection, job, started, event=JobStatus.RUNNING)
 
@@ -137,17 +141,19 @@ class JobStore:
     def put_back(self, job: Job) -> Job:
         """The running `job` has stopped before its end, through no fault of its own: it queues again.
 
-        It keeps its place. After `MAX_ATTEMPTS` attempts it fails instead; one whose cancellation
-        was asked for is cancelled.
+        It keeps its place. One whose cancellation was asked for is cancelled.
         """
         with self._database.transaction() as connection:
             return self._put_back(connection, _fenced(connection, job))
 
     def requeue_interrupted(self) -> tuple[Job, ...]:
-        """At start, before any claim: put back every job that a dead process left running."""
+        """At start, before any claim: put back every job that a dead process left running.
+
+        One under which `MAX_CRASHES` processes died fails instead.
+        """
         with self._database.transaction() as connection:
-            rows = connection.execute("SELECT * FROM jobs WHERE status = ? ORDER BY number", (JobStatus.RUNNING,))
-            return tuple(self._put_back(connection, to_job(row)) for row in rows.fetchall())
+            jobs = tuple(_readable(connection, JobStatus.RUNNING))
+            return tuple(self._crashed(connection, replace(job, crashes=job.crashes + 1)) for job in jobs)
 
     def request_cancel(self, job_id: str) -> Job:
         """Cancel a waiting job at once; ask a running one to stop (again is harmless).
@@ -166,7 +172,7 @@ class JobStore:
             return self._write(connection, job, stopped, event=JobStatus.CANCELLED)
 
     def cancel_requested(self, job: Job) -> bool:
-        """Whether the running `job` shall stop; cheap enough to ask at every micro-step.
+        """Whether the running `job` shall stop; asked over and over by `JobContext.cancelled`.
 
         Raises:
             SupersededError: this attempt is over.
@@ -185,16 +191,18 @@ class JobStore:
             finished = current.moved(status, finished_at=self._now(), **outcome)
             return self._write(connection, current, finished, event=status)
 
+    def _crashed(self, connection: sqlite3.Connection, job: Job) -> Job:
+        if job.cancel_requested or job.crashes < MAX_CRASHES:
+            return self._put_back(connection, job)
+        message = f"the service died {job.crashes} times while it ran; read its log, then submit it again"
+        failed = job.moved(JobStatus.FAILED, finished_at=self._now(), error_code="interrupted", error_message=message)
+        return self._write(connection, job, failed, event=failed.status)
+
     def _put_back(self, connection: sqlite3.Connection, job: Job) -> Job:
         if job.cancel_requested:
             moved = job.moved(JobStatus.CANCELLED, finished_at=self._now())
-        elif job.attempt < MAX_ATTEMPTS:
-            moved = job.moved(JobStatus.QUEUED, phase=None)
         else:
-            message = f"stopped short in each of {MAX_ATTEMPTS} attempts; read its log, then submit it again"
-            moved = job.moved(
-                JobStatus.FAILED, finished_at=self._now(), error_code="interrupted", error_message=message
-            )
+            moved = job.moved(JobStatus.QUEUED, phase=None)
         return self._write(connection, job, moved, event=moved.status)
 
     def _write(self, connection: sqlite3.Connection, before: Job, after: Job, *, event: str | None) -> Job:
@@ -214,6 +222,15 @@ class JobStore:
 
 def _get(connection: sqlite3.Connection, job_id: str) -> Job:
     return _one(connection.execute(SELECT, (job_id,)).fetchall(), job_id)
+
+
+def _readable(connection: sqlite3.Connection, status: JobStatus) -> Iterator[Job]:
+    """The jobs of one status, oldest first; a row that is none (edited by hand, damaged) holds up no other."""
+    for row in connection.execute("SELECT * FROM jobs WHERE status = ? ORDER BY number", (status,)).fetchall():
+        try:
+            yield to_job(row)
+        except (ValueError, TypeError):
+            logger.exception("the row of %s cannot be read and is passed over", row["id"])
 
 
 def _one(rows: Sequence[sqlite3.Row], job_id: str) -> Job:

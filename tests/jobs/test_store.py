@@ -194,14 +194,44 @@ def test_after_a_crash_running_jobs_queue_again_in_their_old_places(store: JobSt
     assert claim(store).attempt == 2
 
 
-def test_the_third_interruption_is_the_last(store: JobStore) -> None:
+def test_the_third_crash_is_the_last(store: JobStore) -> None:
     submit(store)
     for _ in range(3):
         job = claim(store)
         store.requeue_interrupted()
     ended = store.get(job.id)
-    assert (ended.status, ended.attempt, ended.error_code) == (JobStatus.FAILED, 3, "interrupted")
+    assert (ended.status, ended.crashes, ended.error_code) == (JobStatus.FAILED, 3, "interrupted")
+    assert "the service died 3 times" in str(ended.error_message)
     assert store.claim_next() is None
+
+
+def test_a_shutdown_in_order_is_a_new_attempt_and_no_crash(store: JobStore) -> None:
+    submit(store)
+    for _ in range(5):
+        job = store.put_back(claim(store))
+    assert (job.status, job.attempt, job.crashes) == (JobStatus.QUEUED, 5, 0)
+
+
+@pytest.mark.parametrize("damage", ["request = '{'", "created_at = 'yesterday'", "progress = ''"])
+def test_a_damaged_row_holds_up_no_other(
+    database: Database, store: JobStore, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    bad, running, good = submit(store), submit(store), submit(store)
+    with database.transaction() as connection:
+        connection.execute(f"UPDATE jobs SET {damage} WHERE id = ?", (bad.id,))  # noqa: S608 - of this test alone
+    assert claim(store).id == running.id
+    with database.transaction() as connection:
+        connection.execute("UPDATE jobs SET status = 'running' WHERE id = ?", (bad.id,))
+    assert [job.id for job in store.requeue_interrupted()] == [running.id]
+    assert store.position(good.id) == 2
+    assert f"the row of {bad.id} cannot be read" in caplog.text
+
+
+def test_what_is_waiting_or_running_is_unfinished(store: JobStore) -> None:
+    jobs = [submit(store) for _ in range(3)]
+    store.succeed(claim(store), {})
+    claim(store)
+    assert store.unfinished_ids() == {job.id for job in jobs[1:]}
 
 
 def test_a_job_that_was_asked_to_stop_is_not_started_again_after_a_crash(store: JobStore) -> None:

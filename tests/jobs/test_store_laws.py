@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from adapter_service.database import Database
 from adapter_service.errors import BusyError, DuplicateRequestError, SupersededError, WrongJobStateError
-from adapter_service.jobs.job import MAX_ATTEMPTS, Job, JobStatus, Phase
+from adapter_service.jobs.job import MAX_CRASHES, Job, JobStatus, Phase
 from adapter_service.jobs.store import JobStore
 
 QUEUE_LIMIT = 4
@@ -32,6 +33,7 @@ class JobTable(RuleBasedStateMachine):
         self.store = JobStore(self.database)
         self.model: dict[str, tuple[JobStatus, int]] = {}
         self.keys: dict[str, tuple[str, int]] = {}
+        self.crashes: Counter[str] = Counter()
         self.cancelling: set[str] = set()
         self.final: dict[str, Job] = {}
 
@@ -134,11 +136,12 @@ class JobTable(RuleBasedStateMachine):
         self.store = JobStore(self.database)
         assert [job.id for job in self.store.requeue_interrupted()] == self.running()
         for job_id in self.running():
-            self.put_back(job_id)
+            self.crashes[job_id] += 1
+            self.put_back(job_id, fails=self.crashes[job_id] == MAX_CRASHES)
 
-    def put_back(self, job_id: str) -> None:
+    def put_back(self, job_id: str, *, fails: bool = False) -> None:
         attempt = self.model[job_id][1]
-        again = JobStatus.FAILED if attempt >= MAX_ATTEMPTS else JobStatus.QUEUED
+        again = JobStatus.FAILED if fails else JobStatus.QUEUED
         self.model[job_id] = (JobStatus.CANCELLED if job_id in self.cancelling else again, attempt)
 
     @invariant()
@@ -148,8 +151,10 @@ class JobTable(RuleBasedStateMachine):
         assert self.store.queue_depth() == len(self.waiting())
 
     @invariant()
-    def no_job_is_attempted_too_often(self) -> None:
-        assert all(job.attempt <= MAX_ATTEMPTS for job in self.store.list())
+    def crashes_are_counted_and_no_job_has_too_many(self) -> None:
+        for job in self.store.list():
+            assert job.crashes <= MAX_CRASHES
+            assert job.crashes == self.crashes[job.id]
 
     @invariant()
     def what_is_finished_never_changes(self) -> None:
