@@ -38,6 +38,7 @@ def metadata(
         "num_examples": len(dataset.train),
         "adapter_type": name,
         "base_identity": base.identity,
+        "samples_seen": result.samples,  # epochs counted
         "precision": base.precision.to_dict(),
         "template_id": template_id,
         "samples_sha256": dataset.samples_hash,
@@ -68,7 +69,8 @@ A LoRA adapter (PEFT format) for `{base_model}`.
 
 | | |
 |---|---|
-| trained on | {training_data}: {samples} samples, {tokens} tokens ({completion_tokens} of them learned) |
+| trained on | {training_data}: {num_examples} samples |
+| seen in all | {samples_seen} samples in {num_epochs} epochs: {tokens} tokens, {completion_tokens} of them learned |
 | held out | {held_out} samples, chosen by hash, never trained on |
 | rank, alpha | {lora_r}, {lora_alpha} |
 | steps | {steps}, of {per_device_train_batch_size} × {gradient_accumulation_steps} sequences |

@@ -11,7 +11,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -56,8 +56,18 @@ class Hooks:
 
 
 @dataclass(slots=True)
+class Totals:
+    """Of a run from its first step, resumed or not; a sample counts once in every epoch."""
+
+    samples: int = 0
+    tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
 class TrainingState:
-    """What a run needs to go on: weights, optimizer, and how many steps are done.
+    """What a run needs to go on: weights, optimizer, how many steps are done, and what they took.
 
     The rest (which samples make which step, the rate, dropout's numbers) follows from the step and
     the seed.
@@ -67,10 +77,13 @@ class TrainingState:
     optimizer: torch.optim.AdamW
     step: int = 0
     losses: list[float] = field(default_factory=list)
+    totals: Totals = field(default_factory=Totals)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
+    """What the whole run took, also where it was resumed."""
+
     steps: int
     samples: int
     tokens: int
@@ -110,7 +123,7 @@ def train(
         raise NothingToLearnError(f"{len(samples)} samples with no completion token; check the source's mapping")
     head = Head.of(base.model)
     total_steps = planned_steps(len(samples), settings)
-    meter = _Meter(total_steps, state.step)
+    meter = _Meter(total_steps, state)
     for number, step in enumerate(_steps(samples, settings, total_steps)):
         if number < state.step:
             continue
@@ -213,22 +226,24 @@ def _seed_dropout(adapter: Adapter, base: BaseModel, settings: TrainingSettings,
 
 
 class _Meter:
-    """Speed, time left, and totals of this run (not of what was resumed)."""
+    """Adds up the run's totals in its state; speed and time left are of this attempt, since it began."""
 
-    def __init__(self, total_steps: int, first_step: int) -> None:
+    def __init__(self, total_steps: int, state: TrainingState) -> None:
         self._total_steps = total_steps
-        self._first_step = first_step
+        self._first_step = state.step
+        self._tokens_before, self._seconds_before = state.totals.tokens, state.totals.seconds
         self._started = time.monotonic()
-        self._samples = self._tokens = self._completion_tokens = 0
 
     def after_step(
         self, state: TrainingState, batches: list[list[RenderedSample]], rate: float, norm: float
     ) -> Progress:
         samples = [sample for batch in batches for sample in batch]
-        self._samples += len(samples)
-        self._tokens += sum(len(sample.ids) for sample in samples)
-        self._completion_tokens += sum(sample.completion_tokens for sample in samples)
         seconds = time.monotonic() - self._started
+        totals = state.totals
+        totals.samples += len(samples)
+        totals.tokens += sum(len(sample.ids) for sample in samples)
+        totals.completion_tokens += sum(sample.completion_tokens for sample in samples)
+        totals.seconds = self._seconds_before + seconds
         done = state.step - self._first_step
         return Progress(
             step=state.step,
@@ -236,8 +251,8 @@ class _Meter:
             loss=state.losses[-1],
             learning_rate=rate,
             gradient_norm=norm,
-            tokens=self._tokens,
-            tokens_per_second=self._tokens / seconds,
+            tokens=totals.tokens,
+            tokens_per_second=(totals.tokens - self._tokens_before) / seconds,
             seconds_left=seconds / done * (self._total_steps - state.step),
             peak_memory_mb=peak_memory_mb(),
         )
@@ -245,10 +260,7 @@ class _Meter:
     def result(self, state: TrainingState) -> TrainingResult:
         return TrainingResult(
             steps=state.step,
-            samples=self._samples,
-            tokens=self._tokens,
-            completion_tokens=self._completion_tokens,
-            seconds=time.monotonic() - self._started,
+            **asdict(state.totals),
             first_loss=state.losses[0] if state.losses else math.nan,
             last_loss=state.losses[-1] if state.losses else math.nan,
             peak_memory_mb=peak_memory_mb(),
