@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from adapter_service import sample_corpus
-from adapter_service.instructions import canonical, target_language
 from adapter_service.languages import LANGUAGES
-from adapter_service.scripts import script_share
+from adapter_service.languages.instructions import canonical, target_language
+from adapter_service.languages.scripts import script_share
 
 FILE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "test_prompts/prompts_10.json").read_text("utf-8"))
 PROMPTS: list[dict[str, Any]] = FILE["prompts"]

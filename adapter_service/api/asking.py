@@ -6,14 +6,14 @@ import time
 from dataclasses import dataclass
 
 from adapter_service.adapters import Version
-from adapter_service.answers import MIN_SCRIPT_SHARE, judge
 from adapter_service.api.resident import check_base
 from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, Usage
 from adapter_service.api.services import Services
 from adapter_service.engine.requests import AdapterFiles, Generation, GenerationResult, Sampling
 from adapter_service.errors import ConflictError, InvalidParameterError, PromptTooLongError, UnknownAdapterError
-from adapter_service.instructions import target_language
 from adapter_service.languages import Language, detect, find
+from adapter_service.languages.answers import MIN_SCRIPT_SHARE, judge
+from adapter_service.languages.instructions import target_language
 from adapter_service.samples import Message
 from adapter_service.settings import ServingSettings
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from adapter_service import instructions, languages
+from adapter_service import languages
 from adapter_service.connectors.base import Record
 from adapter_service.connectors.spec import FIELDS, SourceSpec, names_of
 from adapter_service.errors import InvalidParameterError, InvalidSampleError
+from adapter_service.languages import instructions
 from adapter_service.samples import Message, Role, Sample
 
 _ABSENT = object()

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from adapter_service.answers import chrf
 from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
 from adapter_service.errors import JobCancelledError
 from adapter_service.jobs.learning import Watch
+from adapter_service.languages.answers import chrf
 from adapter_service.rendering import RenderedSample
 from adapter_service.samples import Sample
 from adapter_service.settings import Settings

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from adapter_service.answers import MIN_SCRIPT_SHARE, Verdict, corpus_chrf, judge, words
 from adapter_service.errors import EmptySourceError, InvalidInputError
-from adapter_service.instructions import canonical
 from adapter_service.languages import LANGUAGES, Language
+from adapter_service.languages.answers import MIN_SCRIPT_SHARE, Verdict, corpus_chrf, judge, words
+from adapter_service.languages.instructions import canonical
 from adapter_service.measuring.provenance import Result
 from adapter_service.measuring.retrieval import NearestNeighbour
 from adapter_service.samples import Sample

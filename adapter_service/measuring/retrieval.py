@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
-from adapter_service.answers import words
+from adapter_service.languages.answers import words
 
 
 class NearestNeighbour:

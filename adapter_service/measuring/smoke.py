@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import requests
 
-from adapter_service.answers import Verdict, chrf, judge
 from adapter_service.errors import InvalidInputError, ServiceAnswerError
 from adapter_service.languages import Language, find
+from adapter_service.languages.answers import Verdict, chrf, judge
 
 BASE = "base"
 Group = Literal["file", "holdout"]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from adapter_service.languages import LANGUAGES
+from adapter_service.languages.scripts import script_share
 from adapter_service.sample_corpus.pair import Pair
 from adapter_service.sample_corpus.reserved import is_reserved_in_some_form
-from adapter_service.scripts import script_share
 
 MIN_SCRIPT_SHARE = 0.85
 MAX_LENGTH_RATIO = 4.0

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from adapter_service.languages import LANGUAGES
+from adapter_service.languages.scripts import script_share
 from adapter_service.sample_corpus.pair import CORPUS_LANGUAGES, Pair
-from adapter_service.scripts import script_share
 
 PAIRS_PER_LANGUAGE = 1400
 SENTENCE_WORDS = 4

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from adapter_service import instructions, languages
+from adapter_service import languages
 from adapter_service.connectors.base import Connector
 from adapter_service.connectors.tally import Tally, tallied
 from adapter_service.errors import SettingsError, SourceFormatError
+from adapter_service.languages import instructions
 from adapter_service.samples import Message, Sample
 from tests.connectors.conftest import open_kind
 

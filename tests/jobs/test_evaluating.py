@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
 from adapter_service.errors import JobCancelledError
-from adapter_service.engine.answering import answer_together
 from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.folder import write_folder

@@ -8,11 +8,11 @@ from typing import Any
 
 from adapter_service import sample_corpus
 from adapter_service.languages import LANGUAGES
+from adapter_service.languages.scripts import script_share
 from adapter_service.sample_corpus.catalogue import SOURCES
 from adapter_service.sample_corpus.filters import MIN_SCRIPT_SHARE
 from adapter_service.sample_corpus.pair import CORPUS_LANGUAGES, Pair
 from adapter_service.sample_corpus.reserved import is_reserved, is_reserved_in_some_form
-from adapter_service.scripts import script_share
 
 Corpus = list[dict[str, Any]]
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapter_service import answers, instructions
-from adapter_service.languages import LANGUAGES, find
+from adapter_service.languages import LANGUAGES, answers, find, instructions
 
 GREETINGS = {
     "hi": "आज मौसम बहुत अच्छा है।",

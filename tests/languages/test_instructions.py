@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapter_service import instructions
-from adapter_service.languages import LANGUAGES, find
+from adapter_service.languages import LANGUAGES, find, instructions
 
 TEN = ("hi", "bn", "ta", "te", "gu", "mr", "ur", "pa", "kn", "ml")
 HINDI = find("hi")

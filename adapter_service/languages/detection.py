@@ -1,52 +1,16 @@
-"""Languages by tag and name, and which of them a text is in."""
+"""Which language a text is in: by its script where that decides, else by letters or a model."""
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections import Counter
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from adapter_service import scripts
-from adapter_service.errors import InvalidParameterError
-from adapter_service.language_table import TABLE, Language
-from adapter_service.scripts import script_share
+from adapter_service.languages import scripts
+from adapter_service.languages.table import TABLE
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
-
-__all__ = ["LANGUAGES", "Language", "detect", "find", "script_share"]
-
-
-LANGUAGES: dict[str, Language] = {language.tag: language for language in TABLE}
-
-_ALIASES = {
-    "bangla": "bn",
-    "farsi": "fa",
-    "fil": "tl",
-    "in": "id",
-    "iw": "he",
-    "mandarin": "zh",
-    "myanmar": "my",
-    "nb": "no",
-    "oriya": "or",
-    "panjabi": "pa",
-    "simplified chinese": "zh",
-    "tagalog": "tl",
-    "zh-hk": "zh-Hant",
-    "zh-mo": "zh-Hant",
-    "zh-tw": "zh-Hant",
-    "हिंदी": "hi",
-}
-_BY_KEY = (
-    {language.native.casefold(): language for language in TABLE}
-    | {language.name.casefold(): language for language in TABLE}
-    | {language.tag.casefold(): language for language in TABLE}
-    | {alias: LANGUAGES[tag] for alias, tag in _ALIASES.items()}
-)
-_TAG = re.compile(r"(?P<primary>[a-z]{2,3})(?:-(?P<script>[a-z]{4}))?(?:-(?P<region>[a-z]{2}|\d{3}))?", re.IGNORECASE)
 
 # Known, but not offered as answers of `detect` unless they are expected: py3langid has no model of
 # them, or has one that takes short Hindi for Nepali and Sanskrit, which this service's users rarely write.
@@ -65,41 +29,6 @@ _ARABIC_HALLMARKS = {
     "ug": "ۇۈۋڭ",
 }
 _ASSAMESE_LETTERS = frozenset("ৰৱ")
-
-
-def find(text: str) -> Language:
-    """The language that a tag (`hi`, `hi-IN`, `hi-Deva-IN`) or a name (`Hindi`, `हिन्दी`) means, in any case.
-
-    A region that the caller gives is kept: `ta-LK` is Tamil of Sri Lanka.
-
-    Raises:
-        InvalidParameterError: no such language, or a script that it is not written in here.
-    """
-    key = " ".join(text.split()).replace("_", "-").casefold()
-    language = _BY_KEY.get(key) or _by_tag(key)
-    if language is None:
-        raise InvalidParameterError(_unknown(text, key), parameter="lang")
-    return language
-
-
-def _by_tag(key: str) -> Language | None:
-    match = _TAG.fullmatch(key)
-    if match is None:
-        return None
-    primary, script, region = match["primary"], match["script"], match["region"]
-    language = (script and _BY_KEY.get(f"{primary}-{script}")) or _BY_KEY.get(primary)
-    if not language or (script and language.script.casefold() != script):
-        return None
-    return replace(language, region=region.upper()) if region else language
-
-
-def _unknown(text: str, key: str) -> str:
-    near = difflib.get_close_matches(key, _BY_KEY, n=1, cutoff=0.6)
-    hint = f"did you mean {_BY_KEY[near[0]].name!r} ({_BY_KEY[near[0]].lang_tag})? " if near else ""
-    return (
-        f"unknown language {text!r}; {hint}give a BCP-47 tag such as 'hi' or 'hi-Deva-IN', "
-        f"or the name of one of the {len(LANGUAGES)} known languages, such as 'Hindi'"
-    )
 
 
 def detect(text: str, *, expected: str | None = None) -> str | None:

@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapter_service import instructions
-from adapter_service.languages import Language, detect, script_share
+from adapter_service.languages import Language, detect, instructions, script_share
 
 MIN_SCRIPT_SHARE = 0.8
 # An answer in Latin letters with this share of its words from the prompt is a copy of it.
