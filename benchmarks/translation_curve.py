@@ -51,7 +51,8 @@ def run(*, full: bool, console: Console | None = None) -> None:
 
 def _curve(turn: Turn, settings: Settings, samples: list[Any], console: Console) -> list[tuple[float, Evaluation]]:
     from adapter_service.lora.adapter import Adapter
-    from adapter_service.training.loop import Hooks, TrainingState, begin, planned_steps, train
+    from adapter_service.training.batching import planned_steps
+    from adapter_service.training.loop import Hooks, TrainingState, begin, train
 
     held_out, rest = split_source(settings, settings.data.source)
     pairs = choose_pairs(held_out)
