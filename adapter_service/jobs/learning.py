@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from adapter_service.adapters import version_key
 from adapter_service.connectors.base import Connector
 from adapter_service.connectors.tally import Tally, tallied
 from adapter_service.engine.engine import Engine, Turn
@@ -105,6 +106,20 @@ def train(
         return Trained(state.adapter, result)
 
     return engine.run(on_engine)
+
+
+def run_key(settings: Settings, streamed: Streamed, engine: Engine, parent_key: str | None) -> str:
+    """What the run's weights follow from; `parent_key` stands for the adapter that it begins with."""
+    base = engine.base
+    precision = base.precision.to_dict()
+    del precision["reason"]  # has this start's measurement in it
+    parameters = {
+        "lora": settings.lora.model_dump(mode="json"),
+        "training": settings.training.model_dump(mode="json"),
+        "precision": precision,
+        "template": engine.renderer.template_id,
+    }
+    return version_key(streamed.dataset.samples_hash, parameters, base.identity, parent_key)
 
 
 def lora_config(settings: Settings) -> LoraConfig:

@@ -9,18 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from adapter_service.adapters import Version, VersionStatus, VersionStore, check_name, version_key
+from adapter_service.adapters import Version, VersionStatus, VersionStore, check_name
 from adapter_service.connectors.opening import source_opener
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.errors import InvalidParameterError, SupersededError
+from adapter_service.jobs.adapter_files import write_adapter_files
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.jobs.job import Job, Phase
-from adapter_service.jobs.learning import Streamed, Trained, stream, train
-from adapter_service.jobs.train_request import TrainRequest, going_on_from, settings_for
+from adapter_service.jobs.learning import Streamed, Trained, run_key, stream, train
+from adapter_service.jobs.train_request import TrainRequest, going_on_from, raised_budget, settings_for
 from adapter_service.settings import Settings
 from adapter_service.training.batching import TOKENS_PER_SAMPLE, planned_steps, sequences_per_step
 from adapter_service.training.gate import Decision, decide
@@ -50,12 +49,14 @@ class TrainingPipeline:
         steps = planned_steps(samples, settings.training)
         speed = self._tokens_per_second
         seconds = round(steps * per_step * TOKENS_PER_SAMPLE / speed) if speed else None
+        raised = raised_budget(request, self._settings)
+        budget = f"; token_budget is raised to {raised}, so that max_seq_length fits" if raised else ""
         took = "time unknown until a first job was measured" if seconds is None else f"about {seconds} s"
         return {
             "samples": samples,
             "steps": steps,
             "seconds": seconds,
-            "message": f"at most {samples} samples, {steps} steps of {per_step} sequences; {took}",
+            "message": f"at most {samples} samples, {steps} steps of {per_step} sequences; {took}{budget}",
         }
 
     def __call__(self, job: Job, context: JobContext) -> Mapping[str, Any]:
@@ -83,7 +84,7 @@ class TrainingPipeline:
         context.report(phase=Phase.STREAMING)
         streamed = stream(settings, source_opener(settings), self._engine, watch)
         context.report(samples=streamed.counts, source=streamed.source)
-        key = self._key(settings, streamed, parent)
+        key = run_key(settings, streamed, self._engine, parent.key if parent else None)
         version = self._versions.find(job.adapter, key)
         trained = None
         if version is not None:
@@ -126,18 +127,6 @@ class TrainingPipeline:
             )
         return parent
 
-    def _key(self, settings: Settings, streamed: Streamed, parent: Version | None) -> str:
-        base = self._engine.base
-        precision = base.precision.to_dict()
-        del precision["reason"]  # has this start's measurement in it
-        parameters = {
-            "lora": settings.lora.model_dump(mode="json"),
-            "training": settings.training.model_dump(mode="json"),
-            "precision": precision,
-            "template": self._engine.renderer.template_id,
-        }
-        return version_key(streamed.dataset.samples_hash, parameters, base.identity, parent.key if parent else None)
-
     def _publish(
         self,
         job: Job,
@@ -149,29 +138,12 @@ class TrainingPipeline:
         folder: Path,
     ) -> Version:
         """Write the candidate's files and make them an immutable version."""
-        from adapter_service.lora.folder import write_folder
-        from adapter_service.training.card import metadata, write_card
-
         artifact = folder / "artifact"
         shutil.rmtree(artifact, ignore_errors=True)
         artifact.mkdir(parents=True)
-        base = self._engine.base
-        write_folder(trained.adapter, artifact, base_name=base.name)
-        described = metadata(
-            name=job.adapter,
-            source=streamed.source,
-            base=base,
-            lora=settings.lora,
-            training=settings.training,
-            dataset=streamed.dataset,
-            result=trained.result,
-            template_id=self._engine.renderer.template_id,
-        )
-        write_card(artifact, described)
-        (artifact / "resolved_config.yaml").write_text(yaml.safe_dump(settings.masked(), allow_unicode=True))
-        return self._versions.publish(
-            job.adapter, artifact, key=key, job_id=job.id, base_id=base.identity, parent=parent
-        )
+        write_adapter_files(artifact, trained, streamed, settings, self._engine, job.adapter)
+        base_id = self._engine.base.identity
+        return self._versions.publish(job.adapter, artifact, key=key, job_id=job.id, base_id=base_id, parent=parent)
 
     def _judge(
         self,

@@ -81,6 +81,8 @@ class TrainRequest(Section):
 def settings_for(request: TrainRequest, settings: Settings) -> Settings:
     """The settings with what `request` says in their place, checked as a file's would be.
 
+    A longer `max_seq_length` without a `token_budget` raises the budget with it (`raised_budget`).
+
     Raises:
         SettingsError: a value out of its bounds, with the bounds.
     """
@@ -89,11 +91,21 @@ def settings_for(request: TrainRequest, settings: Settings) -> Settings:
         value = getattr(request, field)
         if value is not None:
             sections.setdefault(section, getattr(settings, section).model_dump())[key] = value
+    if (budget := raised_budget(request, settings)) is not None:
+        sections["training"]["token_budget"] = budget
     changed: Mapping[str, Any] = {
         name: validate_section(type(getattr(settings, name)), values, where=f"request, {name}")
         for name, values in sections.items()
     }
     return settings.model_copy(update=dict(changed))
+
+
+def raised_budget(request: TrainRequest, settings: Settings) -> int | None:
+    """The token budget that takes the configured one's place, where samples of the requested length would not fit."""
+    length = request.max_seq_length
+    if length is None or request.token_budget is not None or length <= settings.training.token_budget:
+        return None
+    return length
 
 
 def going_on_from(lora: Mapping[str, Any], request: TrainRequest, settings: Settings) -> Settings:

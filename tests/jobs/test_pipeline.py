@@ -329,6 +329,8 @@ def test_an_estimate_counts_samples_and_steps_and_knows_the_time_after_a_first_j
     first = bench.pipeline.estimate(request)
     assert (first["samples"], first["steps"], first["seconds"]) == (81, 22, None)
     assert bench.pipeline.estimate(request.model_copy(update={"max_steps": 9}))["steps"] == 9
+    longer = bench.pipeline.estimate(request.model_copy(update={"max_seq_length": 900}))
+    assert "token_budget is raised to 900" in longer["message"]
     bench.run(num_epochs=1)
     second = bench.pipeline.estimate(request)
     assert second["seconds"] is not None

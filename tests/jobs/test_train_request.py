@@ -86,6 +86,14 @@ def test_a_value_out_of_bounds_is_refused_as_in_a_file(values: dict[str, Any], m
         settings_for(TrainRequest(adapter="a", **values), Settings())
 
 
+def test_a_longer_sample_raises_a_budget_that_nobody_asked_for() -> None:
+    longer = settings_for(TrainRequest(adapter="a", max_seq_length=700), Settings()).training
+    assert (longer.max_seq_length, longer.token_budget) == (700, 700)
+    assert settings_for(TrainRequest(adapter="a", max_seq_length=300), Settings()).training.token_budget == 512
+    with pytest.raises(SettingsError, match="'max_seq_length' is 700, more than 'token_budget'"):
+        settings_for(TrainRequest(adapter="a", max_seq_length=700, token_budget=600), Settings())
+
+
 def test_an_unknown_field_is_refused() -> None:
     with pytest.raises(ValidationError, match="extra_forbidden"):
         TrainRequest.model_validate({"adapter": "a", "learningrate": 1})
