@@ -71,6 +71,7 @@ class Engine:
         self._turn: Turn | None = None
         self._error: AdapterServiceError | None = None
         self._stopping = False
+        self._settled: Callable[[], None] = lambda: None
         self.note = "waiting to be started"
         self.answering = False
         self.working = False
@@ -80,12 +81,22 @@ class Engine:
     def start(self) -> None:
         self._thread.start()
 
+    def when_settled(self, listener: Callable[[], None]) -> None:
+        """Call `listener` on the engine's thread once the base is loaded or cannot be; set it before `start`."""
+        self._settled = listener
+
     def stop(self, timeout_seconds: float = 30.0) -> None:
-        """Take no more, end what runs at its next pause, and wait for the thread."""
+        """Take no more, end what runs at its next pause, and wait for the thread.
+
+        A base that loads cannot be interrupted, and is not waited for.
+        """
         with self._condition:
+            loading = self.state == "loading"
             self._stopping = True
+            if self._error is None:
+                self.note = "stopped"
             self._condition.notify_all()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and not loading:
             self._thread.join(timeout_seconds)
 
     @property
@@ -196,6 +207,7 @@ class Engine:
         with self._condition:
             self._turn = turn
             self._condition.notify_all()
+        self._settled()
         while self._wait_for_something():
             self._answer_waiting()
             if self._work:
@@ -220,13 +232,16 @@ class Engine:
         return Turn(base, Renderer(base.tokenizer), layers, load_adapter, self._pause)
 
     def _set_note(self, note: str) -> None:
-        self.note = note
+        if not self._stopping:
+            self.note = note
         log.info(note, extra={"action": "base_loading"})
 
     def _fail(self, error: AdapterServiceError) -> None:
         with self._condition:
             self._error = error
+            self.note = str(error)
             self._condition.notify_all()
+        self._settled()
 
     def _wait_for_something(self) -> bool:
         """True when there is a request or work; False when the engine shall stop."""

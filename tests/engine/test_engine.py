@@ -265,6 +265,48 @@ def test_a_base_that_cannot_be_loaded_is_told_to_everyone(caplog: pytest.LogCapt
         engine.run(lambda turn: None)
 
 
+def test_the_note_of_a_failed_engine_is_the_reason_and_stays_so(caplog: pytest.LogCaptureFixture) -> None:
+    engine = failing(BaseModelError("no such base"))
+    engine._thread.join(WAIT_SECONDS)
+    engine.stop()
+    assert (engine.state, engine.note) == ("failed", "no such base")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_whoever_waits_for_the_base_is_told_once_how_loading_ended(
+    tiny_base: BaseModel, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    told: list[str] = []
+
+    def load(note: Callable[[str], None]) -> BaseModel:
+        if fails:
+            raise BaseModelError("no such base")
+        return tiny_base
+
+    engine = Engine(load)
+    engine.when_settled(lambda: told.append(engine.state))
+    engine.start()
+    engine.run(lambda turn: None) if not fails else engine._thread.join(WAIT_SECONDS)
+    engine.stop(WAIT_SECONDS)
+    assert told == ["failed" if fails else "ready"]
+
+
+def test_a_load_is_not_waited_for_at_the_stop(tiny_base: BaseModel) -> None:
+    may_go_on = threading.Event()
+
+    def load(note: Callable[[str], None]) -> BaseModel:
+        assert may_go_on.wait(WAIT_SECONDS)
+        note("reading the weights")
+        return tiny_base
+
+    engine = Engine(load)
+    engine.start()
+    engine.stop(timeout_seconds=WAIT_SECONDS)
+    may_go_on.set()
+    engine._thread.join(WAIT_SECONDS)
+    assert (engine.state, engine.note) == ("stopped", "stopped")
+
+
 def test_a_fault_of_ours_while_loading_tells_no_secrets(caplog: pytest.LogCaptureFixture) -> None:
     engine = failing(RuntimeError("/home/someone/secret"))
     with pytest.raises(NotReadyError, match=r"internal error while loading \(RuntimeError\); see the log") as error:

@@ -19,7 +19,7 @@ def logs(tmp_path: Path) -> JobLogs:
     return JobLogs(tmp_path / "logs", lambda: datetime(2026, 3, 1, 12, 0, 0, 5000, tzinfo=UTC))
 
 
-def test_a_line_has_its_time_and_is_on_disk_at_once(logs: JobLogs, tmp_path: Path) -> None:
+def test_a_line_has_its_time_and_can_be_read_at_once(logs: JobLogs, tmp_path: Path) -> None:
     logs.append(JOB, "step 1 · हिन्दी")
     written = (tmp_path / "logs" / f"{JOB}.log").read_text(encoding="utf-8")
     assert written == "2026-03-01T12:00:00.005000Z step 1 · हिन्दी\n"
