@@ -8,6 +8,7 @@ from typing import Any
 from adapter_service.api.errors import without_paths
 from adapter_service.api.schemas.training import JobAnswer, JobError
 from adapter_service.api.services import Services
+from adapter_service.engine.engine import Engine
 from adapter_service.jobs.job import Job, JobStatus
 
 # What the pipeline reports and the answer has fields of its own for; the rest goes into `details`.
@@ -45,7 +46,7 @@ def job_answer(job: Job, services: Services) -> JobAnswer:
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        message=message(job, services.jobs.position(job.id)),
+        message=message(job, services.jobs.position(job.id), services.engine),
         trace_id=job.trace_id,
         attempt=job.attempt,
         source=told.get("source") or job.request.get("source") or services.settings.data.source,
@@ -61,10 +62,10 @@ def progress(job: Job) -> float:
     return min(1.0, job.step / job.total_steps) if job.total_steps else 0.0
 
 
-def message(job: Job, position: int | None) -> str:
+def message(job: Job, position: int | None, engine: Engine) -> str:
     """Where the job stands, in one sentence."""
     if job.status is JobStatus.QUEUED:
-        return f"waiting at place {position}" if position else "waiting"
+        return (f"waiting at place {position}" if position else "waiting") + _held_up(engine)
     if job.status is JobStatus.RUNNING:
         doing = job.phase or "starting"
         asked = "; it was asked to stop" if job.cancel_requested else ""
@@ -72,6 +73,16 @@ def message(job: Job, position: int | None) -> str:
     if job.status is JobStatus.SUCCEEDED:
         return _verdict(job.result or {})
     return _error_text(job) or str(job.status)
+
+
+def _held_up(engine: Engine) -> str:
+    """Why no job begins, where none does."""
+    if engine.state == "failed":
+        return without_paths(
+            f"; no job begins, because the base could not be loaded: {engine.note}. "
+            "Mend that and restart the service, and this one begins; or cancel it"
+        )
+    return f"; it begins when the base is loaded ({without_paths(engine.note)})" if engine.state == "loading" else ""
 
 
 def _error_text(job: Job) -> str:

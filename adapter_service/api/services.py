@@ -52,16 +52,15 @@ class Services:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def start(self) -> None:
+        self.engine.when_settled(self.runner.wake)
         self.engine.start()
         self.runner.start()
 
     def stop(self) -> None:
         """The running job goes back to the queue, then the engine ends, then the database is closed."""
-        # A base that loads cannot be interrupted, and a job that waits for it ends with the engine.
-        patience = 0.0 if self.engine.state == "loading" else STOP_SECONDS
-        self.runner.stop(patience)
-        self.engine.stop(patience)
         self.runner.stop(STOP_SECONDS)
+        self.engine.stop(STOP_SECONDS)
+        self.runner.stop(STOP_SECONDS)  # a job that did not stop by itself has ended with the engine
         self.database.close()
 
 
@@ -74,16 +73,16 @@ def build_services(
     jobs, versions = JobStore(database), VersionStore(database, state / "adapters")
     engine = Engine(load_base or base_loader(settings), queue_size=settings.serving.queue_size)
     pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work")
-    logs = state / "logs"
+    logs = JobLogs(state / "logs")
     return Services(
         settings=settings,
         database=database,
         jobs=jobs,
-        logs=JobLogs(logs),
+        logs=logs,
         versions=versions,
         engine=engine,
         pipeline=pipeline,
-        runner=Runner(jobs, pipeline, logs),
+        runner=Runner(jobs, pipeline, logs, ready=lambda: engine.state == "ready"),
     )
 
 

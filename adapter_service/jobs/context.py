@@ -15,8 +15,9 @@ from adapter_service.jobs.job import Job, Phase
 from adapter_service.jobs.logs import JobLogs
 from adapter_service.jobs.store import JobStore
 
-# A report is a commit to disk; a small model takes more steps in a second than anyone can read.
-REPORT_SECONDS = 0.5
+# A report is a commit to disk; a small model takes more steps in a second than anyone can read. A question
+# is a read of the database, and a fast source has thousands of records in a second.
+REPORT_SECONDS = ASK_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +40,23 @@ class JobContext:
         self._metrics: dict[str, Any] = {}
         self._phase: Phase | None = None
         self._written_at = float("-inf")
+        self._asked_at = float("-inf")
+        self._cancelled = False
         self._stopping = stopping
 
     def cancelled(self) -> bool:
-        """Whether the user asked for an end; then raise `JobCancelledError`.
+        """Whether the user asked for an end; then raise `JobCancelledError`. Cheap enough to ask at every record.
+
+        The table is read at most every `ASK_SECONDS`.
 
         Raises:
             SupersededError: another attempt has taken over; let it pass, nothing more can be written.
         """
-        return self._store.cancel_requested(self._job)
+        with self._lock:
+            if not self._cancelled and self._monotonic() - self._asked_at >= ASK_SECONDS:
+                self._asked_at = self._monotonic()
+                self._cancelled = self._ask()
+            return self._cancelled
 
     def stopping(self) -> bool:
         """Whether the service shuts down; then raise `JobCancelledError` too: the job will queue again."""
@@ -80,6 +89,14 @@ class JobContext:
         with self._lock:
             if self._unwritten or self._metrics:
                 self._write()
+
+    def _ask(self) -> bool:
+        try:
+            return self._store.cancel_requested(self._job)
+        except sqlite3.Error:
+            # As with a report: the run goes on, and the question is asked again soon.
+            logger.warning("not known whether to stop", exc_info=True, extra={"job_id": self._job.id})
+            return False
 
     def _write(self) -> None:
         try:

@@ -1,7 +1,7 @@
 """The one thread that runs jobs: claims the oldest, runs it, writes how it ended.
 
 It is handed the function to run and knows nothing of training. It waits on a condition and never
-polls: whoever changes the table calls `wake()`.
+polls: whoever changes the table, or what `ready` says, calls `wake()`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from adapter_service.errors import AdapterServiceError, JobCancelledError, NotReadyError, SupersededError
@@ -33,25 +32,33 @@ class Runner:
 
     `run_job` returns the job's result; it raises `JobCancelledError` once `context.cancelled()` or
     `context.stopping()` says so, any other error of our tree when the job fails for a known reason.
+    While `ready` says no, jobs stay in the queue, where they can be cancelled and cost no attempt.
     """
 
     def __init__(
         self,
         store: JobStore,
         run_job: RunJob,
-        logs_dir: Path,
+        logs: JobLogs,
         *,
+        ready: Callable[[], bool] = lambda: True,
         monotonic: Callable[[], float] = time.monotonic,
         retry_seconds: float = 5.0,
     ) -> None:
         self._store = store
         self._run_job = run_job
-        self._logs = JobLogs(logs_dir)
+        self._logs = logs
+        self._ready = ready
         self._monotonic = monotonic
         self._retry_seconds = retry_seconds
         self._condition = threading.Condition()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="job-runner", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are run: it was started, and has neither been stopped nor died."""
+        return self._thread.is_alive()
 
     def start(self) -> None:
         """Put back what a dead process left running, then begin."""
@@ -60,7 +67,7 @@ class Runner:
         self._thread.start()
 
     def wake(self) -> None:
-        """There may be a new job."""
+        """There may be a job that can begin."""
         with self._condition:
             self._condition.notify()
 
@@ -78,16 +85,20 @@ class Runner:
 
     def _loop(self) -> None:
         while (job := self._next_job()) is not None:
-            self._attempt(job)
+            try:
+                self._attempt(job)
+            except Exception:
+                # This thread is the only one there is: what it cannot write about one job costs no other.
+                logger.exception("how %s ended is not known", job.id, extra={"job_id": job.id})
 
     def _next_job(self) -> Job | None:
         # The claim is made under the condition's lock, so that no wake() falls between it and the wait.
         with self._condition:
             while not self._stopping.is_set():
                 try:
-                    if (job := self._store.claim_next()) is not None:
+                    if self._ready() and (job := self._store.claim_next()) is not None:
                         return job
-                except sqlite3.Error:
+                except Exception:
                     logger.exception("no job can be claimed; trying again in %s s", self._retry_seconds)
                     self._condition.wait(self._retry_seconds)
                 else:
@@ -110,7 +121,7 @@ class Runner:
         except JobCancelledError:
             return partial(self._stopped, job)
         except NotReadyError as error:
-            if self._stopping.is_set():  # the engine ended before the job could begin
+            if self._stopping.is_set():  # the engine ended before the job noticed that it shall
                 return partial(self._store.put_back, job)
             return partial(self._store.fail, job, error.code, str(error))
         except AdapterServiceError as error:

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from adapter_service.api import create_app
 from adapter_service.api.services import MakePipeline, Pipeline, Services, build_services
+from adapter_service.engine.loading import LoadBase
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.train_request import TrainRequest
@@ -76,7 +77,7 @@ MakeServices = Callable[..., Services]
 
 @pytest.fixture
 def make_services(tmp_path: Path) -> Iterator[MakeServices]:
-    """Services in a folder of their own; their base never stops loading."""
+    """Services in a folder of their own; without `load_base` their base never stops loading."""
     made: list[Services] = []
     waiting = threading.Event()
 
@@ -85,9 +86,11 @@ def make_services(tmp_path: Path) -> Iterator[MakeServices]:
         waiting.wait()
         raise AssertionError("the test is over")
 
-    def make(make_pipeline: MakePipeline = lambda *_: QuickPipeline(), **sections: Any) -> Services:
+    def make(
+        make_pipeline: MakePipeline = lambda *_: QuickPipeline(), load_base: LoadBase = wait, **sections: Any
+    ) -> Services:
         settings = settings_in(tmp_path / "state", **sections)
-        services = build_services(settings, load_base=wait, make_pipeline=make_pipeline)
+        services = build_services(settings, load_base=load_base, make_pipeline=make_pipeline)
         made.append(services)
         return services
 

@@ -10,22 +10,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 
+from adapter_service.api.services import Services
 from adapter_service.database import Database
-from adapter_service.engine.engine import Engine
-from adapter_service.errors import JobCancelledError, NotReadyError
+from adapter_service.errors import BaseModelError, JobCancelledError, NotReadyError
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job, JobStatus
 from adapter_service.jobs.store import JobStore
 from tests.api.conftest import MakeServices, QuickPipeline, client_of
 from tests.conftest import ROOT, SMALL_BASE
+
+if TYPE_CHECKING:
+    from adapter_service.model_utils import BaseModel
 
 HEAVY = {"torch", "transformers", "peft", "datasets", "boto3", "numpy"}
 
@@ -83,29 +86,62 @@ def test_the_server_ends_when_it_is_asked_to_while_the_base_loads(environment: d
         assert process.wait(20) in {0, -signal.SIGTERM}  # uvicorn raises the signal again at its end
 
 
-class NeedsTheBase(QuickPipeline):
-    """A job that waits for its base, and tells when it has begun."""
+class RunsUntilStopped(QuickPipeline):
+    """A job that ends when the service does, and tells when it has begun."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self) -> None:
         self.begun = threading.Event()
-        self._engine = engine
 
     def __call__(self, job: Job, context: JobContext) -> Mapping[str, Any]:
         self.begun.set()
-        try:
-            self._engine.wait_until_ready()
-        except NotReadyError as error:
-            raise JobCancelledError("the service stops") from error
-        return {}
+        while not context.stopping():
+            pass
+        raise JobCancelledError("the service stops")
 
 
-def test_a_running_job_goes_back_to_the_queue_when_the_service_stops(make_services: MakeServices) -> None:
-    services = make_services(lambda settings, engine, *_: NeedsTheBase(engine))
-    assert isinstance(services.pipeline, NeedsTheBase)
+def kept_status(services: Services, job_id: str) -> JobStatus:
+    """What the next start will find."""
+    database = Database(services.settings.storage.state_dir / "service.db")
+    status = JobStore(database).get(job_id).status
+    database.close()
+    return status
+
+
+def test_a_running_job_goes_back_to_the_queue_when_the_service_stops(
+    make_services: MakeServices, tiny_base: BaseModel
+) -> None:
+    pipeline = RunsUntilStopped()
+    services = make_services(lambda *_: pipeline, load_base=lambda note: tiny_base)
     with client_of(services) as client:
         job_id = client.post("/adapter/train-lite", json={}).json()["job_id"]
-        assert services.pipeline.begun.wait(20)
-    assert services.engine.state == "stopped"
-    database = Database(services.settings.storage.state_dir / "service.db")
-    assert JobStore(database).get(job_id).status is JobStatus.QUEUED
-    database.close()
+        assert pipeline.begun.wait(20)
+        assert client.get("/health").json()["runner"] == {"alive": True}
+    assert (services.engine.state, services.runner.alive) == ("stopped", False)
+    assert kept_status(services, job_id) is JobStatus.QUEUED
+
+
+def test_while_the_base_loads_a_job_waits_and_can_be_cancelled(make_services: MakeServices) -> None:
+    with client_of(make_services()) as client:
+        job = client.post("/adapter/train-lite", json={}).json()
+        answer = client.get(f"/adapter/status/{job['job_id']}").json()
+        assert (answer["status"], answer["attempt"]) == ("queued", 0)
+        assert "it begins when the base is loaded" in answer["message"]
+        assert client.post(f"/adapter/cancel/{job['job_id']}").json()["status"] == "cancelled"
+
+
+def test_with_a_base_that_cannot_be_loaded_jobs_wait_and_everyone_is_told_why(
+    make_services: MakeServices, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(note: Callable[[str], None]) -> BaseModel:
+        note("reading the weights")
+        raise BaseModelError("no such base")
+
+    services = make_services(load_base=fail)
+    with client_of(services) as client:
+        with pytest.raises(NotReadyError):
+            services.engine.wait_until_ready(20)
+        job_id = client.post("/adapter/train-lite", json={}).json()["job_id"]
+        assert "the base could not be loaded: no such base" in client.get(f"/adapter/status/{job_id}").json()["message"]
+        assert client.get("/health").json()["engine"]["note"] == "no such base"
+        assert "no such base" in client.get("/ready").json()["detail"]
+    assert kept_status(services, job_id) is JobStatus.QUEUED

@@ -114,7 +114,7 @@ class Bench:
         self.pipeline = TrainingPipeline(settings, engine, self.versions, self.work_dir)
         self.logs = JobLogs(folder / "logs")
         ticks = itertools.count()  # a second passes from report to report, so that every one is written
-        self.runner = Runner(self.store, self.pipeline, folder / "logs", monotonic=lambda: float(next(ticks)))
+        self.runner = Runner(self.store, self.pipeline, self.logs, monotonic=lambda: float(next(ticks)))
 
     def submit(self, adapter: str = "toy", **request: Any) -> Job:
         """A request that waits until the runner is started, or woken."""

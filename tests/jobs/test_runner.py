@@ -28,12 +28,21 @@ class Workshop:
     def __init__(self, folder: Path) -> None:
         self.database = Database(folder / "jobs.db")
         self.store = SignallingStore(self.database)
-        self.logs_dir = folder / "logs"
+        self.logs = JobLogs(folder / "logs")
+        self.ready = threading.Event()
+        self.ready.set()
         self.seconds = 0.0
         self.runner: Runner | None = None
 
     def run(self, work: Work) -> Runner:
-        self.runner = Runner(self.store, work, self.logs_dir, monotonic=lambda: self.seconds, retry_seconds=0.01)
+        self.runner = Runner(
+            self.store,
+            work,
+            self.logs,
+            ready=self.ready.is_set,
+            monotonic=lambda: self.seconds,
+            retry_seconds=0.01,
+        )
         self.runner.start()
         return self.runner
 
@@ -160,6 +169,74 @@ def test_a_stopped_runner_claims_no_more(workshop: Workshop) -> None:
     assert workshop.submit().status is JobStatus.QUEUED
 
 
+def test_nothing_begins_before_everything_is_ready(workshop: Workshop) -> None:
+    workshop.ready.clear()
+    cancelled, kept = workshop.submit(), workshop.submit()
+    runner = workshop.run(lambda *_: {})
+    runner.wake()
+    assert workshop.store.request_cancel(cancelled.id).status is JobStatus.CANCELLED
+    assert workshop.store.get(kept.id).attempt == 0
+    workshop.ready.set()
+    runner.wake()
+    assert workshop.ended(kept).attempt == 1
+
+
+def test_what_never_gets_ready_keeps_the_queue_and_lets_the_runner_stop(workshop: Workshop) -> None:
+    workshop.ready.clear()
+    job = workshop.submit()
+    assert workshop.run(lambda *_: {}).stop(timeout=20)
+    assert workshop.store.get(job.id) == job
+
+
+def test_a_fault_in_writing_how_a_job_ended_costs_no_other_job(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, faults = workshop.store.succeed, [ValueError("a damaged row")]
+
+    def succeed(job: Job, result: Mapping[str, Any]) -> Job:
+        if faults:
+            raise faults.pop()
+        return real(job, result)
+
+    monkeypatch.setattr(workshop.store, "succeed", succeed)
+    first, second = workshop.submit(), workshop.submit()
+    runner = workshop.run(lambda *_: {})
+    assert workshop.ended(second).status is JobStatus.SUCCEEDED
+    assert runner.alive
+    assert f"how {first.id} ended is not known" in caplog.text
+
+
+def test_whether_to_stop_is_read_twice_a_second_at_most(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    real = workshop.store.cancel_requested
+    monkeypatch.setattr(workshop.store, "cancel_requested", lambda job: asked.append(workshop.seconds) or real(job))  # type: ignore[func-returns-value]
+
+    def train(job: Job, context: JobContext) -> Mapping[str, Any]:
+        workshop.store.request_cancel(job.id) if not context.cancelled() else None
+        told = []
+        for workshop.seconds in (0.2, 0.4, 0.6, 5.0):
+            told.append(context.cancelled())
+        return {"told": told}
+
+    job = workshop.submit()
+    workshop.run(train)
+    assert workshop.ended(job).result == {"told": [False, False, True, True]}
+    assert asked == [0.0, 0.6]
+
+
+def test_a_question_that_the_database_does_not_answer_is_no_reason_to_stop(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def locked(job: Job) -> bool:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(workshop.store, "cancel_requested", locked)
+    job = workshop.submit()
+    workshop.run(lambda _, context: {"cancelled": context.cancelled()})
+    assert workshop.ended(job).result == {"cancelled": False}
+    assert "not known whether to stop" in caplog.text
+
+
 def test_starting_runs_what_a_crash_left_behind_as_a_new_attempt(workshop: Workshop) -> None:
     job = workshop.submit()
     workshop.store.claim_next()
@@ -200,7 +277,7 @@ def test_the_log_has_what_the_job_said_and_how_it_ended(workshop: Workshop) -> N
     runner = workshop.run(train)
     workshop.ended(job)
     assert runner.stop(timeout=20)
-    lines = [line.partition(" ")[2] for line in JobLogs(workshop.logs_dir).read(job.id).lines]
+    lines = [line.partition(" ")[2] for line in workshop.logs.read(job.id).lines]
     assert lines == [
         "attempt 1 begins",
         "read 14 samples",

@@ -11,7 +11,7 @@ from adapter_service import __version__
 from adapter_service.api.errors import without_paths
 from adapter_service.api.memory import process_memory
 from adapter_service.api.openapi import can_fail_with
-from adapter_service.api.schemas.health import EngineAnswer, HealthAnswer, QueueDepths, ReadyAnswer
+from adapter_service.api.schemas.health import EngineAnswer, HealthAnswer, QueueDepths, ReadyAnswer, RunnerAnswer
 from adapter_service.api.services import Services, Wired
 from adapter_service.engine.engine import EngineState
 from adapter_service.jobs.job import JobStatus
@@ -43,6 +43,7 @@ def health(services: Wired) -> HealthAnswer:
             answering=engine.answering,
             working=engine.working,
         ),
+        runner=RunnerAnswer(alive=services.runner.alive),
         base=services.settings.model.base,
         precision=_precision(services),
         active_job=running[0].id if running else None,

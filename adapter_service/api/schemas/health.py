@@ -17,6 +17,10 @@ class EngineAnswer(Answer):
     working: bool = Field(description="Whether a job trains or is evaluated just now.")
 
 
+class RunnerAnswer(Answer):
+    alive: bool = Field(description="Whether queued jobs are run; false means that the service has to be restarted.")
+
+
 class QueueDepths(Answer):
     requests: int
     jobs: int
@@ -36,6 +40,7 @@ class HealthAnswer(Answer):
     started_at: datetime
     uptime_seconds: float
     engine: EngineAnswer
+    runner: RunnerAnswer
     base: str
     precision: dict[str, str] | None = Field(
         description="Device, dtype, quantization and why; null before the base is loaded."
