@@ -6,12 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adapter_service import train_adapt
 from adapter_service.adapters import check_files
-from adapter_service.jobs.train_request import OVERRIDES
+from adapter_service.jobs.train_request import OVERRIDES, TrainRequest, settings_for
+from adapter_service.settings import Settings
+from adapter_service.train_options import parser, request_of, settings_of
+from tests.jobs.test_train_request import OTHER_VALUES
 
 
 @pytest.fixture
@@ -41,13 +45,57 @@ def test_a_run_leaves_an_adapter_with_metadata_and_card(tiny_base_folder: Path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "texts.jsonl"]
 
 
-def test_training_further_begins_with_the_given_adapter(tiny_base_folder: Path, pairs: Path, tmp_path: Path) -> None:
-    arguments = _arguments(tiny_base_folder, pairs, tmp_path / "first")
-    assert train_adapt.main(arguments) == 0
-    first = json.loads((tmp_path / "first" / "training_metadata.json").read_text())["result"]["first_loss"]
-    again = [*_arguments(tiny_base_folder, pairs, tmp_path / "second"), "--init_adapter", str(tmp_path / "first")]
-    assert train_adapt.main(again) == 0
-    assert json.loads((tmp_path / "second" / "training_metadata.json").read_text())["result"]["first_loss"] != first
+def described(folder: Path) -> dict[str, Any]:
+    metadata: dict[str, Any] = json.loads((folder / "training_metadata.json").read_text())
+    return metadata
+
+
+def test_training_further_begins_with_the_given_adapter_in_its_shape(
+    tiny_base_folder: Path, pairs: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert train_adapt.main([*_arguments(tiny_base_folder, pairs, first), "--lora_alpha", "9"]) == 0
+    further = [*_arguments(tiny_base_folder, pairs, second), "--init_adapter", str(first)]
+    assert train_adapt.main(further) == 0
+    assert (described(second)["lora"]["r"], described(second)["lora"]["alpha"]) == (4, 9)
+    assert described(second)["result"]["first_loss"] != described(first)["result"]["first_loss"]
+    assert train_adapt.main([*further, "--output_dir", str(tmp_path / "third"), "--lora_r", "5"]) == 1
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint_and_tells_the_whole(
+    tiny_base_folder: Path,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [*_arguments(tiny_base_folder, pairs, tmp_path / "out"), "--save_steps", "4"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train_adapt, "_judge", _interrupted)
+        assert train_adapt.main(arguments) == 130
+    assert "go on with --resume" in capsys.readouterr().err
+    (tmp_path / "out.checkpoint").rename(tmp_path / "out.checkpoint.before")  # as a power cut may leave it
+    assert train_adapt.main([*arguments, "--resume"]) == 0
+    metadata = described(tmp_path / "out")
+    assert metadata["samples_seen"] == metadata["num_examples"] == metadata["result"]["samples"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "texts.jsonl"]
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_is_stopped_before_its_first_checkpoint_offers_no_resume(
+    tiny_base_folder: Path,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(train_adapt, "stream", _interrupted)
+    assert train_adapt.main(_arguments(tiny_base_folder, pairs, tmp_path / "out")) == 130
+    assert "no checkpoint" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -56,9 +104,13 @@ def test_training_further_begins_with_the_given_adapter(tiny_base_folder: Path, 
         (["--streaming_source", "multilingual_corpsu"], "did you mean 'multilingual_corpus'"),
         (["--learning_rate", "7"], "learning_rate"),
         (["--lora_r", "0"], "request, lora"),
-        (["--use_8bit", "True", "--use_4bit", "True"], "choose one"),
+        (["--use_8bit", "True", "--use_4bit", "True"], "keep one"),
         (["--resume"], "no checkpoint"),
         (["--init_adapter", "nowhere"], "no adapter folder"),
+        (["--streaming_source", "gone.jsonl", "--model_name_or_path", "package:none"], "unknown source 'gone.jsonl'"),
+        (["--languages", "klingon"], "klingon"),
+        (["--learning_rate", "nan"], "learning_rate"),
+        (["--max_seq_length", "64", "--token_budget", "32"], "'token_budget' (32)"),
         (["--model_name_or_path", "package:gemma3"], "package:gemma3-270m"),
     ],
 )
@@ -87,11 +139,42 @@ def test_a_folder_that_holds_something_is_not_written_over(
     assert "not empty" in capsys.readouterr().err
 
 
-def test_every_option_of_the_trainer_is_a_field_of_the_request() -> None:
-    assert set(train_adapt._REQUEST_OPTIONS.values()) <= OVERRIDES.keys()
-    options = {action.dest for action in train_adapt._parser()._actions}
+def test_every_field_of_a_request_has_its_option_and_reaches_the_settings() -> None:
+    given = [word for field, value in OTHER_VALUES.items() for word in _written(field, value)]
+    request = request_of(parser().parse_args(given))
+    assert request == TrainRequest(adapter="command-line", **OTHER_VALUES)
+    settings = settings_for(request, Settings())
+    for field, (section, key) in OVERRIDES.items():
+        assert getattr(getattr(settings, section), key) == OTHER_VALUES[field], field
+
+
+def _written(field: str, value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return ["--streaming_source" if field == "source" else f"--{field}", *map(str, values)]
+
+
+def test_there_is_no_other_option() -> None:
+    options = {action.dest for action in parser()._actions}
     others = {"help", "model_name_or_path", "output_dir", "use_8bit", "use_4bit", "config", "sources", "resume"}
-    assert options == train_adapt._REQUEST_OPTIONS.keys() | others | {"init_adapter"}
+    assert options == OVERRIDES.keys() | others | {"init_adapter"}
+
+
+def test_options_have_the_older_names_too() -> None:
+    options = parser().parse_args(["--max-samples", "7", "--use_rslora", "--target_modules", "all-linear"])
+    assert request_of(options).given() == {
+        "adapter": "command-line",
+        "max_train_samples": 7,
+        "use_rslora": True,
+        "target_modules": "all-linear",
+    }
+
+
+def test_another_base_is_not_looked_for_at_the_revision_of_the_configured_one(tmp_path: Path) -> None:
+    config = tmp_path / "adapter_config.yaml"
+    config.write_text("model: {base: mine/one, revision: abc}\n")
+    options = parser().parse_args(["--config", str(config), "--model_name_or_path", "mine/two"])
+    model = settings_of(options).model
+    assert (model.base, model.revision) == ("mine/two", None)
 
 
 def test_an_unknown_option_is_refused_and_the_script_runs_as_a_file() -> None:

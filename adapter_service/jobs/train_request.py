@@ -6,6 +6,7 @@ it reaches the trainer from all three, and one that is not is an error.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,8 +122,8 @@ def going_on_from(lora: Mapping[str, Any], request: TrainRequest, settings: Sett
         wanted = getattr(request, field)
         if section == "lora" and key in shape and wanted is not None and wanted != shape[key]:
             raise InvalidParameterError(
-                f"{field} = {wanted!r}, but {request.init_adapter!r} was trained with {shape[key]!r} and keeps it; "
-                f"leave {field} out, or train without init_adapter",
+                f"{field} = {wanted!r}, but {request.init_adapter!r} was trained with {reprlib.repr(shape[key])} "
+                f"and keeps it; leave {field} out, or train without init_adapter",
                 parameter=field,
             )
     return settings.model_copy(update={"lora": settings.lora.model_copy(update=shape)})

@@ -10,13 +10,15 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING
 
 from adapter_service.durable import sync, sync_folder
 from adapter_service.errors import TrainingError
-from adapter_service.training.loop import Totals, TrainingState
+
+if TYPE_CHECKING:
+    import torch
+
+    from adapter_service.training.loop import TrainingState
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
 _STEP = "step"
@@ -25,6 +27,8 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def save_checkpoint(state: TrainingState, folder: Path, *, run_key: str) -> None:
     """Replace the checkpoint at `folder`; `run_key` says which run it belongs to."""
+    from safetensors.torch import save_file
+
     work = _unfinished(folder)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -45,6 +49,10 @@ def load_checkpoint(state: TrainingState, folder: Path, *, run_key: str) -> bool
     Raises:
         TrainingError: it belongs to a run with other samples, settings or base.
     """
+    from safetensors.torch import load_file
+
+    from adapter_service.training.loop import Totals
+
     if not has_checkpoint(folder):
         return False
     folder = folder if folder.is_dir() else _aside(folder)
@@ -87,6 +95,8 @@ def _tensors(state: TrainingState) -> dict[str, torch.Tensor]:
 
 
 def _restore(state: TrainingState, tensors: dict[str, torch.Tensor]) -> None:
+    import torch
+
     with torch.no_grad():
         for index, parameter in enumerate(state.adapter.parameters()):
             parameter.copy_(tensors[f"{index}.weight"])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 
 from adapter_service.errors import JobCancelledError, TrainingError
 from adapter_service.model_utils import BaseModel
@@ -117,7 +118,7 @@ def _cut(module: object, name: str, *, at_call: int = 1) -> Fault:
 @pytest.mark.parametrize(
     "fault",
     [
-        _cut(checkpoint_module, "save_file"),
+        _cut(safetensors.torch, "save_file"),
         _cut(os, "fsync"),
         _cut(os, "fsync", at_call=2),
         _cut(Path, "rename"),
