@@ -86,6 +86,24 @@ def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def test_a_run_is_not_resumed_with_another_adapter_to_begin_with(
+    tiny_base_folder: Path,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, second = (
+        [*_arguments(tiny_base_folder, pairs, tmp_path / name), "--save_steps", "4"] for name in ("first", "second")
+    )
+    assert train_adapt.main(first) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(train_adapt, "_judge", _interrupted)
+        assert train_adapt.main(second) == 130
+    assert train_adapt.main([*second, "--resume", "--init_adapter", str(tmp_path / "first")]) == 1
+    assert "of a run with other samples" in capsys.readouterr().err
+
+
 def test_a_run_that_is_stopped_before_its_first_checkpoint_offers_no_resume(
     tiny_base_folder: Path,
     pairs: Path,
