@@ -66,7 +66,8 @@ def run(settings: Settings, console: Console, *, serve_after: bool, hours: float
             console.print(f"serving on {url}  (GET /health, GET /docs); log in {log_file}", markup=False)
             _wait_for_base(client, console)
             recipe = _recipe_for(hours, services, console) if hours else RECIPE
-            job = _train(client, console, clock, settings.serving.default_adapter, recipe)
+            job_id = _unfinished(services, console) or _submit(client, console, services, recipe)
+            job = _follow(client, console, clock, job_id)
             _report_gate(job, console)
             _measure(services, url, console, clock)
             if serve_after:
@@ -169,12 +170,25 @@ def _speed_sample(turn: Turn) -> RenderedSample:
     return turn.renderer.render(Sample((Message("user", text), Message("assistant", f"{text} {text}"))), 512)
 
 
-def _train(
-    client: ServiceClient, console: Console, clock: _Clock, adapter: str, recipe: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    accepted = client.ask("POST", "/adapter/train-lite", {"adapter": adapter, "source": SOURCE, **recipe})
-    job_id = accepted["job_id"]
-    console.print(f"job {job_id}: {accepted['estimate']['message']}")
+def _unfinished(services: Services, console: Console) -> str | None:
+    """The job that an earlier `make run` was stopped in, if there is one: it goes on from its checkpoint."""
+    adapter = services.settings.serving.default_adapter
+    for job in services.jobs.list():
+        if job.adapter == adapter and not job.status.finished:
+            console.print(f"job {job.id} of an earlier run goes on")
+            return job.id
+    return None
+
+
+def _submit(client: ServiceClient, console: Console, services: Services, recipe: Mapping[str, Any]) -> str:
+    body = {"adapter": services.settings.serving.default_adapter, "source": SOURCE, **recipe}
+    accepted = client.ask("POST", "/adapter/train-lite", body)
+    console.print(f"job {accepted['job_id']}: {accepted['estimate']['message']}")
+    return str(accepted["job_id"])
+
+
+def _follow(client: ServiceClient, console: Console, clock: _Clock, job_id: str) -> Mapping[str, Any]:
+    """Show how far the job is until it ends."""
     asked = False
     with _progress(console) as progress:
         task = progress.add_task("queued", total=None, figures="")

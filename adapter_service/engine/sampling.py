@@ -11,6 +11,8 @@ from adapter_service.engine.requests import Sampling
 # top-p is looked for among this many best tokens before the whole vocabulary is sorted: sorting
 # 262,144 logits takes 22 ms, as long as a decoding step.
 _CANDIDATES = 1024
+# So cold, only the best token is ever drawn; dividing by less makes 0 / 0 of it in float32.
+_GREEDY_BELOW = 1e-6
 
 
 class TokenChooser:
@@ -34,9 +36,9 @@ class TokenChooser:
         if len(answer) < sampling.min_new_tokens:
             logits = logits.clone()
             logits[self._eos] = -torch.inf
-        if not sampling.do_sample or sampling.temperature == 0.0:
+        if not sampling.do_sample or sampling.temperature < _GREEDY_BELOW:
             return int(logits.argmax())
-        # The best logit becomes 0, so that no temperature, however low, makes an infinity of it.
+        # The best logit becomes 0, so that no low temperature makes an infinity of it.
         return self._drawn((logits - logits.max()) / sampling.temperature)
 
     def _drawn(self, logits: torch.Tensor) -> int:
@@ -47,7 +49,8 @@ class TokenChooser:
             probabilities = probabilities * (before < self._sampling.top_p)  # the first is always kept
         cumulative = probabilities.cumsum(-1)
         threshold = torch.rand((), generator=self._generator, dtype=torch.float64) * cumulative[-1]
-        return int(tokens[int(torch.searchsorted(cumulative, threshold, right=True))])
+        place = int(torch.searchsorted(cumulative, threshold, right=True))
+        return int(tokens[min(place, len(tokens) - 1)])
 
 
 def _penalized(logits: torch.Tensor, answer: Sequence[int], penalty: float) -> torch.Tensor:

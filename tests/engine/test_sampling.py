@@ -45,7 +45,7 @@ def test_temperature_zero_is_greedy(logits: list[float]) -> None:
     assert set(drawn(logits, 3, temperature=0.0)) == {int(torch.tensor(logits).argmax())}
 
 
-@given(LOGITS, st.sampled_from([1e-40, 1e-12, 1e-3]), st.sampled_from([0.5, 1.0]))
+@given(LOGITS, st.sampled_from([5e-324, 1e-40, 1e-12, 1e-3]), st.sampled_from([0.5, 1.0]))
 def test_no_temperature_is_too_low_to_draw_a_best_token(logits: list[float], temperature: float, top_p: float) -> None:
     best = max(logits)
     assert all(logits[token] >= best - 0.5 for token in drawn(logits, 3, temperature=temperature, top_p=top_p))
