@@ -6,7 +6,8 @@ between. What comes out is trained weights and what was held out; judging them i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +18,7 @@ from adapter_service.connectors.tally import Tally, tallied
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.errors import JobCancelledError, SourceError
+from adapter_service.jobs.resuming import RunCheckpoint
 from adapter_service.samples import Sample
 from adapter_service.settings import Settings
 from adapter_service.training.dataset import Dataset, Limits, collect
@@ -24,6 +26,9 @@ from adapter_service.training.dataset import Dataset, Limits, collect
 if TYPE_CHECKING:
     from adapter_service.lora.adapter import Adapter, LoraConfig
     from adapter_service.training.loop import Progress, TrainingResult
+
+# Nobody reads counts faster, and making them takes as long as a record.
+TELL_SECONDS = 0.5
 
 OpenSource = Callable[[str], Connector]
 
@@ -82,27 +87,28 @@ def train(
     start: AdapterFiles | None,
     checkpoint: Path,
     run_key: str,
+    discards_other: bool = False,
 ) -> Trained:
     """Train on the engine's thread, from `checkpoint` when there is one of this run.
 
     `start` is the adapter to begin with (a copy of it); without one it begins as the base.
+    With `discards_other` a checkpoint of another run is thrown away.
+
+    Raises:
+        TrainingError: `checkpoint` is of another run.
+        JobCancelledError: the watch said so; what was done is in `checkpoint`.
     """
+    kept = RunCheckpoint(checkpoint, run_key, watch.note, discards_other)
 
     def on_engine(turn: Turn) -> Trained:
-        from adapter_service.training.checkpoint import load_checkpoint, save_checkpoint
         from adapter_service.training.loop import Hooks, begin
         from adapter_service.training.loop import train as run_loop
 
         state = begin(_first_weights(settings, turn, start), settings.training)
-        if load_checkpoint(state, checkpoint, run_key=run_key):
-            watch.note(f"going on from the checkpoint at step {state.step}")
-        hooks = Hooks(
-            pause=turn.pause,
-            cancelled=watch.cancelled,
-            report=watch.trained,
-            save=lambda state: save_checkpoint(state, checkpoint, run_key=run_key),
-        )
-        result = run_loop(turn.base, dataset.train, state, settings.training, hooks)
+        kept.load(state)
+        hooks = Hooks(pause=turn.pause, cancelled=watch.cancelled, report=watch.trained, save=kept.save)
+        with kept.saved_when_stopped(state):
+            result = run_loop(turn.base, dataset.train, state, settings.training, hooks)
         return Trained(state.adapter, result)
 
     return engine.run(on_engine)
@@ -139,6 +145,34 @@ def lora_config(settings: Settings) -> LoraConfig:
     )
 
 
+class _WatchedTally(Tally):
+    """Looks up from every record, used or not: a stream that gives nothing can be cancelled too."""
+
+    def __init__(self, source: str, watch: Watch, *, max_skipped_fraction: float) -> None:
+        super().__init__(source, max_skipped_fraction=max_skipped_fraction)
+        self._watch = watch
+        self._told_at = float("-inf")
+
+    def accepted(self, language: str | None) -> None:
+        super().accepted(language)
+        self._look_up()
+
+    def skipped(self, origin: str, reason: str, language: str | None = None) -> None:
+        super().skipped(origin, reason, language)
+        self._look_up()
+
+    def use(self, sample: Sample) -> None:
+        super().use(sample)
+        self._look_up()
+
+    def _look_up(self) -> None:
+        if self._watch.cancelled():
+            raise JobCancelledError("cancelled while streaming")
+        if time.monotonic() - self._told_at >= TELL_SECONDS:
+            self._watch.streamed(self.counts())
+            self._told_at = time.monotonic()
+
+
 def _first_weights(settings: Settings, turn: Turn, start: AdapterFiles | None) -> Adapter:
     from adapter_service.lora.adapter import Adapter
     from adapter_service.lora.folder import read_folder
@@ -151,7 +185,7 @@ def _first_weights(settings: Settings, turn: Turn, start: AdapterFiles | None) -
 def _read(
     name: str, described: str, settings: Settings, open_source: OpenSource, engine: Engine, watch: Watch
 ) -> Streamed:
-    tally = Tally(name, max_skipped_fraction=settings.data.max_skipped_fraction)
+    tally = _WatchedTally(name, watch, max_skipped_fraction=settings.data.max_skipped_fraction)
     limits = Limits(
         max_samples=settings.data.max_train_samples,
         max_tokens=min(settings.training.max_seq_length, engine.base.context_tokens),
@@ -161,14 +195,8 @@ def _read(
         max_holdout_samples=settings.gate.max_holdout_samples,
     )
 
-    def watched() -> Iterator[Sample]:
-        for _, sample in tallied(open_source(name), tally):
-            if watch.cancelled():
-                raise JobCancelledError("cancelled while streaming")
-            watch.streamed(tally.counts())
-            yield sample
-
-    dataset = collect(watched(), engine.renderer, limits)
+    dataset = collect((sample for _, sample in tallied(open_source(name), tally)), engine.renderer, limits)
+    watch.streamed(tally.counts())
     counts = {**tally.counts(), "refused": dataset.refused, "held_out": len(dataset.holdout)}
     for reason in dataset.refusals:
         watch.note(f"cannot be trained on: {reason}")

@@ -13,7 +13,7 @@ from adapter_service.adapters import Version, VersionStatus, VersionStore, check
 from adapter_service.connectors.opening import source_opener
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
-from adapter_service.errors import InvalidParameterError, SupersededError
+from adapter_service.errors import AdapterServiceError, InvalidParameterError, SupersededError
 from adapter_service.jobs.adapter_files import write_adapter_files
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.evaluating import measure, reread
@@ -65,8 +65,9 @@ class TrainingPipeline:
             result = self._run(job, context, folder)
         except SupersededError:
             raise  # the folder is another attempt's now
-        except Exception:
-            if not context.stopping():  # what is stopped goes on from its checkpoint
+        except AdapterServiceError:
+            # What is stopped goes on from its checkpoint; what an unforeseen error ended is kept to be looked at.
+            if not context.stopping():
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
@@ -99,6 +100,7 @@ class TrainingPipeline:
                 start=_files(parent) if parent else None,
                 checkpoint=folder / "checkpoint",
                 run_key=key,
+                discards_other=True,
             )
             self._tokens_per_second = trained.result.tokens / max(trained.result.seconds, 1e-9)
             version = self._publish(job, settings, streamed, trained, key, parent, folder)

@@ -123,7 +123,7 @@ def train(
         raise NothingToLearnError(f"{len(samples)} samples with no completion token; check the source's mapping")
     head = Head.of(base.model)
     total_steps = planned_steps(len(samples), settings)
-    meter = _Meter(total_steps, state)
+    meter = _Meter(total_steps, state, base.device)
     for number, step in enumerate(_steps(samples, settings, total_steps)):
         if number < state.step:
             continue
@@ -228,8 +228,9 @@ def _seed_dropout(adapter: Adapter, base: BaseModel, settings: TrainingSettings,
 class _Meter:
     """Adds up the run's totals in its state; speed and time left are of this attempt, since it began."""
 
-    def __init__(self, total_steps: int, state: TrainingState) -> None:
+    def __init__(self, total_steps: int, state: TrainingState, device: torch.device) -> None:
         self._total_steps = total_steps
+        self._device = device
         self._first_step = state.step
         self._tokens_before, self._seconds_before = state.totals.tokens, state.totals.seconds
         self._started = time.monotonic()
@@ -254,7 +255,7 @@ class _Meter:
             tokens=totals.tokens,
             tokens_per_second=(totals.tokens - self._tokens_before) / seconds,
             seconds_left=seconds / done * (self._total_steps - state.step),
-            peak_memory_mb=peak_memory_mb(),
+            peak_memory_mb=peak_memory_mb(self._device),
         )
 
     def result(self, state: TrainingState) -> TrainingResult:
@@ -263,12 +264,12 @@ class _Meter:
             **asdict(state.totals),
             first_loss=state.losses[0] if state.losses else math.nan,
             last_loss=state.losses[-1] if state.losses else math.nan,
-            peak_memory_mb=peak_memory_mb(),
+            peak_memory_mb=peak_memory_mb(self._device),
         )
 
 
-def peak_memory_mb() -> int:
-    """The most that this process has held, in MB: resident memory, or the CUDA device's."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() >> 20
+def peak_memory_mb(device: torch.device) -> int:
+    """The most that this process has held, in MB: of `device` where that is a GPU, else of resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

@@ -10,28 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from adapter_service.connectors.opening import source_opener
 from adapter_service.engine.engine import Engine
 from adapter_service.errors import JobCancelledError, TrainingError
+from adapter_service.jobs import learning
 from adapter_service.jobs.learning import Streamed, Trained, lora_config, stream, train
 from adapter_service.settings import LoraSettings, Settings, TrainingSettings
+from adapter_service.training import checkpoint as checkpoint_module
 from adapter_service.training.loop import Progress
 from tests.jobs.bench import local_source, toy_records, toy_settings
+from tests.training.small_run import weights_of
 
 
 @dataclass
 class Recorder:
     """A watch that writes down what it is told."""
 
-    counts: Mapping[str, Any] = field(default_factory=dict)
+    counts: list[Mapping[str, Any]] = field(default_factory=list)
     told: list[Progress] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     asked: int = 0
     cancel_at: int | None = None
 
     def streamed(self, counts: Mapping[str, Any]) -> None:
-        self.counts = counts
+        self.counts.append(counts)
 
     def trained(self, progress: Progress) -> None:
         self.told.append(progress)
@@ -149,6 +153,23 @@ def test_a_cancelled_stream_ends_at_the_next_sample(engine: Engine, tmp_path: Pa
     assert watch.asked == asked
 
 
+def test_a_stream_that_gives_nothing_can_be_cancelled_too(engine: Engine, tmp_path: Path) -> None:
+    source = local_source("useless", tmp_path, toy_records(), fields={"prompt": "question"})
+    watch = Recorder(cancel_at=5)
+    with pytest.raises(JobCancelledError, match="while streaming"):
+        streamed_by(engine, toy_settings(source, data={"source": "useless", "max_skipped_fraction": 1.0}), watch)
+    assert watch.asked == 5
+
+
+def test_counts_are_told_now_and_then_and_at_the_end(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "TELL_SECONDS", 3600.0)
+    watch = Recorder()
+    streamed = streamed_by(engine, settings_in(tmp_path), watch)
+    assert [counts["read"] for counts in watch.counts] == [1, streamed.counts["read"]]
+
+
 def test_training_asks_whether_to_stop_at_every_micro_step(engine: Engine, tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     watch = Recorder(cancel_at=3)
@@ -179,3 +200,52 @@ def test_the_checkpoint_of_other_settings_is_refused(engine: Engine, tmp_path: P
             checkpoint=tmp_path / "checkpoint",
             run_key="another",
         )
+
+
+def test_a_job_throws_the_checkpoint_of_other_settings_away_and_begins_anew(engine: Engine, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    streamed = streamed_by(engine, settings)
+    expected = trained_by(engine, settings, streamed, tmp_path, Recorder())
+    watch, place = Recorder(), tmp_path / "checkpoint"
+    trained = train(
+        settings, streamed.dataset, engine, watch, start=None, checkpoint=place, run_key="another", discards_other=True
+    )
+    assert "beginning anew" in watch.notes[0]
+    assert weights_of(trained.adapter) == weights_of(expected.adapter)
+    assert json.loads((place / "state.json").read_text())["run_key"] == "another"
+
+
+@pytest.mark.parametrize("cancel_at", [9, 10, 11, 12])
+def test_a_run_stopped_anywhere_in_a_step_goes_on_from_the_step_before(
+    engine: Engine, tmp_path: Path, cancel_at: int
+) -> None:
+    settings = settings_in(tmp_path, training={"token_budget": 32, "save_steps": 99})
+    streamed = streamed_by(engine, settings)
+    whole = Recorder()
+    expected = trained_by(engine, settings, streamed, tmp_path / "whole", whole)
+    assert whole.asked > len(whole.told)  # more than one micro-step to a step
+    stopped, resumed = Recorder(cancel_at=cancel_at), Recorder()
+    with pytest.raises(JobCancelledError):
+        trained_by(engine, settings, streamed, tmp_path, stopped)
+    trained = trained_by(engine, settings, streamed, tmp_path, resumed)
+    assert resumed.notes == [f"going on from the checkpoint at step {stopped.told[-1].step}"]
+    assert weights_of(trained.adapter) == weights_of(expected.adapter)
+
+
+@pytest.mark.parametrize("fault", [OSError("no space left"), SafetensorError("no space left")])
+def test_a_checkpoint_that_cannot_be_written_costs_no_run(
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fault: Exception,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(checkpoint_module, "save_checkpoint", full)
+    settings, watch = settings_in(tmp_path), Recorder()
+    trained = trained_by(engine, settings, streamed_by(engine, settings), tmp_path, watch)
+    assert trained.result.steps == len(watch.told)
+    assert watch.notes[0] == f"no checkpoint could be written at step 2 ({type(fault).__name__}); going on"
+    assert "no space left" in caplog.text

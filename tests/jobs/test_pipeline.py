@@ -320,8 +320,28 @@ def test_a_job_stopped_by_shutdown_goes_on_from_its_checkpoint_at_the_next_start
     second_start.runner.start()
     job = second_start.ended(job)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2)
-    assert "going on from the checkpoint at step 5" in second_start.log_of(job)
+    assert "going on from the checkpoint at step 7" in second_start.log_of(job)
     assert weights_of(second_start.version_of(job).path) == expected
+
+
+def test_a_stopped_job_whose_samples_changed_since_begins_anew(make_bench: MakeBench, tmp_path: Path) -> None:
+    job = stop_at_step(make_bench(), 7)
+    second_start = make_bench(toy_settings(local_source("toy", tmp_path, toy_records(per_letter=12))))
+    second_start.runner.start()
+    job = second_start.ended(job)
+    assert (job.status, job.error_message) == (JobStatus.SUCCEEDED, None)
+    assert "the samples or settings changed since the last attempt; beginning anew" in second_start.log_of(job)
+
+
+def test_what_an_unforeseen_error_ended_keeps_its_checkpoint(bench: Bench) -> None:
+    def break_down(job: Job) -> None:
+        if job.step == 7:
+            raise RuntimeError("a cable came loose")
+
+    bench.store.on_progress = break_down
+    job = bench.run()
+    assert job.error_code == "internal_error"
+    assert (bench.work_dir / job.id / "checkpoint").is_dir()
 
 
 def test_an_estimate_counts_samples_and_steps_and_knows_the_time_after_a_first_job(bench: Bench) -> None:

@@ -21,7 +21,7 @@ from adapter_service.model_utils import BaseModel, load_base
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import TrainingSettings
 from adapter_service.training.batching import planned_steps
-from adapter_service.training.loop import Hooks, Progress, begin, learning_rate, train
+from adapter_service.training.loop import Hooks, Progress, begin, learning_rate, peak_memory_mb, train
 from tests.training.small_run import (
     NO_CLIPPING,
     fresh_adapter,
@@ -261,3 +261,10 @@ def _kept_by_products(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
 
     monkeypatch.setattr(LowRankPair, "product", watched)
     return kept
+
+
+def test_memory_is_of_the_device_that_trains_whatever_else_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 << 20)
+    assert peak_memory_mb(torch.device("cuda", 0)) == 7
+    assert peak_memory_mb(torch.device("cpu")) > 50

@@ -1,0 +1,76 @@
+"""A run's checkpoint in its hands: found or thrown away at the start, saved on the way and when the run is stopped.
+
+How a checkpoint lies on the disk is `training/checkpoint.py`'s affair.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapter_service.errors import JobCancelledError, NotReadyError, TrainingError
+
+if TYPE_CHECKING:
+    from adapter_service.training.loop import TrainingState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunCheckpoint:
+    """The checkpoint at `folder` of the run called `run_key`; `note` tells whoever follows the run.
+
+    A checkpoint of another run is an error, or with `discards_other` thrown away: a job cannot be
+    given back the samples or the settings that it began with, and shall not fail for it.
+    """
+
+    folder: Path
+    run_key: str
+    note: Callable[[str], None]
+    discards_other: bool = False
+
+    def load(self, state: TrainingState) -> None:
+        """Go on where the run was left, if it was begun before.
+
+        Raises:
+            TrainingError: the checkpoint is of another run, and is not to be thrown away.
+        """
+        from adapter_service.training.checkpoint import discard_checkpoint, load_checkpoint
+
+        try:
+            if load_checkpoint(state, self.folder, run_key=self.run_key):
+                self.note(f"going on from the checkpoint at step {state.step}")
+        except TrainingError:
+            if not self.discards_other:
+                raise
+            self.note("the samples or settings changed since the last attempt; beginning anew")
+            discard_checkpoint(self.folder)
+
+    def save(self, state: TrainingState) -> None:
+        """Save, or say that it was not possible: hours of training are worth more than one checkpoint."""
+        from safetensors import SafetensorError
+
+        from adapter_service.training.checkpoint import save_checkpoint
+
+        try:
+            save_checkpoint(state, self.folder, run_key=self.run_key)
+        except (OSError, SafetensorError) as error:
+            logger.warning("no checkpoint at step %s", state.step, exc_info=True)
+            self.note(f"no checkpoint could be written at step {state.step} ({type(error).__name__}); going on")
+
+    @contextmanager
+    def saved_when_stopped(self, state: TrainingState) -> Iterator[None]:
+        """Keep every step that is done when the run is stopped.
+
+        Weights change only when a step is whole; gradients of the one under way are not kept.
+        """
+        try:
+            yield
+        except (JobCancelledError, NotReadyError):
+            if state.step:
+                self.save(state)
+            raise
