@@ -16,6 +16,7 @@ from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import LoadBase, base_loader
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job
+from adapter_service.jobs.leftovers import remove_leftovers
 from adapter_service.jobs.logs import JobLogs
 from adapter_service.jobs.runner import Runner
 from adapter_service.jobs.store import JobStore
@@ -52,6 +53,7 @@ class Services:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def start(self) -> None:
+        remove_leftovers(self.settings.storage.state_dir, self.jobs, self.versions)
         self.engine.when_settled(self.runner.wake)
         self.engine.start()
         self.runner.start()
