@@ -41,7 +41,8 @@ class JobLogs:
     def append(self, job_id: str, message: str) -> None:
         """Write `message`, each of its lines with the time; readers see it when this returns.
 
-        It is handed to the system, not forced to the disk: a power cut may cost the last lines. A line that cannot be written (a full disk) costs the line and not the job.
+        It is handed to the system, not forced to the disk: a power cut may cost the last lines. One
+        that cannot be written (a full disk) costs the line and not the job.
         """
         at = self._now().astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         text = "".join(f"{at} {line}\n" for line in message.splitlines() or [""])
