@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,6 +66,18 @@ def test_sequences_that_end_leave_the_others_as_they_are(tiny_base: BaseModel) -
     alone = [list(decode(tiny_base, ids, sampling)) for ids in prompts]
     assert len({len(answer) for answer in alone}) > 2
     assert together(tiny_base, prompts, sampling) == alone
+
+
+def test_places_are_counted_without_the_padding(tiny_base: BaseModel) -> None:
+    """GPT-2 knows places by number; rotary ones are the same wherever a sequence begins."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(2)
+    sizes = {"vocab_size": 258, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    config = GPT2Config(**sizes, eos_token_id=1, initializer_range=0.3)
+    base = replace(tiny_base, model=GPT2LMHeadModel(config).eval())
+    prompts, sampling = prompt_ids(base), Sampling(max_new_tokens=8, min_new_tokens=8)
+    assert together(base, prompts, sampling) == [list(decode(base, ids, sampling)) for ids in prompts]
 
 
 def test_sampling_in_a_batch_is_as_alone(tiny_base: BaseModel) -> None:

@@ -75,6 +75,12 @@ def test_a_stop_text_ends_the_answer_and_is_not_in_it(engine: Engine) -> None:
     assert (result.text, result.finish_reason) == (whole[: whole.index(stop)], "stop")
 
 
+def test_what_only_began_a_stop_text_is_given_at_the_end(engine: Engine) -> None:
+    whole = answer(engine).text
+    sampling = Sampling(max_new_tokens=6, min_new_tokens=6, stop=(whole[-1] + "never",))
+    assert answer(engine, sampling=sampling).text == whole
+
+
 def test_sampling_is_repeated_by_its_seed_whatever_others_ask(engine: Engine) -> None:
     sampling = Sampling(max_new_tokens=12, do_sample=True, seed=11)
     first = answer(engine, sampling=sampling).text
@@ -128,9 +134,10 @@ def test_a_request_cancelled_while_it_waits_gives_its_place_back(make_engine: Ma
     work = Work(engine)
     waiting = submit(engine)
     waiting.cancel()
-    assert submit(engine).sampling == SHORT
+    next_one = submit(engine)
     assert waiting.result(WAIT_SECONDS).finish_reason == "cancelled"
     work.end()
+    assert next_one.result(WAIT_SECONDS).completion_tokens == 6
 
 
 def test_a_cancelled_answer_stops_within_one_token(engine: Engine, busy: Work) -> None:
