@@ -21,7 +21,7 @@ from adapter_service.errors import JobCancelledError, SourceError
 from adapter_service.jobs.resuming import RunCheckpoint
 from adapter_service.samples import Sample
 from adapter_service.settings import Settings
-from adapter_service.training.dataset import Dataset, Limits, collect
+from adapter_service.training.dataset import Dataset, Limits, collect, enough_held_out
 
 if TYPE_CHECKING:
     from adapter_service.lora.adapter import Adapter, LoraConfig
@@ -191,7 +191,9 @@ def _read(
         max_tokens=min(settings.training.max_seq_length, engine.base.context_tokens),
         max_bytes=settings.data.max_cache_mb << 20,
         max_skipped_fraction=settings.data.max_skipped_fraction,
-        holdout_fraction=settings.gate.holdout_fraction,
+        holdout_fraction=enough_held_out(
+            settings.gate.holdout_fraction, settings.gate.min_holdout_samples, settings.data.max_train_samples
+        ),
         max_holdout_samples=settings.gate.max_holdout_samples,
     )
 

@@ -79,6 +79,8 @@ class TrainingPipeline:
         settings = settings_for(request, self._settings)
         watch = _JobWatch(context)
         self._engine.wait_until_ready()
+        base = self._engine.base
+        context.report(base=base.name, precision=base.precision.to_dict())
         parent = self._parent(request)
         if parent is not None:
             settings = going_on_from(_trained_with(parent), request, settings)
@@ -113,6 +115,8 @@ class TrainingPipeline:
             "gate": decision.as_dict() if decision else dict(version.gate),
             "samples": dict(streamed.counts),
             "source": streamed.source,
+            "base": base.name,
+            "precision": base.precision.to_dict(),
             "recipe": {name: getattr(settings, name).model_dump(mode="json") for name in _RECIPE},
         }
 

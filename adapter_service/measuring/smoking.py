@@ -68,7 +68,8 @@ def _recipe(job: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     recipe = (job.get("details") or {}).get("recipe") or {}
     kept = {section: recipe[section] for section in ("lora", "training", "data") if section in recipe}
-    return {**kept, "samples": {"used": job["samples"].get("used")}, "source": job["source"]}
+    held = {name: (job.get("details") or {}).get(name) for name in ("base", "precision")}
+    return {**held, **kept, "samples": {"used": job["samples"].get("used")}, "source": job["source"]}
 
 
 def _training_seconds(job: Mapping[str, Any] | None) -> float | None:

@@ -18,6 +18,9 @@ from adapter_service.samples import Sample
 # A Python integer and its place in a tuple.
 _BYTES_PER_TOKEN = 40
 _KEY_SPACE = 16**16
+_MOST_HELD_OUT = 0.5
+# Which side a sample is on is a matter of its hash, so their number varies around the fraction.
+_MARGIN = 1.5
 _SHOWN_REFUSALS = 5
 # From so many samples on, the share of those that cannot be used is judged while the stream goes on.
 _MIN_SEEN = 20
@@ -61,6 +64,14 @@ class Limits:
     max_skipped_fraction: float
     holdout_fraction: float
     max_holdout_samples: int
+
+
+def enough_held_out(fraction: float, min_samples: int, max_train_samples: int) -> float:
+    """`fraction`, or more where a small job would hold out too few samples to be judged by; at most half.
+
+    What a smaller fraction holds out, a larger one does too.
+    """
+    return max(fraction, min(_MOST_HELD_OUT, _MARGIN * min_samples / max_train_samples))
 
 
 def is_held_out(key: str, fraction: float) -> bool:

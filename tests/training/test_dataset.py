@@ -13,7 +13,7 @@ from adapter_service.errors import NothingToLearnError, TooManyBadRecordsError
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import Renderer
 from adapter_service.samples import Message, Sample
-from adapter_service.training.dataset import Dataset, Limits, collect, is_held_out
+from adapter_service.training.dataset import Dataset, Limits, collect, enough_held_out, is_held_out
 
 
 def limits(**changes: Any) -> Limits:
@@ -115,6 +115,11 @@ def test_what_is_too_long_is_counted_and_not_cut(renderer: Renderer) -> None:
 def test_too_many_long_samples_are_refused_with_the_numbers(renderer: Renderer) -> None:
     with pytest.raises(TooManyBadRecordsError, match=r"12 of 112 samples .* allows 10%.* 60.*raise"):
         collect([*PAIRS, *map(long_pair, range(20))], renderer, limits())
+
+
+@pytest.mark.parametrize(("samples", "share"), [(10_000, 0.02), (200, 0.15), (10, 0.5)])
+def test_a_small_job_holds_out_enough_to_be_judged_by(samples: int, share: float) -> None:
+    assert enough_held_out(0.02, 20, samples) == pytest.approx(share)
 
 
 def test_an_endless_stream_of_unusable_samples_is_left_early(renderer: Renderer) -> None:
