@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adapter_service import adapter_names
 from adapter_service.durable import sync
 from adapter_service.errors import AdapterFormatError, InvalidParameterError
 
@@ -23,24 +24,13 @@ OPTIONAL_FILES = frozenset({"README.md", "training_metadata.json", "resolved_con
 # Reading one of these runs whatever its author put in it.
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-RESERVED_NAMES = {"base": "the base model alone", "none": "no adapter, in bodies of the older service"}
 _KEY = re.compile(r"[0-9a-f]{16,64}")
 
 
 def check_name(name: str) -> str:
     """`name`, if an adapter may be called so."""
-    if NAME.fullmatch(name) is None:
-        raise InvalidParameterError(
-            f"adapter name {name!r} is not allowed; use 1 to 64 of a-z, 0-9, '.', '_' and '-', "
-            "beginning with a letter or digit",
-            parameter="adapter",
-        )
-    if name in RESERVED_NAMES:
-        raise InvalidParameterError(
-            f"adapter name {name!r} is reserved (it means {RESERVED_NAMES[name]}); choose another",
-            parameter="adapter",
-        )
+    if (fault := adapter_names.fault_of(name)) is not None:
+        raise InvalidParameterError(f"adapter {name!r}: {fault}", parameter="adapter")
     return name
 
 

@@ -9,7 +9,6 @@ live again, so that rolling back twice never brings back what was rolled back on
 
 from __future__ import annotations
 
-import difflib
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +18,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from adapter_service.adapters.artifact import RESERVED_NAMES, check_name, publish_folder, verify_folder
+from adapter_service import adapter_names
+from adapter_service.adapters.artifact import check_name, publish_folder, verify_folder
 from adapter_service.database import Database
 from adapter_service.errors import NoVersionToRollBackError, SupersededError, UnknownAdapterError
+from adapter_service.suggestions import did_you_mean
 
 
 class VersionStatus(StrEnum):
@@ -212,15 +213,13 @@ class VersionStore:
         name = reference.partition("@")[0]
         versions = self.list()
         own = [f"{version.reference} ({version.status})" for version in versions if version.adapter == name]
-        if name in RESERVED_NAMES:
-            return UnknownAdapterError(f"{name!r} means {RESERVED_NAMES[name]} and has no versions")
+        if name in adapter_names.RESERVED:
+            return UnknownAdapterError(f"{name!r} means {adapter_names.RESERVED[name]} and has no versions")
         if own:
             return UnknownAdapterError(f"no version to serve under {reference!r}; there are: {', '.join(own)}")
         live = [version.adapter for version in versions if version.status is VersionStatus.LIVE]
-        guess = difflib.get_close_matches(name, live, n=1)
-        hint = f"did you mean {guess[0]!r}? " if guess else ""
         known = f"known: {', '.join(live)}" if live else "none is trained yet; train one, or ask for 'base'"
-        return UnknownAdapterError(f"unknown adapter {reference!r}; {hint}{known}")
+        return UnknownAdapterError(f"unknown adapter {reference!r}{did_you_mean(name, live)} {known}")
 
 
 _INSERT = """

@@ -11,7 +11,8 @@ from adapter_service.errors import InvalidParameterError, SettingsError, Unknown
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.train_request import TrainRequest, settings_for
 from adapter_service.languages import find
-from adapter_service.settings import Settings, SourceEntry, did_you_mean
+from adapter_service.settings import Settings, SourceEntry
+from adapter_service.suggestions import did_you_mean
 
 
 def accept(body: TrainBody, services: Services, *, trace_id: str, idempotency_key: str | None) -> Job:
@@ -60,7 +61,7 @@ def source_named(name: str, settings: Settings) -> SourceEntry:
     entry = settings.sources.get(name)
     if entry is None:
         known = ", ".join(sorted(settings.sources)) or "none; name some in mcp_connectors.yml"
-        hint = did_you_mean(name, settings.sources) or ";"
+        hint = did_you_mean(name, settings.sources)
         raise UnknownSourceError(f"unknown source {name[:200]!r}{hint} known sources: {known}")
     return entry
 

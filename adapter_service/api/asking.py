@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from adapter_service.adapter_names import BASE, RESERVED
 from adapter_service.adapters import Version
 from adapter_service.api.resident import check_base
 from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, Usage
@@ -17,9 +18,8 @@ from adapter_service.languages.instructions import target_language
 from adapter_service.samples import Message
 from adapter_service.settings import ServingSettings
 
-BASE = "base"
-# "none" is what the older service took for it.
-_BASE_NAMES = frozenset({BASE, "none"})
+# "none" is what the older service took for the base.
+_BASE_NAMES = RESERVED.keys()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ Nothing is loaded and nothing is fetched here.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from adapter_service.errors import BaseModelError
+from adapter_service.suggestions import did_you_mean
 
 PACKAGE_PREFIX = "package:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -119,8 +119,6 @@ def _locate(name: str) -> BaseLocation:
 def _packaged(name: str) -> PackagedBase:
     short = name.removeprefix(PACKAGE_PREFIX)
     if short not in PACKAGED_BASES:
-        close = difflib.get_close_matches(short, PACKAGED_BASES, n=1)
-        hint = f" Did you mean {PACKAGE_PREFIX + close[0]!r}?" if close else ""
-        known = ", ".join(PACKAGE_PREFIX + base for base in PACKAGED_BASES)
-        raise BaseModelError(f"unknown packaged base {name!r}; known: {known}.{hint}")
+        known = [PACKAGE_PREFIX + base for base in PACKAGED_BASES]
+        raise BaseModelError(f"unknown packaged base {name!r}{did_you_mean(name, known)} known: {', '.join(known)}")
     return PACKAGED_BASES[short]

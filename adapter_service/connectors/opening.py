@@ -10,7 +10,8 @@ from adapter_service.connectors.base import Connector
 from adapter_service.connectors.raw import is_raw, open_raw
 from adapter_service.connectors.registry import open_source
 from adapter_service.errors import UnknownSourceError
-from adapter_service.settings import Settings, SourceEntry, did_you_mean
+from adapter_service.settings import Settings, SourceEntry
+from adapter_service.suggestions import did_you_mean
 
 
 def source_opener(settings: Settings, *, at_command_line: bool = False) -> Callable[[str], Connector]:
@@ -41,7 +42,7 @@ def configured(settings: Settings, name: str) -> SourceEntry:
     """
     if name not in settings.sources:
         raise UnknownSourceError(
-            f"unknown source {name!r}{did_you_mean(name, settings.sources) or ';'} "
+            f"unknown source {name!r}{did_you_mean(name, settings.sources)} "
             f"configured: {', '.join(settings.sources) or 'none'}"
         )
     return settings.sources[name]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import replace
 
 from adapter_service.errors import InvalidParameterError
 from adapter_service.languages.table import TABLE, Language
+from adapter_service.suggestions import closest
 
 LANGUAGES: dict[str, Language] = {language.tag: language for language in TABLE}
 
@@ -59,15 +59,21 @@ def _by_tag(key: str) -> Language | None:
         return None
     primary, script, region = match["primary"], match["script"], match["region"]
     language = (script and _BY_KEY.get(f"{primary}-{script}")) or _BY_KEY.get(primary)
-    if not language or (script and language.script.casefold() != script):
+    if not language:
         return None
+    if script and language.script.casefold() != script:
+        raise InvalidParameterError(
+            f"{language.name} is written in {language.script} here, not in {script.title()}; "
+            f"give a BCP-47 tag such as {language.tag!r} or {language.lang_tag!r}",
+            parameter="lang",
+        )
     return replace(language, region=region.upper()) if region else language
 
 
 def _unknown(text: str, key: str) -> str:
-    near = difflib.get_close_matches(key, _BY_KEY, n=1, cutoff=0.6)
-    hint = f"did you mean {_BY_KEY[near[0]].name!r} ({_BY_KEY[near[0]].lang_tag})? " if near else ""
+    near = closest(key, _BY_KEY)
+    hint = f"; did you mean '{_BY_KEY[near].name}' ({_BY_KEY[near].lang_tag})?" if near else ";"
     return (
-        f"unknown language {text!r}; {hint}give a BCP-47 tag such as 'hi' or 'hi-Deva-IN', "
+        f"unknown language {text!r}{hint} give a BCP-47 tag such as 'hi' or 'hi-Deva-IN', "
         f"or the name of one of the {len(LANGUAGES)} known languages, such as 'Hindi'"
     )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from adapter_service.settings.faults import did_you_mean, validate_section
+from adapter_service.settings.faults import validate_section
 from adapter_service.settings.loading import load_settings
 from adapter_service.settings.masking import masked
 from adapter_service.settings.sections import (
@@ -36,7 +36,6 @@ __all__ = [
     "SourceEntry",
     "StorageSettings",
     "TrainingSettings",
-    "did_you_mean",
     "load_settings",
     "masked",
     "validate_section",

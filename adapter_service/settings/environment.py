@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from adapter_service.settings.draft import Draft
-from adapter_service.settings.faults import did_you_mean
 from adapter_service.settings.reading import KeyPath, parse_value
 from adapter_service.settings.sections import SECTIONS
+from adapter_service.suggestions import did_you_mean
 
 PREFIX = "ADAPTER_"
 CONFIG, SOURCES, STATE_DIR = "ADAPTER_CONFIG", "ADAPTER_SOURCES", "ADAPTER_STATE_DIR"
@@ -50,10 +50,9 @@ def _put_state_dir(draft: Draft, environ: Mapping[str, str]) -> None:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    hint = did_you_mean(name, known) or ";"
     return (
-        f"environment variable {name}: unknown{hint} allowed: {STATE_DIR}, {CONFIG}, {SOURCES} and "
-        f"{PREFIX}<SECTION>__<KEY> with a key of adapter_config.yaml, e.g. {PREFIX}SERVING__PORT"
+        f"environment variable {name}: unknown{did_you_mean(name, known)} allowed: {STATE_DIR}, {CONFIG}, {SOURCES} "
+        f"and {PREFIX}<SECTION>__<KEY> with a key of adapter_config.yaml, e.g. {PREFIX}SERVING__PORT"
     )
 
 

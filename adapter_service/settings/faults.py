@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,21 +11,15 @@ from pydantic import BaseModel, ValidationError
 
 from adapter_service.errors import SettingsError
 from adapter_service.settings.masking import MASK, is_secret_key
+from adapter_service.suggestions import did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 Place = Callable[[tuple[str, ...]], str]
 
 
-def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """ "; did you mean 'alpha'?" or ""."""
-    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
 def unknown_key(path: Sequence[str], allowed: Iterable[str]) -> str:
     names = sorted(allowed)
-    hint = did_you_mean(path[-1], names) or ";"
-    return f"unknown key '{'.'.join(path)}'{hint} allowed: {', '.join(names)}"
+    return f"unknown key '{'.'.join(path)}'{did_you_mean(path[-1], names)} allowed: {', '.join(names)}"
 
 
 def settings_error(faults: Sequence[str]) -> SettingsError:

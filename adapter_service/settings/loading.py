@@ -12,7 +12,7 @@ from adapter_service.settings import environment
 from adapter_service.settings.draft import Draft
 from adapter_service.settings.entries import EntryReader, shipped_entries
 from adapter_service.settings.environment import put_environment
-from adapter_service.settings.faults import did_you_mean, settings_error
+from adapter_service.settings.faults import settings_error
 from adapter_service.settings.older_config import put_config
 from adapter_service.settings.reading import Document, read_document
 from adapter_service.settings.sections import (
@@ -23,6 +23,7 @@ from adapter_service.settings.sections import (
     StorageSettings,
 )
 from adapter_service.settings.sources import SourceEntry, variables
+from adapter_service.suggestions import did_you_mean
 
 CONFIG_NAME = "adapter_config.yaml"
 SOURCES_NAME = "mcp_connectors.yml"
@@ -69,10 +70,12 @@ def _read(draft: Draft, path: Path | None) -> Document:
     if path is None:
         return Document("built-in settings")
     try:
-        return read_document(path)
+        document = read_document(path)
     except SettingsError as error:
         draft.faults += str(error).splitlines()
         return Document(path.name)
+    draft.faults += document.faults
+    return document
 
 
 def _entries(draft: Draft, path: Path | None) -> dict[str, SourceEntry]:
@@ -113,8 +116,7 @@ def _report_unknown_source(
 ) -> None:
     file = path.name if path else "the built-in sources"
     known = ", ".join(sorted(entries)) or "none"
-    hint = did_you_mean(name, entries) or ";"
-    text = f"'data.{key}' is '{name}', which {file} does not name{hint} sources: {known}"
+    text = f"'data.{key}' is '{name}', which {file} does not name{did_you_mean(name, entries)} sources: {known}"
     if ("data", key) in draft.places:
         draft.faults.append(f"{draft.place(('data', key))}: {text}")
     else:

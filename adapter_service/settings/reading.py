@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ KeyPath = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """What a file says, and where: `lines` has the line of each key (list items: 'key', '0')."""
+    """What a file says, and where: `lines` has the line of each key (list items: 'key', '0').
+
+    `faults` are keys that stand in it twice, of which the first is kept, and those that are no words.
+    """
 
     name: str
     values: Mapping[str, Any] = field(default_factory=dict)
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
+    faults: Sequence[str] = ()
 
     def place(self, path: KeyPath) -> str:
         """Where a key stands, for messages; the nearest key above it if it is not in the file."""
@@ -59,7 +63,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_document(path: Path) -> Document:
-    """Parse one file; every fault of its form is reported with its line.
+    """Parse one file; a fault that leaves the rest to be read is in `faults`, with its line.
 
     Raises:
         SettingsError: it cannot be read, or is not a YAML mapping of plain data.
@@ -96,18 +100,19 @@ def parse_document(text: str, *, name: str) -> Document:
         raise SettingsError(f"{name}: not valid YAML: {error}; mend it") from error
     finally:
         loader.dispose()
-    if walk.faults:
-        raise SettingsError("\n".join(walk.faults))
     if not isinstance(values, dict):
         raise SettingsError(f"{name} line 1: holds a {type(values).__name__}; write a mapping (key: value)")
-    return Document(name, values, walk.lines)
+    return Document(name, values, walk.lines, walk.faults)
 
 
 def parse_value(text: str) -> Any:
     """One value as it would stand in YAML, for environment variables; text that is no YAML stays text."""
     try:
-        value = parse_document(f"value: {text}", name="value").values["value"]
+        document = parse_document(f"value: {text}", name="value")
     except SettingsError:
+        return text
+    value = document.values["value"]
+    if document.faults:
         return text
     return text if value is None and text not in {"", "~", "null"} else value
 

@@ -8,8 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
+from adapter_service import adapter_names
 from adapter_service.settings.masking import masked
 from adapter_service.settings.sources import SourceEntry
 
@@ -20,7 +30,17 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rank = Annotated[int, Field(ge=1, le=1024)]
 Alpha = Annotated[int, Field(ge=1, le=65_536)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
-AdapterName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+def _adapter_name(name: str) -> str:
+    if (fault := adapter_names.fault_of(name)) is not None:
+        raise ValueError(fault)
+    return name
+
+
+AdapterName = Annotated[
+    str, AfterValidator(_adapter_name), WithJsonSchema({"type": "string", "pattern": adapter_names.PATTERN})
+]
 
 
 class Section(BaseModel):

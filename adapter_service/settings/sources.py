@@ -49,6 +49,11 @@ class SourceEntry(BaseModel):
             options["path"] = str(self.folder / Path(path).expanduser())
         return options
 
+    def values_of_variables(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Name → value of every `${VAR}` that takes its value from the environment: never to be shown."""
+        environ = os.environ if environ is None else environ
+        return {name: environ[name] for name in variables(dict(self.options)) if environ.get(name)}
+
     def _resolve(self, value: Any, environ: Mapping[str, str], key: str) -> Any:
         if isinstance(value, Mapping):
             return {k: self._resolve(v, environ, f"{key}.{k}") for k, v in value.items()}

@@ -104,3 +104,18 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
     settings = load(tmp_path)
     with pytest.raises(ValueError, match="frozen"):
         settings.lora.r = 4
+
+
+@pytest.mark.parametrize(("name", "meaning"), [("base", "the base model alone"), ("none", "no adapter")])
+def test_the_default_adapter_has_a_name_that_an_adapter_may_have(tmp_path: Path, name: str, meaning: str) -> None:
+    text = faults_of(tmp_path, f"serving:\n  default_adapter: {name}\n")
+    assert f"'serving.default_adapter' is '{name}'; the name is reserved (it means {meaning}" in text
+
+
+def test_a_duplicate_source_hides_no_other_fault(tmp_path: Path) -> None:
+    twice = "sources:\n  a: {kind: http}\n  a: {kind: http}\n  b: {url: x}\nbogus: 1\n"
+    text = faults_of(tmp_path, "data:\n  source: a\n", twice)
+    assert text.startswith("3 faults")
+    assert "line 3: 'sources.a' was given in line 2 already" in text
+    assert "line 4: source 'b' has no 'kind'" in text
+    assert "line 5: unknown key 'bogus'" in text
