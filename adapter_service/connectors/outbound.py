@@ -8,6 +8,7 @@ would hand a user's passwords to sources; a proxy would resolve names behind our
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from types import TracebackType
@@ -20,6 +21,9 @@ from requests_hardened.ip_filter import InvalidIPAddress
 from requests_hardened.ip_filter_adapter import IPFilterAdapter
 
 from adapter_service.errors import SourceUnreachableError
+
+# It warns of each private address in a line of its own, which our error repeats in full.
+logging.getLogger("requests_hardened").setLevel(logging.ERROR)
 
 MAX_REDIRECTS = 5
 # Azure's metadata service: a public address that only the machine itself can reach.
@@ -87,6 +91,12 @@ class Outbound:
             raise SourceUnreachableError(
                 f"{shown(url)} is no address that can be read ({error}); give an http:// or https:// URL"
             ) from error
+        except requests.exceptions.InvalidHeader:
+            # Without the cause, which repeats the header's value.
+            raise SourceUnreachableError(
+                f"{shown(url)}: a value under `headers` has a line break or begins with a blank, which no header "
+                "may; mend it, or the variable that it names"
+            ) from None
         return response
 
     def _session(self, *, is_filtered: bool) -> Any:

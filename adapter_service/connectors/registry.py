@@ -16,8 +16,10 @@ from adapter_service.connectors.base import Connector, RecordReader
 from adapter_service.connectors.mapped import MappedConnector
 from adapter_service.connectors.shuffle import ShuffledConnector
 from adapter_service.connectors.spec import SourceSpec
+from adapter_service.connectors.veiling import Veil, VeiledConnector
 from adapter_service.errors import SettingsError
-from adapter_service.settings import SourceEntry, did_you_mean, validate_section
+from adapter_service.settings import SourceEntry, validate_section
+from adapter_service.suggestions import did_you_mean
 
 ENTRY_POINT_GROUP = "adapter_service.connectors"
 
@@ -75,8 +77,8 @@ def known_kinds() -> list[str]:
 
 
 def _unknown_kind(name: str) -> str:
-    hint = did_you_mean(name, known_kinds()) or ";"
-    return f"unknown connector kind '{name}'{hint} known kinds: {', '.join(known_kinds())}"
+    known = known_kinds()
+    return f"unknown connector kind '{name}'{did_you_mean(name, known)} known kinds: {', '.join(known)}"
 
 
 def open_source(
@@ -90,6 +92,16 @@ def open_source(
     Raises:
         SettingsError: unknown kind, or options that the kind does not allow.
     """
+    variables = entry.values_of_variables()
+    veil = Veil(variables)
+    with veil.over_errors():
+        connector = _mapped(entry, languages)
+    if shuffle_buffer >= 2:
+        connector = ShuffledConnector(connector, seed=seed, block_samples=shuffle_buffer)
+    return VeiledConnector(connector, veil) if variables else connector
+
+
+def _mapped(entry: SourceEntry, languages: Sequence[str]) -> Connector:
     kind = _kind_of(entry)
     spec = validate_section(
         kind.spec,
@@ -98,10 +110,7 @@ def open_source(
         lines=entry.lines or entry.line or None,
         prefix=entry.name,
     )
-    connector = MappedConnector(kind.reader(spec, entry.name), spec, name=entry.name, languages=languages)
-    if shuffle_buffer < 2:
-        return connector
-    return ShuffledConnector(connector, seed=seed, block_samples=shuffle_buffer)
+    return MappedConnector(kind.reader(spec, entry.name), spec, name=entry.name, languages=languages)
 
 
 def _kind_of(entry: SourceEntry) -> Kind:

@@ -267,3 +267,9 @@ class _Nothing:
 
     def close(self) -> None:
         pass
+
+
+def test_a_private_address_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    with Outbound(headers={}, timeout_seconds=1) as outbound, pytest.raises(SourceUnreachableError):
+        outbound.get("http://127.0.0.1/a.jsonl", {})
+    assert not caplog.records
