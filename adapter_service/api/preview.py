@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from contextlib import suppress
+from itertools import islice
 
 from adapter_service.api.schemas.sources import PreviewAnswer, SampleAnswer
 from adapter_service.connectors.registry import open_source
+from adapter_service.connectors.tally import Tally, tallied
 from adapter_service.samples import Sample
 from adapter_service.settings import SourceEntry
 
@@ -17,31 +19,28 @@ class _EnoughSeen(Exception):  # noqa: N818 - it ends a preview and is no fault
     """So many records were skipped that the preview ends with what it has."""
 
 
-class _SkippedCounter:
-    """A `StreamObserver` that counts reasons and gives up after `MAX_SKIPPED`."""
+class _PreviewTally(Tally):
+    """Allows every record to be bad, and gives up after `MAX_SKIPPED`."""
 
-    def __init__(self) -> None:
-        self.reasons: Counter[str] = Counter()
+    def __init__(self, source: str) -> None:
+        super().__init__(source, max_skipped_fraction=1.0)
 
-    def accepted(self, language: str | None) -> None:
-        pass
-
-    def skipped(self, origin: str, reason: str, language: str | None = None) -> None:  # noqa: ARG002
-        self.reasons[reason] += 1
-        if self.reasons.total() >= MAX_SKIPPED:
+    def skipped(self, origin: str, reason: str, language: str | None = None) -> None:
+        super().skipped(origin, reason, language)
+        if self.counts()["skipped"] >= MAX_SKIPPED:
             raise _EnoughSeen
 
 
 def preview(entry: SourceEntry, n: int) -> PreviewAnswer:
-    """At most `n` samples in the order of the source."""
-    counter = _SkippedCounter()
+    """At most `n` samples in the order of the source.
+
+    Raises:
+        SourceError: as in a job; a source that gives nothing is one too.
+    """
+    tally = _PreviewTally(entry.name)
     samples: list[Sample] = []
-    try:
-        for _, sample in open_source(entry).stream(observer=counter):
-            samples.append(sample)
-            if len(samples) == n:
-                break
-    except _EnoughSeen:
-        pass
+    with suppress(_EnoughSeen):
+        # What came before the end of it stays in the list.
+        samples.extend(sample for _, sample in islice(tallied(open_source(entry), tally), n))
     shown = [SampleAnswer.of(sample) for sample in samples]
-    return PreviewAnswer(source=entry.name, samples=shown, skipped=dict(counter.reasons))
+    return PreviewAnswer(source=entry.name, samples=shown, skipped=tally.counts()["reasons"])

@@ -20,8 +20,8 @@ from adapter_service.errors import EmptySourceError, InvalidSampleError, SourceF
 from adapter_service.languages import find
 from adapter_service.samples import Sample
 
-# With this many records from the start all lacking the same field, its name is wrong.
-WRONG_FIELD_AFTER = 20
+# With this many records from the start that cannot be used, the configuration is wrong and not they.
+UNUSABLE_AFTER = 20
 
 
 class MappedConnector(Connector):
@@ -36,8 +36,8 @@ class MappedConnector(Connector):
 
     def check(self) -> str:
         found = self._reader.check()
-        faults = _WrongField(self._mapper, self._name)
-        for record in islice(self._reader.records(None), WRONG_FIELD_AFTER):
+        faults = _Unusable(self._mapper, self._name)
+        for record in islice(self._reader.records(None), UNUSABLE_AFTER):
             try:
                 sample = self._mapper.sample(record)
             except InvalidSampleError as error:
@@ -45,7 +45,7 @@ class MappedConnector(Connector):
             else:
                 return f"{found}; first sample: {sample.completion[:60]!r} ({sample.language or NO_LANGUAGE})"
         faults.at_end()
-        raise self._nothing_readable(faults)
+        raise EmptySourceError(f"source '{self._name}' has no records; check what it names")
 
     def stream(
         self, after: Cursor | None = None, observer: StreamObserver | None = None
@@ -61,37 +61,29 @@ class MappedConnector(Connector):
 
     def _samples(self, after: Cursor | None, observer: StreamObserver | None) -> Iterator[tuple[Record, Sample]]:
         # A stream that is resumed has had good records, or has told of the bad ones already.
-        wrong_field = _WrongField(self._mapper, self._name) if after is None else None
+        unusable = _Unusable(self._mapper, self._name) if after is None else None
         for record in self._reader.records(after):
             try:
                 sample = self._mapper.sample(record)
             except InvalidSampleError as error:
+                if unusable:  # before the observer, who may end the stream without knowing the fields
+                    unusable.add(record, str(error))
                 _skip(observer, record.origin, str(error), None)
-                if wrong_field:
-                    wrong_field.add(record, str(error))
                 continue
-            wrong_field = None
+            unusable = None
             if reason := self._filtered(sample):
                 _skip(observer, record.origin, reason, sample.language)
                 continue
             if observer:
                 observer.accepted(sample.language)
             yield record, sample
-        if wrong_field:
-            wrong_field.at_end()
+        if unusable:
+            unusable.at_end()
 
     def _filtered(self, sample: Sample) -> str | None:
         if not self._languages or sample.language in self._languages:
             return None
         return NO_LANGUAGE if sample.language is None else OTHER_LANGUAGE
-
-    def _nothing_readable(self, faults: _WrongField) -> Exception:
-        if not faults.last:
-            return EmptySourceError(f"source '{self._name}' has no records; check what it names")
-        return SourceFormatError(
-            f"source '{self._name}': none of the first {faults.records} record(s) can be used, "
-            f"the last for: {faults.last}; check `format`, `fields` and `file_format`"
-        )
 
 
 def _skip(observer: StreamObserver | None, origin: str, reason: str, language: str | None) -> None:
@@ -99,12 +91,12 @@ def _skip(observer: StreamObserver | None, origin: str, reason: str, language: s
         observer.skipped(origin, reason, language)
 
 
-class _WrongField:
-    """Tells a wrong field name, which no record has, from a bad record here and there."""
+class _Unusable:
+    """Tells a source that is not what the configuration says from a bad record here and there."""
 
     def __init__(self, mapper: Mapper, name: str) -> None:
-        self.records = 0
-        self.last = ""
+        self._records = 0
+        self._last = ""
         self._mapper = mapper
         self._name = name
         self._missing: set[str | None] = set()
@@ -114,20 +106,31 @@ class _WrongField:
         """Take note of one more bad record, up to the first good one.
 
         Raises:
-            SourceFormatError: the first twenty all lack the same field.
+            SourceFormatError: not one of the first twenty can be used.
         """
-        self.records += 1
-        self.last = fault
+        self._records += 1
+        self._last = fault
         self._missing.add(None if record.fields is None else self._mapper.missing(record.fields))
         if record.fields is not None and not self._found:
             self._found = [str(name) for name in record.fields][:20]
-        if self.records == WRONG_FIELD_AFTER:
+        if self._records == UNUSABLE_AFTER:
             self.at_end()
 
     def at_end(self) -> None:
-        if self._missing and len(self._missing) == 1 and (name := next(iter(self._missing))):
+        """Judge those that there were; a source without records is nobody's fault here.
+
+        Raises:
+            SourceFormatError: there were some, and none can be used.
+        """
+        if not self._records:
+            return
+        if len(self._missing) == 1 and (name := next(iter(self._missing))):
             raise SourceFormatError(
-                f"source '{self._name}': none of the first {self.records} record(s) has the field '{name}'; "
+                f"source '{self._name}': none of the first {self._records} record(s) has the field '{name}'; "
                 f"wanted: {self._mapper.wanted()}; found: {', '.join(self._found) or 'no field at all'}. "
                 f"Give the right name under `fields`"
             )
+        raise SourceFormatError(
+            f"source '{self._name}': none of the first {self._records} record(s) can be used, "
+            f"the last for: {self._last}; check `format`, `fields` and `file_format`"
+        )

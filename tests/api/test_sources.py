@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service.api import preview
 from adapter_service.api.services import Services
+from adapter_service.connectors.registry import open_source
+from adapter_service.connectors.tally import Tally, tallied
+from adapter_service.errors import SourceError
+from adapter_service.settings import SourceEntry
 
 
 def test_sources_are_listed_without_their_secrets(client: TestClient) -> None:
@@ -44,3 +50,19 @@ def test_a_preview_has_bounds(client: TestClient, n: object) -> None:
 def test_an_unreachable_source_is_502_with_the_reason(client: TestClient) -> None:
     response = client.get("/sources/gone/preview")
     assert (response.status_code, response.json()["code"]) == (502, "source_unreachable")
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [("", "empty_source"), ("<html>\n<body>Please log in</body>\n</html>\n", "source_format"),
+     ('{"text": "good", "language": "ta"}\n', "empty_source")],
+)  # fmt: skip
+def test_a_source_that_gives_nothing_has_the_error_that_a_job_has(tmp_path: Path, content: str, code: str) -> None:
+    (tmp_path / "a.jsonl").write_text(content, encoding="utf-8")
+    options = {"path": str(tmp_path / "a.jsonl"), "languages": ["hi"]}
+    entry = SourceEntry(name="nothing", kind="local", options=options)
+    with pytest.raises(SourceError) as in_preview:
+        preview.preview(entry, 5)
+    with pytest.raises(SourceError) as in_job:
+        list(tallied(open_source(entry), Tally("nothing", max_skipped_fraction=0.1)))
+    assert in_preview.value.code == in_job.value.code == code

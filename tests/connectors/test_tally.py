@@ -8,7 +8,7 @@ import pytest
 from adapter_service.connectors.base import OTHER_LANGUAGE
 from adapter_service.connectors.memory import MemoryConnector
 from adapter_service.connectors.tally import MAX_REASONS, Tally, tallied
-from adapter_service.errors import EmptySourceError, TooManyBadRecordsError
+from adapter_service.errors import EmptySourceError, SourceFormatError, TooManyBadRecordsError
 from adapter_service.samples import Message, Sample
 from tests.connectors.conftest import open_kind
 
@@ -102,3 +102,20 @@ def test_samples_in_memory_are_a_source_too() -> None:
     samples = [Sample((Message("assistant", f"text {i}"),), language="hi") for i in range(3)]
     pairs = list(tallied(MemoryConnector(samples), Tally("corpus", max_skipped_fraction=0)))
     assert [sample for _, sample in MemoryConnector(samples).stream(after=pairs[0][0])] == samples[1:]
+
+
+@pytest.mark.parametrize("shuffle_buffer", [0, 1000])
+@pytest.mark.parametrize("records", [5, 500])
+def test_a_wrong_field_name_is_told_before_its_records_are_counted_as_bad(records: int, shuffle_buffer: int) -> None:
+    with pytest.raises(SourceFormatError, match=r"has the field 'text'; wanted: text; found: content, language"):
+        run(
+            Tally("corpus", max_skipped_fraction=0.1),
+            *[{"content": "good", "language": "hi"}] * records,
+            shuffle_buffer=shuffle_buffer,
+        )
+
+
+@pytest.mark.parametrize("records", [5, 500])
+def test_a_source_of_which_nothing_can_be_used_is_of_another_format(records: int) -> None:
+    with pytest.raises(SourceFormatError, match=r"none of the first \d+ record.*a str where an object is wanted"):
+        run(Tally("corpus", max_skipped_fraction=0.1), *[BAD] * records)

@@ -240,7 +240,7 @@ def test_a_child_has_the_shape_of_its_parent_whatever_the_file_says(bench: Bench
         ({"learning_rate": 7.0}, "invalid_settings", "learning_rate"),
         ({"source": "empty"}, "empty_source", "gave no sample"),
         ({"source": "gone"}, "source_unreachable", "no file matches"),
-        ({"source": "misnamed"}, "too_many_bad_records", "20 × no field 'question'"),
+        ({"source": "misnamed"}, "source_format", "has the field 'question'; wanted: question"),
         ({"max_seq_length": 8}, "too_many_bad_records", "raise training.max_seq_length"),
         ({"target_modules": ["nothing"]}, "invalid_parameter", "match no linear layer"),
     ],
