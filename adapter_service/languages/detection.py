@@ -28,11 +28,19 @@ _ARABIC_HALLMARKS = {
     "ckb": "ڕڵێ",
     "ug": "ۇۈۋڭ",
 }
+# Below either, py3langid guesses.
+MIN_WORDS = 3
+MIN_LETTERS = 12
+
 _ASSAMESE_LETTERS = frozenset("ৰৱ")
 
 
 def detect(text: str, *, expected: str | None = None) -> str | None:
     """BCP-47 tag of the language of `text`, by its script where that decides; None without letters.
+
+    Where several languages share a script and none of their letters tells, a model decides: of less
+    than three words or twelve letters it makes anything ("x is" Maltese), so the answer is None,
+    unless a language is `expected` that the text may well be in.
 
     Devanagari is Hindi or Marathi, and other close calls are made among the common languages of
     the script. `expected` puts one more language among them; where py3langid knows nothing of it,
@@ -49,7 +57,14 @@ def detect(text: str, *, expected: str | None = None) -> str | None:
         return told
     # None of their letters was seen, so they are out; unless expected, for three words may lack them.
     candidates -= (_ARABIC_HALLMARKS.keys() - {"ur"}) - {expected}
-    return _by_model(text, candidates) if len(candidates) > 1 else next(iter(candidates), None)
+    if len(candidates) < 2:
+        return next(iter(candidates), None)
+    return _by_model(text, candidates) if expected or _is_evidence(text) else None
+
+
+def _is_evidence(text: str) -> bool:
+    """Whether there is enough to tell languages of one script apart."""
+    return len(text.split()) >= MIN_WORDS and scripts.count(text).total() >= MIN_LETTERS
 
 
 def _dominant_script(text: str) -> str | None:

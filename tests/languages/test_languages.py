@@ -114,3 +114,24 @@ def test_any_text_has_a_share_between_none_and_all(text: str) -> None:
 def test_text_has_a_language_only_if_it_has_letters(text: str) -> None:
     if not any(unicodedata.category(character)[0] in "LM" for character in text):
         assert detect(text) is None
+
+
+@pytest.mark.parametrize("text", ["x is", "Paris", "OK", "Good day", "Да", "हाँ"])
+def test_a_word_or_two_are_no_evidence_among_several_languages(text: str) -> None:
+    assert detect(text) is None
+
+
+@pytest.mark.parametrize(("text", "tag"), [("வணக்கம்", "ta"), ("谢谢", "zh"), ("ہاں", "ur"), ("Γεια", "el")])
+def test_one_word_will_do_where_letters_or_script_decide(text: str, tag: str) -> None:
+    assert detect(text) == tag
+
+
+def test_a_script_that_a_language_is_not_written_in_here_is_named() -> None:
+    with pytest.raises(InvalidParameterError, match=r"Punjabi is written in Guru here, not in Arab; .*'pa-Guru-IN'"):
+        find("pa-Arab")
+
+
+@pytest.mark.parametrize(("text", "name"), [("Hindee", "Hindi"), ("hndi", "Hindi"), ("Tamill", "Tamil")])
+def test_the_proposal_is_the_name_that_begins_alike(text: str, name: str) -> None:
+    with pytest.raises(InvalidParameterError, match=f"did you mean '{name}'"):
+        find(text)

@@ -82,7 +82,11 @@ class GenerateAnswer(Answer):
 
     text: str = Field(examples=["सुप्रभात"])
     generated_text: str = Field(description="The same as `text`, for older clients.", examples=["सुप्रभात"])
-    lang: str | None = Field(description="The language asked for, else the one detected.", examples=["hi"])
+    lang: str | None = Field(
+        description="The language asked for, else the one detected; null where the text is too short to tell it "
+        "from others of its script (less than three words or twelve letters).",
+        examples=["hi"],
+    )
     lang_tag: str | None = Field(description="With script and region, for a speech engine.", examples=["hi-Deva-IN"])
     lang_ok: bool | None = Field(
         description="Whether script and language are those asked for; null when none was.", examples=[True]
