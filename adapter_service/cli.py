@@ -66,6 +66,7 @@ def serve(
         host=settings.serving.host if host is None else host,
         port=settings.serving.port if port is None else port,
         timeout_graceful_shutdown=_GRACE_SECONDS,
+        proxy_headers=False,  # api/peers.py reads them itself, and believes none that gives more rights
     )
 
 

@@ -148,6 +148,9 @@ async def on_validation_error(request: Request, error: Exception) -> JSONRespons
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     """What the framework itself refuses: no such route, wrong method, unreadable body."""
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for this class
+    if error.status_code == 400 and error.__cause__ is not None:
+        detail = _why_unreadable(error.__cause__)
+        return problem_response(problem_object(request.scope, status=400, code="invalid_body", detail=detail))
     detail = {
         404: f"there is no {request.url.path}; /docs lists what there is",
         405: f"{request.method} is not possible on {request.url.path}; see /docs for what is",
@@ -155,6 +158,15 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     code = _ROUTE_ERRORS.get(error.status_code, "http_error")
     problem = problem_object(request.scope, status=error.status_code, code=code, detail=detail)
     return problem_response(problem, error.headers)
+
+
+def _why_unreadable(cause: BaseException) -> str:
+    """FastAPI tells only that it could not parse the body; what JSON's parser met is the cause."""
+    if isinstance(cause, UnicodeDecodeError):
+        return f"the body is not UTF-8 text (byte {cause.start}); send JSON in UTF-8"
+    if isinstance(cause, RecursionError):
+        return "the body has lists or objects within each other over too many levels; send the fields of /docs alone"
+    return f"the body cannot be read ({type(cause).__name__}); send JSON in UTF-8"
 
 
 def _trace(request: Request) -> dict[str, Any]:

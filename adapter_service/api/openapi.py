@@ -15,6 +15,7 @@ them from the same process. Errors are problems (RFC 9457) with a stable `code`;
 header `X-Trace-Id`."""
 
 _REASONS = {
+    "400": "The body is not UTF-8 text, or nested too deep to be read.",
     "401": "The peer may not: without API keys only peers on this machine are answered.",
     "403": "The source is an address that is not on the allow-list.",
     "404": "What is named does not exist; `detail` says what does.",
@@ -65,7 +66,7 @@ def _describe(operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     statuses = {*_EVERYWHERE, *(status for status in responses if status >= "400")}
     if "requestBody" in operation:
-        statuses.add("413")
+        statuses |= {"400", "413"}
     for status in sorted(statuses):
         responses[status] = {
             "description": _REASONS[status],

@@ -2,6 +2,11 @@
 
 A page in a browser here is a loopback peer too. It is recognized by its Origin, and by the name in
 the Host header when the page's own name was made to point at 127.0.0.1 (DNS rebinding).
+
+Nor is a stranger for whom a proxy here speaks: X-Forwarded-For can only take trust away. It can give
+none: `serve` runs uvicorn with `proxy_headers=False`, and a uvicorn started by hand puts its addresses
+in the peer's place only where the connection itself comes from 127.0.0.1. (One started with
+`--forwarded-allow-ips='*'`, or FORWARDED_ALLOW_IPS=*, believes strangers before anything here is asked.)
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from adapter_service.errors import NotAuthenticatedError
 
 
 class LoopbackOnly:
-    """Pure ASGI: others get 401 with the reason. Forwarded headers prove nothing and are not read."""
+    """Pure ASGI: others get 401 with the reason."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,6 +46,12 @@ def refusal(scope: Scope) -> str | None:
             "call from there, for example through an SSH tunnel"
         )
     headers = Headers(scope=scope)
+    forwarded = ", ".join(headers.getlist("x-forwarded-for"))
+    if forwarded and not all(is_loopback(address.strip()) for address in forwarded.split(",")):
+        return (
+            f"a proxy on this machine speaks for X-Forwarded-For: {forwarded[:200]!r}; without API keys only "
+            "peers on this machine are answered: call from there, for example through an SSH tunnel"
+        )
     host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
     if not is_loopback_name(host):
         return f"the Host header names {host!r}; use one of localhost, 127.0.0.1 and [::1], and nothing else"

@@ -8,11 +8,20 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
-from adapter_service.api.schemas.fields import TRACE_ID
+from adapter_service.api.schemas.fields import TRACE_ID, TRACE_ID_PATTERN, TRACE_ID_WISH
 from adapter_service.api.schemas.training import OLDER_NAMES
-from adapter_service.settings import did_you_mean
+from adapter_service.suggestions import did_you_mean
 
 _SHOWN_CHARACTERS = 80
+_JSON_WORDS = {"None": "null", "True": "true", "False": "false"}
+# pydantic's kind of fault → what is wanted, and how to write it.
+_WISHES = {
+    "string_type": "a text is wanted: put it in quotes",
+    "int_type": "a whole number is wanted: write it without quotes",
+    "float_type": "a number is wanted: write it without quotes",
+    "bool_type": "true or false is wanted: write one of them without quotes",
+    "list_type": "a list is wanted: write [ ] around it",
+}
 
 
 def describe(error: RequestValidationError, request: Request) -> list[dict[str, Any]]:
@@ -59,23 +68,35 @@ def _name(detail: Mapping[str, Any], body: Any) -> str:
 
 
 def _sentence(detail: Mapping[str, Any], where: str, name: str, allowed: Sequence[str]) -> str:
-    kind, wish = detail["type"], str(detail["msg"])
+    kind = detail["type"]
     if kind == "json_invalid":
         return f"the body is not JSON ({detail['ctx']['error']} at character {detail['loc'][1]}); mend it there"
     if kind == "extra_forbidden":
-        hint = did_you_mean(name, allowed) or ";"
-        return f"unknown field '{name}'{hint} allowed: {', '.join(allowed) or 'none'}"
+        return f"unknown field '{name}'{did_you_mean(name, allowed)} allowed: {', '.join(allowed) or 'none'}"
     if kind == "missing":
         return f"'{name}' is missing; add it" if name else "the body is missing; send JSON"
     if not name:
         return "the body is not a JSON object; send one, with Content-Type: application/json"
-    wish = wish.removeprefix("Value error, ").replace("Input should", "it should")
+    wish = _wish(detail)
     noun = {"path": "path parameter ", "query": "query parameter ", "header": "header "}.get(where, "")
     return f"{noun}'{name}' is {_shown(detail['input'])}; {wish}"
 
 
+def _wish(detail: Mapping[str, Any]) -> str:
+    """What is wanted and what to do; pydantic's own words where they say that."""
+    context = detail.get("ctx", {})
+    if detail["type"] == "string_too_short":
+        return f"at least {context['min_length']} character is wanted: write it"
+    if detail["type"] == "string_too_long":
+        return f"at most {context['max_length']} characters are allowed: shorten it"
+    if detail["type"] == "string_pattern_mismatch" and context["pattern"] == TRACE_ID_PATTERN:
+        return TRACE_ID_WISH
+    own = str(detail["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
+    return _WISHES.get(detail["type"], own)
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = _JSON_WORDS.get(str(value), repr(value)) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 

@@ -89,3 +89,12 @@ def test_a_body_that_is_too_large_is_a_problem(client: TestClient, announced: bo
 )
 def test_paths_of_this_machine_are_cut_to_their_last_part(text: str, shown: str) -> None:
     assert without_paths(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"), [(b'{"prompt": "\xff"}', "not UTF-8 text (byte 12)"), (b"[" * 100_000, "too many levels")]
+)
+def test_a_body_that_cannot_be_read_at_all_says_why(client: TestClient, body: bytes, reason: str) -> None:
+    response = client.post("/generate-lite", content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_body")
+    assert reason in response.json()["detail"]

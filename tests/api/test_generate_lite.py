@@ -111,3 +111,20 @@ def test_every_parameter_of_the_body_reaches_the_engine() -> None:
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.8, 3)
     assert (sampling.repetition_penalty, sampling.stop) == (1.1, ("\n",))
     assert sampling.extra_eos_ids == {5, 6}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"prompt": ""}, "'prompt' is ''; at least 1 character is wanted: write it"),
+        ({"prompt": None}, "'prompt' is null; a text is wanted: put it in quotes"),
+        ({"max_new_tokens": "5"}, "'max_new_tokens' is '5'; a whole number is wanted: write it without quotes"),
+        ({"stream": "yes"}, "'stream' is 'yes'; true or false is wanted: write one of them without quotes"),
+        (
+            {"trace_id": "schön"},
+            "'trace_id' is 'schön'; 1 to 128 printable ASCII characters are wanted, no blank at either end: change it",
+        ),
+    ],
+)
+def test_a_refusal_says_what_is_wanted_and_what_to_do(client: TestClient, body: dict[str, Any], message: str) -> None:
+    assert ask(client, **body).json()["detail"] == message

@@ -52,3 +52,14 @@ def test_names_that_only_look_local_are_not() -> None:
     assert not is_loopback("::ffff:10.0.0.1")
     assert not is_loopback_name("localhost.evil.example")
     assert not is_loopback_name("")
+
+
+@pytest.mark.parametrize("forwarded", ["203.0.113.5", "127.0.0.1, 203.0.113.5", "unknown"])
+def test_whoever_a_proxy_here_speaks_for_is_not_local(services: Services, forwarded: str) -> None:
+    response = client_of(services).get("/health", headers={"X-Forwarded-For": forwarded})
+    assert response.status_code == 401
+    assert "X-Forwarded-For" in response.json()["detail"]
+
+
+def test_a_proxy_may_speak_for_this_machine(services: Services) -> None:
+    assert client_of(services).get("/health", headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 200

@@ -96,6 +96,9 @@ def test_an_unknown_field_is_refused_with_a_guess(client: TestClient) -> None:
     [
         ({"epochs": "many"}, "epochs"),
         ({"num_epochs": True}, "num_epochs"),
+        ({"max_samples": "40"}, "max_samples"),
+        ({"learning_rate": "0.001"}, "learning_rate"),
+        ({"use_rslora": "yes"}, "use_rslora"),
         ({"adapter": "../x"}, "adapter"),
         ({"adapter": "base"}, "adapter"),
         ({"languages": ["Klingon"]}, "languages"),

@@ -10,11 +10,13 @@ from pydantic.config import JsonDict
 
 # ASCII, because the trace id is echoed in a header.
 TRACE_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
+TRACE_ID_PATTERN = f"^{TRACE_ID.pattern}$"
+TRACE_ID_WISH = "1 to 128 printable ASCII characters are wanted, no blank at either end: change it"
 
 TraceId = Annotated[
     str,
     Field(
-        pattern=f"^{TRACE_ID.pattern}$",
+        pattern=TRACE_ID_PATTERN,
         description="1 to 128 printable ASCII characters; goes before X-Trace-Id and X-Request-ID.",
         examples=["order-4711"],
     ),

@@ -51,7 +51,7 @@ def _schema(schema: dict[str, Any]) -> None:
 class TrainBody(TrainRequest):
     """What `POST /adapter/train-lite` takes; whatever is left out comes from adapter_config.yaml."""
 
-    model_config = ConfigDict(title="TrainBody", json_schema_extra=_schema)
+    model_config = ConfigDict(title="TrainBody", json_schema_extra=_schema, strict=True)
 
     adapter: AdapterName | None = Field(  # type: ignore[assignment]  # the configured default may be meant
         None, description="The adapter that gets a new version; without it `serving.default_adapter`."
