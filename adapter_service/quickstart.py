@@ -108,6 +108,7 @@ def _server(services: Services) -> Iterator[str]:
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=5,
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="http", daemon=True)
