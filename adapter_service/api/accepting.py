@@ -8,8 +8,9 @@ from adapter_service.api.schemas.training import TrainBody
 from adapter_service.api.services import Services
 from adapter_service.connectors.raw import is_raw, open_raw
 from adapter_service.errors import InvalidParameterError, SettingsError, UnknownSourceError
+from adapter_service.jobs.beginning import check_same_base, check_targets, trained_with
 from adapter_service.jobs.job import Job
-from adapter_service.jobs.train_request import TrainRequest, settings_for
+from adapter_service.jobs.train_request import TrainRequest, going_on_from, settings_for
 from adapter_service.languages import find
 from adapter_service.settings import Settings, SourceEntry
 from adapter_service.suggestions import did_you_mean
@@ -44,9 +45,20 @@ def checked_request(body: TrainBody, services: Services) -> TrainRequest:
     except SettingsError as error:
         raise InvalidParameterError(str(error)) from error
     check_source(wanted.data.source, settings)
-    if request.init_adapter is not None:
-        services.versions.resolve(request.init_adapter)
+    _check_beginning(request, wanted, services)
     return request
+
+
+def _check_beginning(request: TrainRequest, wanted: Settings, services: Services) -> None:
+    """What only the base itself can tell is left to the job while the base loads."""
+    engine, is_ready = services.engine, services.engine.state == "ready"
+    if request.init_adapter is not None:
+        parent = services.versions.resolve(request.init_adapter)
+        going_on_from(trained_with(parent), request, wanted)
+        if is_ready:
+            check_same_base(parent, engine)
+    elif is_ready:
+        check_targets(wanted, engine)
 
 
 def check_source(source: str, settings: Settings) -> None:

@@ -116,6 +116,11 @@ class Engine:
         return self._ready().renderer
 
     @property
+    def layers(self) -> Mapping[str, LowRankLinear]:
+        """The linear layers that an adapter may change, by their paths."""
+        return self._ready().layers
+
+    @property
     def waiting(self) -> int:
         return len(self._requests)
 

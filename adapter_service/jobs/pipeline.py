@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,8 +12,9 @@ from adapter_service.adapters import Version, VersionStatus, VersionStore, check
 from adapter_service.connectors.opening import source_opener
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
-from adapter_service.errors import AdapterServiceError, InvalidParameterError, SupersededError
+from adapter_service.errors import AdapterServiceError, SupersededError
 from adapter_service.jobs.adapter_files import write_adapter_files
+from adapter_service.jobs.beginning import check_same_base, trained_with
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.jobs.job import Job, Phase
@@ -83,7 +83,7 @@ class TrainingPipeline:
         context.report(base=base.name, precision=base.precision.to_dict())
         parent = self._parent(request)
         if parent is not None:
-            settings = going_on_from(_trained_with(parent), request, settings)
+            settings = going_on_from(trained_with(parent), request, settings)
         context.report(phase=Phase.STREAMING)
         streamed = stream(settings, source_opener(settings), self._engine, watch)
         context.report(samples=streamed.counts, source=streamed.source)
@@ -125,12 +125,7 @@ class TrainingPipeline:
         if request.init_adapter is None:
             return None
         parent = self._versions.resolve(request.init_adapter)
-        if parent.base_id != self._engine.base.identity:
-            raise InvalidParameterError(
-                f"{parent.reference} was trained on another base than {self._engine.base.name!r}; "
-                "start from a version of this base, or without init_adapter",
-                parameter="init_adapter",
-            )
+        check_same_base(parent, self._engine)
         return parent
 
     def _publish(
@@ -226,9 +221,3 @@ class _JobWatch:
 
 def _files(version: Version) -> AdapterFiles:
     return AdapterFiles(version.key, version.path)
-
-
-def _trained_with(version: Version) -> dict[str, Any]:
-    """The `lora` section of the settings that it was trained with."""
-    lora: dict[str, Any] = json.loads((version.path / "training_metadata.json").read_text())["lora"]
-    return lora

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from adapter_service.adapters import Version
 from adapter_service.api.accepting import checked_request
 from adapter_service.api.schemas.training import OLDER_NAMES, TrainBody
 from adapter_service.api.services import Services
 from adapter_service.jobs.train_request import OVERRIDES, TrainRequest, settings_for
+from adapter_service.settings import LoraSettings
 from tests.api.conftest import MakeServices, client_of
 from tests.conftest import SMALL_BASE
 
@@ -157,6 +161,63 @@ def test_an_address_needs_the_allow_list(client: TestClient, source: str, status
 
 def test_a_start_from_an_unknown_adapter_is_404(client: TestClient) -> None:
     assert train(client, {"init_adapter": "nobody@2"}).json()["code"] == "unknown_adapter"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "parameter"),
+    [
+        ({}, 202, None),
+        ({"lora_r": 3}, 202, None),
+        ({"lora_r": 4}, 422, "lora_r"),
+        ({"target_modules": ["q_proj"]}, 422, "target_modules"),
+    ],
+)
+def test_a_start_from_an_adapter_keeps_its_shape(
+    client: TestClient, services: Services, tmp_path: Path, body: dict[str, Any], status: int, parameter: str | None
+) -> None:
+    lora = LoraSettings(r=3).model_dump(mode="json")
+    services.versions.go_live(published(services, tmp_path, {"lora": lora}))
+    response = train(client, {"init_adapter": "parent", **body})
+    assert (response.status_code, response.json().get("parameter")) == (status, parameter)
+
+
+def test_a_start_from_an_adapter_that_was_not_trained_here_is_refused(
+    client: TestClient, services: Services, tmp_path: Path
+) -> None:
+    services.versions.go_live(published(services, tmp_path, None))
+    problem = train(client, {"init_adapter": "parent"}).json()
+    assert (problem["status"], problem["parameter"]) == (422, "init_adapter")
+    assert "training_metadata.json" in problem["detail"]
+
+
+def published(services: Services, folder: Path, described: dict[str, Any] | None) -> Version:
+    work = folder / "work"
+    work.mkdir()
+    (work / "adapter_config.json").write_text("{}")
+    (work / "adapter_model.safetensors").write_bytes(b"")
+    if described is not None:
+        (work / "training_metadata.json").write_text(json.dumps(described))
+    return services.versions.publish("parent", work, key="a" * 16, job_id=None, base_id="b")
+
+
+@pytest.mark.model
+def test_layers_that_the_base_lacks_are_refused_once_it_is_ready(model_client: TestClient) -> None:
+    problem = train(model_client, {"target_modules": ["q_proj", "nope"]}).json()
+    assert (problem["status"], problem["parameter"]) == (422, "target_modules")
+    assert "['nope'] match no linear layer" in problem["detail"]
+    assert "v_proj" in problem["detail"]
+    assert train(model_client, {"target_modules": ["q_proj"]}).status_code == 202
+
+
+@pytest.mark.model
+def test_a_start_from_an_adapter_of_another_base_is_refused_once_ours_is_ready(
+    model_client: TestClient, model_services: Services, tmp_path: Path
+) -> None:
+    lora = LoraSettings().model_dump(mode="json")
+    model_services.versions.go_live(published(model_services, tmp_path, {"lora": lora}))
+    problem = train(model_client, {"init_adapter": "parent"}).json()
+    assert (problem["status"], problem["parameter"]) == (422, "init_adapter")
+    assert "another base" in problem["detail"]
 
 
 def test_the_same_idempotency_key_makes_one_job(client: TestClient) -> None:
