@@ -49,6 +49,14 @@ class BaseModel:
         return torch.device(self.precision.device)
 
     @property
+    def adapter_dtype(self) -> torch.dtype:
+        """The type that serving adapters are held in: on a CPU float32, whose small products take a third of the time.
+
+        One row through 640 → 16 → 2048: 18 µs in float32, 53 in bfloat16 (one thread).
+        """
+        return torch.float32 if self.precision.device == "cpu" else self.precision.dtype
+
+    @property
     def weight_bytes(self) -> int:
         tensors = {t.data_ptr(): t for t in (*self.model.parameters(), *self.model.buffers())}
         return sum(t.numel() * t.element_size() for t in tensors.values())
@@ -92,9 +100,9 @@ def load_base(
         raise BaseModelError(f"{name!r} has no linear layers to hold in 8 bits; leave out use_8bit")
     model.requires_grad_(requires_grad=False)
     model.eval()
-    # The last position of a batch is a slice; a product with a slice copies the head for every row of
-    # it (33 GB for 100 rows of a 262,144-token vocabulary), one with a contiguous input does not.
-    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+    # The last position of a batch is a slice, and a product with a slice copies the head for every row
+    # of it: 33 GB for 100 rows of a 262,144-token vocabulary, 1.1 s for one.
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (_compact(args[0]), *args[1:]))
     return BaseModel(
         name=name,
         identity=_identity(folder) if folder else str(model.config._commit_hash or location.revision),
@@ -104,6 +112,11 @@ def load_base(
         context_tokens=int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048),
         load_seconds=time.monotonic() - started,
     )
+
+
+def _compact(x: torch.Tensor) -> torch.Tensor:
+    """`x` with strides of its own; `contiguous()` would leave those of a slice with one row alone."""
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _from_transformers(location: BaseLocation, folder: Path | None, precision: Precision) -> tuple[Any, Any]:

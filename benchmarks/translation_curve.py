@@ -80,7 +80,7 @@ def _curve(turn: Turn, settings: Settings, samples: list[Any], console: Console)
 
 
 def _evaluate(turn: Turn, settings: Settings, adapter: Any, pairs: list[Any], rest: list[Any]) -> Evaluation:
-    serving = adapter.frozen_copy(turn.base.precision.dtype)
+    serving = adapter.frozen_copy(turn.base.adapter_dtype)
     sampling = Sampling(max_new_tokens=64, repetition_penalty=settings.serving.repetition_penalty)
 
     def generate(prompts: list[str], name: str) -> list[str]:

@@ -230,7 +230,7 @@ class Engine:
         def load_adapter(files: AdapterFiles) -> Adapter:
             return self._adapters.get(
                 files.key,
-                lambda: read_folder(files.folder, layers).frozen_copy(base.precision.dtype).to(base.device),
+                lambda: read_folder(files.folder, layers).frozen_copy(base.adapter_dtype).to(base.device),
             )
 
         self._set_note("ready")

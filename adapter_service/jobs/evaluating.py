@@ -67,7 +67,7 @@ def reread(
         from adapter_service.lora.folder import read_folder
         from adapter_service.training.evaluation import score
 
-        loaded = read_folder(files.folder, turn.layers).frozen_copy(turn.base.precision.dtype).to(turn.base.device)
+        loaded = read_folder(files.folder, turn.layers).frozen_copy(turn.base.adapter_dtype).to(turn.base.device)
         budget = settings.training.token_budget
         pause = _pause(turn, watch)
         return score(turn.base, loaded, dataset.holdout_rendered, budget_tokens=budget, pause=pause).per_token
@@ -107,7 +107,7 @@ def _as_served(turn: Turn, adapter: Adapter | AdapterFiles | None) -> tuple[Adap
         return None, True
     if isinstance(adapter, AdapterFiles):
         return turn.load_adapter(adapter), True
-    return adapter.frozen_copy(turn.base.precision.dtype), adapter.is_finite()
+    return adapter.frozen_copy(turn.base.adapter_dtype), adapter.is_finite()
 
 
 def _pause(turn: Turn, watch: Watch) -> Callable[[], None]:

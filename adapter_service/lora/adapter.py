@@ -63,9 +63,10 @@ L = TypeVar("L", bound=LinearLayer)
 class LowRankPair(nn.Module):
     """`(x @ A.T) @ B.T * scale` with A (r, in) and B (out, r).
 
-    The matrices are cast to the type of `x` for each product, never `x` to theirs: a float32 copy
-    of every layer's input is most of what PEFT's training memory is. A product drops inputs
-    only where `dropout_generator` is set, that is, in training.
+    In training the matrices are cast to the type of `x` for each product, never `x` to theirs: a
+    float32 copy of every layer's input is most of what PEFT's training memory is. Serving, nothing
+    is kept, and the few rows of `x` take the matrices' type. A product drops inputs only where
+    `dropout_generator` is set, that is, in training.
     """
 
     def __init__(self, a: torch.Tensor, b: torch.Tensor, scale: float, dropout: float = 0.0) -> None:
@@ -79,6 +80,8 @@ class LowRankPair(nn.Module):
         if self.dropout and self.dropout_generator is not None:
             kept = torch.rand(x.shape, generator=self.dropout_generator, device=x.device) >= self.dropout
             x = x * kept / (1 - self.dropout)
+        if not self.a.requires_grad:
+            x = x.to(self.a.dtype)
         inner = nn.functional.linear(x, self.a.to(x.dtype)) * self.scale  # (..., r)
         return nn.functional.linear(inner, self.b.to(x.dtype))  # (..., out)
 

@@ -59,7 +59,7 @@ def write_report(
         "Written by `adapter-service smoke`; every figure here was measured by it.\n",
         table(("", ""), facts.items()),
         "## Recipe\n",
-        table(("parameter", "value"), sorted(flat(recipe).items())),
+        table(("parameter", "value"), [(name, str(value)) for name, value in sorted(flat(recipe).items())]),
         *(section for group in _TITLES if report.group(group) for section in _sections(report, group)),
         *sections,
     ]
