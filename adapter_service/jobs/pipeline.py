@@ -80,11 +80,10 @@ class TrainingPipeline:
         watch = _JobWatch(context)
         self._engine.wait_until_ready()
         base = self._engine.base
-        context.report(base=base.name, precision=base.precision.to_dict())
         parent = self._parent(request)
         if parent is not None:
             settings = going_on_from(trained_with(parent), request, settings)
-        context.report(phase=Phase.STREAMING)
+        context.report(phase=Phase.STREAMING, base=base.name, precision=base.precision.to_dict())
         streamed = stream(settings, source_opener(settings), self._engine, watch)
         context.report(samples=streamed.counts, source=streamed.source)
         key = run_key(settings, streamed, self._engine, parent.key if parent else None)

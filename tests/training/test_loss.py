@@ -126,10 +126,10 @@ def test_full_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of_model(**config: Any) -> Head:
+    from transformers import PretrainedConfig
+
     linear = torch.nn.Linear(2, 3, bias=False)
-    return Head.of(
-        SimpleNamespace(get_output_embeddings=lambda: linear, config=SimpleNamespace(model_type="x", **config))
-    )
+    return Head.of(SimpleNamespace(get_output_embeddings=lambda: linear, config=PretrainedConfig(**config)))
 
 
 def test_the_head_takes_softcap_and_scale_from_the_config() -> None:
@@ -138,5 +138,5 @@ def test_the_head_takes_softcap_and_scale_from_the_config() -> None:
 
 
 def test_a_head_of_unknown_arithmetic_is_refused() -> None:
-    with pytest.raises(BaseModelError, match="head of 'x' is not known"):
+    with pytest.raises(BaseModelError, match="does more than the trainer knows"):
         of_model(logits_scaling=8.0)
