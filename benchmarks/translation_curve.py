@@ -13,17 +13,16 @@ from typing import Any
 
 from rich.console import Console
 
+from adapter_service.adapter_names import BASE
 from adapter_service.connectors.opening import source_opener
-from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.loading import base_loader
-from adapter_service.engine.requests import Sampling
 from adapter_service.jobs.learning import lora_config, stream
 from adapter_service.jobs.train_request import TrainRequest, settings_for
-from adapter_service.measuring.evaluate import BASE, Evaluation, choose_pairs, evaluate
+from adapter_service.measuring.evaluate import Evaluation, choose_pairs, evaluate
 from adapter_service.measuring.holdout import split_source
 from adapter_service.measuring.provenance import Result, write_results
-from adapter_service.samples import Message
+from adapter_service.measuring.scoring import translations
 from adapter_service.settings import Settings, load_settings
 
 RESULTS = Path("benchmarks/results/translation_curve.json")
@@ -81,12 +80,11 @@ def _curve(turn: Turn, settings: Settings, samples: list[Any], console: Console)
 
 def _evaluate(turn: Turn, settings: Settings, adapter: Any, pairs: list[Any], rest: list[Any]) -> Evaluation:
     serving = adapter.frozen_copy(turn.base.adapter_dtype)
-    sampling = Sampling(max_new_tokens=64, repetition_penalty=settings.serving.repetition_penalty)
 
     def generate(prompts: list[str], name: str) -> list[str]:
         if name == BASE:  # its answers do not change along the run; the smoke results have them
             return [""] * len(prompts)
-        return answer_together(turn, [[Message("user", prompt)] for prompt in prompts], sampling, serving)
+        return translations(turn, settings, prompts, serving)
 
     return evaluate(pairs, generate, adapter="curve", training_pairs=rest)
 

@@ -126,20 +126,19 @@ class Adapter(nn.Module):
 
     def frozen_copy(self, dtype: torch.dtype) -> Adapter:
         """For serving: other memory, no gradients, no dropout."""
-        pairs = {
-            path: LowRankPair(pair.a.detach().to(dtype, copy=True), pair.b.detach().to(dtype, copy=True), pair.scale)
-            for path, pair in self.pairs.items()
-        }
-        copy = Adapter(self.config, pairs)
+        copy = self._copy(dtype, dropout=0.0)
         copy.requires_grad_(requires_grad=False)
         return copy
 
     def trainable_copy(self, dropout: float = 0.0) -> Adapter:
         """For training further: float32, other memory, so that the one being served stays as it is."""
-        pairs = {
-            path: LowRankPair(pair.a.detach().float().clone(), pair.b.detach().float().clone(), pair.scale, dropout)
-            for path, pair in self.pairs.items()
-        }
+        return self._copy(torch.float32, dropout)
+
+    def _copy(self, dtype: torch.dtype, dropout: float) -> Adapter:
+        pairs = {}
+        for path, pair in self.pairs.items():
+            a, b = (matrix.detach().to(dtype, copy=True) for matrix in (pair.a, pair.b))
+            pairs[path] = LowRankPair(a, b, pair.scale, dropout)
         return Adapter(self.config, pairs)
 
     def set_dropout(self, generator: torch.Generator | None) -> None:

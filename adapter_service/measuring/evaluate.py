@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from adapter_service.adapter_names import BASE
 from adapter_service.errors import EmptySourceError, InvalidInputError
 from adapter_service.languages import LANGUAGES, Language
 from adapter_service.languages.answers import MIN_SCRIPT_SHARE, Verdict, corpus_chrf, judge, words
@@ -13,8 +14,6 @@ from adapter_service.languages.instructions import canonical
 from adapter_service.measuring.provenance import Result
 from adapter_service.measuring.retrieval import NearestNeighbour
 from adapter_service.samples import Sample
-
-BASE = "base"
 
 # Prompts and the name of an adapter (or BASE) in, one answer for each prompt out.
 Generate = Callable[[list[str], str], list[str]]

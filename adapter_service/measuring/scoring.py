@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from adapter_service.adapter_names import BASE
 from adapter_service.adapters import Version
 from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
-from adapter_service.measuring.evaluate import BASE, Evaluation, choose_pairs, evaluate
+from adapter_service.measuring.evaluate import Evaluation, choose_pairs, evaluate
 from adapter_service.measuring.holdout import split_source
 from adapter_service.samples import Message
 from adapter_service.settings import Settings
 
+if TYPE_CHECKING:
+    from adapter_service.lora.adapter import Adapter
+
 _ANSWER_TOKENS = 64
+
+
+def translations(turn: Turn, settings: Settings, prompts: Sequence[str], adapter: Adapter | None) -> list[str]:
+    """Greedy answers to `prompts`, decoded as the service decodes by default."""
+    sampling = Sampling(max_new_tokens=_ANSWER_TOKENS, repetition_penalty=settings.serving.repetition_penalty)
+    return answer_together(turn, [[Message("user", prompt)] for prompt in prompts], sampling, adapter)
 
 
 def evaluate_version(settings: Settings, engine: Engine, version: Version, source: str) -> Evaluation:
     """Score `version` and the base on up to 100 pairs of the source's holdout, with the same prompts."""
     held_out, rest = split_source(settings, source)
-    sampling = Sampling(max_new_tokens=_ANSWER_TOKENS, repetition_penalty=settings.serving.repetition_penalty)
 
     def generate(prompts: list[str], adapter: str) -> list[str]:
         def on_engine(turn: Turn) -> list[str]:
             weights = None if adapter == BASE else turn.load_adapter(AdapterFiles(version.key, version.path))
-            return answer_together(turn, [[Message("user", prompt)] for prompt in prompts], sampling, weights)
+            return translations(turn, settings, prompts, weights)
 
         return engine.run(on_engine)
 

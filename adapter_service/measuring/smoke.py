@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import requests
 
+from adapter_service.adapter_names import BASE
 from adapter_service.errors import InvalidInputError, ServiceAnswerError
 from adapter_service.languages import Language, find
 from adapter_service.languages.answers import Verdict, chrf, judge
 
-BASE = "base"
 Group = Literal["file", "holdout"]
 
 

@@ -85,10 +85,8 @@ class _CompletionLoss(torch.autograd.Function):
         for start in range(0, hidden.shape[0], _CHUNK_ROWS):
             chunk = slice(start, start + _CHUNK_ROWS)
             logits = head.logits(hidden[chunk])  # (chunk, vocabulary)
-            at_target = head.shaped(logits.gather(1, targets[chunk, None]))  # (chunk, 1)
-            highest = head.shaped(logits.amax(-1, keepdim=True))
-            totals = _exponentiate(head, logits, highest, sloped=True)
-            loss += (totals.log() + highest - at_target).sum()
+            losses, at_target, totals = _row_losses(head, logits, targets[chunk], sloped=True)
+            loss += losses.sum()
             pushed = (logits @ head.weight) / totals - head.slope(at_target) * head.weight[targets[chunk]]
             gradient[chunk] = pushed / normalizer
         ctx.save_for_backward(gradient)
@@ -98,6 +96,16 @@ class _CompletionLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * grads[0].to(gradient.dtype), None, None, None
+
+
+def _row_losses(
+    head: Head, logits: torch.Tensor, targets: torch.Tensor, *, sloped: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Loss of each row, its shaped target logit, and its softmax's denominator, each (rows, 1)."""
+    at_target = head.shaped(logits.gather(1, targets[:, None]))
+    highest = head.shaped(logits.amax(-1, keepdim=True))
+    totals = _exponentiate(head, logits, highest, sloped=sloped)
+    return totals.log() + highest - at_target, at_target, totals
 
 
 def _exponentiate(head: Head, logits: torch.Tensor, highest: torch.Tensor, *, sloped: bool) -> torch.Tensor:
@@ -132,8 +140,5 @@ def token_losses(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> tor
     losses = []
     for start in range(0, hidden.shape[0], _CHUNK_ROWS):
         logits = head.logits(hidden[start : start + _CHUNK_ROWS])
-        at_target = head.shaped(logits.gather(1, targets[start : start + _CHUNK_ROWS, None]))
-        highest = head.shaped(logits.amax(-1, keepdim=True))
-        totals = _exponentiate(head, logits, highest, sloped=False)
-        losses.append((totals.log() + highest - at_target)[:, 0])
+        losses.append(_row_losses(head, logits, targets[start : start + _CHUNK_ROWS], sloped=False)[0][:, 0])
     return torch.cat(losses)

@@ -7,19 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapter_service.languages import LANGUAGES, answers, find, instructions
+from tests.languages.greetings import GREETINGS
 
-GREETINGS = {
-    "hi": "आज मौसम बहुत अच्छा है।",
-    "bn": "আজ আবহাওয়া খুব ভালো।",
-    "ta": "இன்று வானிலை மிகவும் நன்றாக உள்ளது.",
-    "te": "ఈరోజు వాతావరణం చాలా బాగుంది.",
-    "gu": "આજે હવામાન ખૂબ સારું છે.",
-    "mr": "आज हवामान खूप छान आहे.",
-    "ur": "آج موسم بہت اچھا ہے۔",
-    "pa": "ਅੱਜ ਮੌਸਮ ਬਹੁਤ ਵਧੀਆ ਹੈ।",
-    "kn": "ಇಂದು ಹವಾಮಾನ ತುಂಬಾ ಚೆನ್ನಾಗಿದೆ.",
-    "ml": "ഇന്ന് കാലാവസ്ഥ വളരെ നല്ലതാണ്.",
-}
 ENGLISH = "The weather is very good today."
 HINDI = find("hi")
 PROMPT = instructions.canonical(ENGLISH, HINDI)
