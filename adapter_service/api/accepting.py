@@ -6,14 +6,14 @@ from adapter_service.adapters import check_name
 from adapter_service.api.resident import check_base, check_file, check_width
 from adapter_service.api.schemas.training import TrainBody
 from adapter_service.api.services import Services
+from adapter_service.connectors.opening import configured
 from adapter_service.connectors.raw import is_raw, open_raw
-from adapter_service.errors import InvalidParameterError, SettingsError, UnknownSourceError
+from adapter_service.errors import InvalidParameterError, SettingsError
 from adapter_service.jobs.beginning import check_same_base, check_targets, trained_with
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.train_request import TrainRequest, going_on_from, settings_for
 from adapter_service.languages import find
-from adapter_service.settings import Settings, SourceEntry
-from adapter_service.suggestions import did_you_mean
+from adapter_service.settings import Settings
 
 
 def accept(body: TrainBody, services: Services, *, trace_id: str, idempotency_key: str | None) -> Job:
@@ -66,16 +66,7 @@ def check_source(source: str, settings: Settings) -> None:
     if is_raw(source):
         open_raw(source, settings.security.raw_sources)
     else:
-        source_named(source, settings)
-
-
-def source_named(name: str, settings: Settings) -> SourceEntry:
-    entry = settings.sources.get(name)
-    if entry is None:
-        known = ", ".join(sorted(settings.sources)) or "none; name some in mcp_connectors.yml"
-        hint = did_you_mean(name, settings.sources)
-        raise UnknownSourceError(f"unknown source {name[:200]!r}{hint} known sources: {known}")
-    return entry
+        configured(settings, source)
 
 
 def _check_languages(languages: list[str] | None) -> None:

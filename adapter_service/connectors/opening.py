@@ -41,8 +41,7 @@ def configured(settings: Settings, name: str) -> SourceEntry:
         UnknownSourceError: there is none of that name.
     """
     if name not in settings.sources:
-        raise UnknownSourceError(
-            f"unknown source {name!r}{did_you_mean(name, settings.sources)} "
-            f"configured: {', '.join(settings.sources) or 'none'}"
-        )
+        known = ", ".join(sorted(settings.sources)) or "none; name some in mcp_connectors.yml"
+        hint = did_you_mean(name, settings.sources)
+        raise UnknownSourceError(f"unknown source {name[:200]!r}{hint} known sources: {known}")
     return settings.sources[name]

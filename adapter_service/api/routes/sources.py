@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from adapter_service.api.accepting import source_named
 from adapter_service.api.openapi import can_fail_with
 from adapter_service.api.preview import preview
 from adapter_service.api.schemas.sources import PreviewAnswer, PreviewQuery, SourceAnswer, SourceList
 from adapter_service.api.services import Wired
+from adapter_service.connectors.opening import configured
 from adapter_service.settings import SourceEntry, masked
 
 router = APIRouter(prefix="/sources", tags=["sources"])
@@ -31,7 +31,7 @@ def list_sources(services: Wired) -> SourceList:
 @router.get("/{name}/preview", responses=can_fail_with(404, 502))
 def preview_source(name: str, query: Annotated[PreviewQuery, Query()], services: Wired) -> PreviewAnswer:
     """The first samples, as training would get them but for the shuffling."""
-    return preview(source_named(name, services.settings), query.n)
+    return preview(configured(services.settings, name), query.n)
 
 
 def _shown(entry: SourceEntry) -> dict[str, Any]:
