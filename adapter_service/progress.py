@@ -15,7 +15,9 @@ LINE_SECONDS = 15.0
 class RunProgress(Protocol):
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
     def show(self, stage: str, figures: str = "", *, completed: int | None = None, total: int | None = None) -> None:
         """Say where the run is: `completed` of `total`, where they are known."""

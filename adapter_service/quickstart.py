@@ -12,18 +12,20 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import uvicorn
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adapter_service import sample_corpus
 from adapter_service.api.app import create_app
 from adapter_service.api.log_lines import log_as_json_lines
 from adapter_service.api.services import Services, build_services
+from adapter_service.connectors.opening import configured
+from adapter_service.connectors.registry import open_source
 from adapter_service.engine.engine import Turn
 from adapter_service.errors import BusyError, NotReadyError, RunFailedError
 from adapter_service.measuring.evaluation_report import rich_table
@@ -31,17 +33,17 @@ from adapter_service.measuring.provenance import Result
 from adapter_service.measuring.scoring import evaluate_version
 from adapter_service.measuring.smoke import ServiceClient
 from adapter_service.measuring.smoking import smoke_service
+from adapter_service.progress import run_progress
 from adapter_service.sample_corpus.server import serve_sample_corpus
+from adapter_service.samples import Sample
 from adapter_service.settings import Settings
-from adapter_service.training.batching import TOKENS_PER_SAMPLE
-
-if TYPE_CHECKING:
-    from adapter_service.rendering import RenderedSample
 
 SOURCE = "sample_http"
 # What `make run` reaches its targets with in under half an hour on two cores; see README, "Quality".
 RECIPE: dict[str, Any] = {"max_train_samples": 10_500, "num_epochs": 1}
 _POLL_SECONDS = 1.0
+# Ten steps' worth: enough to see the speed, half a minute on two cores.
+_SPEED_SAMPLES = 140
 
 
 def run(settings: Settings, console: Console, *, serve_after: bool, hours: float | None = None) -> None:
@@ -63,7 +65,9 @@ def run(settings: Settings, console: Console, *, serve_after: bool, hours: float
         with _server(services) as url, ServiceClient(url) as client:
             client.ask("GET", "/health")
             clock.note("start to the first answer of /health", target_seconds=2)
-            console.print(f"serving on {url}  (GET /health, GET /docs); log in {log_file}", markup=False)
+            console.print(
+                f"serving on {url}  (GET /health, GET /docs); log in {log_file}", markup=False, soft_wrap=True
+            )
             _wait_for_base(client, console)
             recipe = _recipe_for(hours, services, console) if hours else RECIPE
             job_id = _unfinished(services, console) or _submit(client, console, services, recipe)
@@ -138,37 +142,33 @@ def _wait_for_base(client: ServiceClient, console: Console) -> None:
             time.sleep(_POLL_SECONDS)
     health = client.ask("GET", "/health")
     precision, seconds = health["precision"], time.monotonic() - started
-    console.print(f"base {health['base']} is ready after {seconds:.0f} s ({precision['reason']})", markup=False)
+    console.print(
+        f"base {health['base']} is ready after {seconds:.0f} s ({precision['reason']})", markup=False, soft_wrap=True
+    )
 
 
 def _recipe_for(hours: float, services: Services, console: Console) -> dict[str, Any]:
     """As many epochs of the whole corpus as fit into `hours` at the speed that a few steps have here."""
-    speed = services.engine.run(_tokens_per_second)
-    samples = int(hours * 3600 * speed / TOKENS_PER_SAMPLE)
-    corpus = sample_corpus.size()
-    recipe = {"max_train_samples": min(samples, corpus), "num_epochs": max(1, round(samples / corpus))}
-    console.print(f"{speed:.0f} tokens/s here: about {hours:g} h are {recipe}")
+    stream = open_source(configured(services.settings, SOURCE)).stream()
+    samples = [sample for _, sample in islice(stream, _SPEED_SAMPLES)]
+    speed = services.engine.run(lambda turn: _samples_per_second(turn, samples))
+    fitting, corpus = int(hours * 3600 * speed), sample_corpus.size()
+    recipe = {"max_train_samples": min(fitting, corpus), "num_epochs": max(1, round(fitting / corpus))}
+    console.print(f"{speed:.1f} samples/s here: about {hours:g} h are {recipe}", markup=False, soft_wrap=True)
     return recipe
 
 
-def _tokens_per_second(turn: Turn) -> float:
-    """The training speed of a few micro-batches with an adapter that is thrown away."""
+def _samples_per_second(turn: Turn, samples: list[Sample]) -> float:
+    """The speed of some steps of the corpus, with an adapter that is thrown away."""
     from adapter_service.lora.adapter import Adapter, LoraConfig
     from adapter_service.settings import TrainingSettings
     from adapter_service.training.loop import Hooks, begin, train
 
-    settings = TrainingSettings(max_steps=4)
-    rendered = _speed_sample(turn)
+    settings = TrainingSettings()
+    rendered = [turn.renderer.render(sample, settings.max_seq_length) for sample in samples]
     state = begin(Adapter.fresh(LoraConfig(), turn.layers, seed=0, device=turn.base.device), settings)
-    result = train(turn.base, [rendered] * 64, state, settings, Hooks(pause=turn.pause))
-    return result.tokens / result.seconds
-
-
-def _speed_sample(turn: Turn) -> RenderedSample:
-    from adapter_service.samples import Message, Sample
-
-    text = "the quick brown fox jumps over the lazy dog"
-    return turn.renderer.render(Sample((Message("user", text), Message("assistant", f"{text} {text}"))), 512)
+    result = train(turn.base, rendered, state, settings, Hooks(pause=turn.pause))
+    return result.samples / result.seconds
 
 
 def _unfinished(services: Services, console: Console) -> str | None:
@@ -184,18 +184,17 @@ def _unfinished(services: Services, console: Console) -> str | None:
 def _submit(client: ServiceClient, console: Console, services: Services, recipe: Mapping[str, Any]) -> str:
     body = {"adapter": services.settings.serving.default_adapter, "source": SOURCE, **recipe}
     accepted = client.ask("POST", "/adapter/train-lite", body)
-    console.print(f"job {accepted['job_id']}: {accepted['estimate']['message']}")
+    console.print(f"job {accepted['job_id']}: {accepted['estimate']['message']}", markup=False, soft_wrap=True)
     return str(accepted["job_id"])
 
 
 def _follow(client: ServiceClient, console: Console, clock: _Clock, job_id: str) -> Mapping[str, Any]:
     """Show how far the job is until it ends."""
     asked = False
-    with _progress(console) as progress:
-        task = progress.add_task("queued", total=None, figures="")
+    with run_progress(console) as progress:
         while True:
             job = client.ask("GET", f"/adapter/status/{job_id}")
-            progress.update(task, description=job["phase"] or job["status"], **_figures(job))
+            progress.show(job["phase"] or job["status"], **_figures(job))
             if job["finished_at"] is not None:
                 break
             if job["step"] > 2 and not asked:
@@ -209,24 +208,15 @@ def _follow(client: ServiceClient, console: Console, clock: _Clock, job_id: str)
     return job
 
 
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
 def _figures(job: Mapping[str, Any]) -> dict[str, Any]:
     if job["phase"] == "training" and job["total_steps"]:
         loss, speed = job["loss"] or 0.0, job["tokens_per_second"] or 0.0
         left = f"{job['seconds_left'] / 60:.1f} min left" if job["seconds_left"] is not None else ""
         figures = f"step {job['step']}/{job['total_steps']}  loss {loss:.3f}  {speed:.0f} tokens/s  {left}"
         return {"completed": job["step"], "total": job["total_steps"], "figures": figures}
-    return {"figures": f"{job['samples'].get('used', 0)} samples"}
+    if job["phase"] in {None, "streaming"}:
+        return {"figures": f"{job['samples'].get('used', 0)} samples"}
+    return {"figures": f"the new version beside the base, on {job['samples'].get('held_out', 0)} held-out samples"}
 
 
 def _ask_base(client: ServiceClient, console: Console) -> None:
@@ -236,6 +226,7 @@ def _ask_base(client: ServiceClient, console: Console) -> None:
     console.print(
         f"while it trains, the base answers in {answer['latency_ms'] / 1000:.1f} s: {body['prompt']}{answer['text']}",
         markup=False,
+        soft_wrap=True,
     )
 
 
@@ -243,7 +234,7 @@ def _report_gate(job: Mapping[str, Any], console: Console) -> None:
     verdict = job["gate"] or {}
     console.print(f"gate: version {job['version']} {verdict.get('verdict', 'is live already')}", markup=False)
     for reason in verdict.get("reasons", ()):
-        console.print(f"  {reason}", markup=False)
+        console.print(f"  {reason}", markup=False, soft_wrap=True)
 
 
 def _measure(services: Services, url: str, console: Console, clock: _Clock) -> None:

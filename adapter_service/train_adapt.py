@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ if __name__ == "__main__":  # run as a file: the folder above the package is wha
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from adapter_service.connectors.opening import source_opener
@@ -32,6 +31,7 @@ from adapter_service.jobs.adapter_files import write_adapter_files
 from adapter_service.jobs.evaluating import measure
 from adapter_service.jobs.learning import OpenSource, Streamed, Trained, run_key, stream, train
 from adapter_service.jobs.train_request import going_on_from, raised_budget, settings_for
+from adapter_service.progress import run_progress
 from adapter_service.settings import LoraSettings, Settings, validate_section
 from adapter_service.train_options import parser, request_of, settings_of
 from adapter_service.training.checkpoint import discard_checkpoint, has_checkpoint
@@ -194,44 +194,35 @@ def _summary(output: Path, streamed: Streamed, trained: Trained, decision: Decis
     return table
 
 
-@dataclass
 class _Display:
-    """A progress bar: where the run is, loss, tokens/s, time left, memory."""
+    """Follows the run: where it is, loss, tokens/s, time left, memory."""
 
-    console: Console
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = run_progress(console)
 
     def __enter__(self) -> _Display:
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-        )
-        self._bar.start()
-        self._task: TaskID = self._bar.add_task("loading", total=None, figures="")
+        self._progress.__enter__()
+        self._progress.show("loading")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._progress.__exit__(None, None, None)
 
     def streamed(self, counts: Mapping[str, Any]) -> None:
-        self._bar.update(self._task, description="streaming", figures=f"{counts['used']} samples")
+        self._progress.show("streaming", f"{counts['used']} samples")
 
     def trained(self, progress: TrainingProgress) -> None:
-        self._bar.update(
-            self._task,
-            description="training",
+        self._progress.show(
+            "training",
+            f"step {progress.step}/{progress.total_steps}  loss {progress.loss:.3f}  "
+            f"{progress.tokens_per_second:.0f} tokens/s  {progress.peak_memory_mb} MB",
             completed=progress.step,
             total=progress.total_steps,
-            figures=(
-                f"loss {progress.loss:.3f}  {progress.tokens_per_second:.0f} tokens/s  {progress.peak_memory_mb} MB"
-            ),
         )
 
     def note(self, message: str) -> None:
-        self.console.print(message, markup=False)
+        self._console.print(message, markup=False)
 
     def cancelled(self) -> bool:
         return False
