@@ -26,8 +26,8 @@ from adapter_service.measuring.scoring import translations
 from adapter_service.settings import Settings, load_settings
 
 RESULTS = Path("benchmarks/results/translation_curve.json")
-MARKS = 8
-_FULL: dict[str, Any] = {"max_train_samples": 14_000, "num_epochs": 3}
+MARKS = 6
+_FULL: dict[str, Any] = {"max_train_samples": 14_000, "num_epochs": 2}
 _QUICK: dict[str, Any] = {"max_train_samples": 1_400, "num_epochs": 1}
 
 
@@ -44,11 +44,11 @@ def run(*, full: bool, console: Console | None = None) -> None:
         curve = engine.run(lambda turn: _curve(turn, settings, streamed.dataset.train, console))
     finally:
         engine.stop()
-    write_results(RESULTS, [row for minutes, scored in curve for row in _rows(minutes, scored)])
+    write_results(RESULTS, [row for moment, scored in curve for row in _rows(moment, scored)])
     console.print(f"curve in {RESULTS}")
 
 
-def _curve(turn: Turn, settings: Settings, samples: list[Any], console: Console) -> list[tuple[float, Evaluation]]:
+def _curve(turn: Turn, settings: Settings, samples: list[Any], console: Console) -> list[tuple[str, Evaluation]]:
     from adapter_service.lora.adapter import Adapter
     from adapter_service.training.batching import planned_steps
     from adapter_service.training.loop import Hooks, TrainingState, begin, train
@@ -58,7 +58,7 @@ def _curve(turn: Turn, settings: Settings, samples: list[Any], console: Console)
     total = planned_steps(len(samples), settings.training)
     training = settings.training.model_copy(update={"save_steps": max(1, total // MARKS)})
     adapter = Adapter.fresh(lora_config(settings), turn.layers, seed=training.seed, device=turn.base.device)
-    curve: list[tuple[float, Evaluation]] = []
+    curve: list[tuple[str, Evaluation]] = []
     evaluating = 0.0
     started = time.monotonic()
 
@@ -67,9 +67,9 @@ def _curve(turn: Turn, settings: Settings, samples: list[Any], console: Console)
         paused_at = time.monotonic()
         minutes = (paused_at - started - evaluating) / 60
         scored = _evaluate(turn, settings, state.adapter, pairs, rest)
-        curve.append((minutes, scored))
-        total_score = scored.total
-        console.print(f"{minutes:6.1f} min, step {state.step}: chrF {total_score.chrf:.1f}, right {total_score.ok}")
+        moment = f"{minutes:.1f} min, {state.totals.samples} samples"
+        curve.append((moment, scored))
+        console.print(f"{moment}: chrF {scored.total.chrf:.1f}, right {scored.total.ok}", soft_wrap=True)
         evaluating += time.monotonic() - paused_at
 
     state = begin(adapter, training)
@@ -89,8 +89,8 @@ def _evaluate(turn: Turn, settings: Settings, adapter: Any, pairs: list[Any], re
     return evaluate(pairs, generate, adapter="curve", training_pairs=rest)
 
 
-def _rows(minutes: float, scored: Evaluation) -> list[Result]:
-    at = f"after {minutes:.1f} min"
+def _rows(moment: str, scored: Evaluation) -> list[Result]:
+    at = f"after {moment}"
     total = scored.total
     return [
         Result(f"right language and script, {at}", total.ok, f"of {total.pairs}"),

@@ -31,7 +31,7 @@ def test_a_pipe_gets_a_line_of_the_same_stage_when_it_is_due(monkeypatch: pytest
 
 
 def test_a_terminal_gets_a_bar_that_stands_at_the_last_figures() -> None:
-    last = shown(terminal=True).splitlines()[-1]
+    last = shown(terminal=True).splitlines()[-2]
     assert "training" in last
     assert "50%" in last
     assert "loss 1.500" in last
