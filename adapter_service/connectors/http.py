@@ -10,15 +10,13 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from adapter_service.connectors.base import Cursor, Record
-from adapter_service.connectors.file_records import read_file
-from adapter_service.connectors.formats import FileFormat, FileOptions, require_format
+from adapter_service.connectors.files import FileFormat, FileSpec, read_file
 from adapter_service.connectors.http_file import HttpFile, HttpOptions
 from adapter_service.connectors.outbound import Outbound
 from adapter_service.connectors.registry import register
-from adapter_service.connectors.spec import SourceSpec
 
 
-class HttpSpec(SourceSpec, FileOptions):
+class HttpSpec(FileSpec):
     """`base_url` and `endpoint` are the older way to write `url`."""
 
     url: str = ""
@@ -62,14 +60,14 @@ class HttpReader:
         )
 
     def check(self) -> str:
-        file = self._file(None)
-        next(file.blocks(0), None)
-        size = f"{file.stamp['size']} bytes" if "size" in file.stamp else "size unknown"
-        return f"{file.label}, {size}, {self._format(file)}"
+        with self._file(None) as file:
+            next(file.blocks(0), None)
+            size = f"{file.stamp['size']} bytes" if "size" in file.stamp else "size unknown"
+            return f"{file.label}, {size}, {self._format(file)}"
 
     def records(self, after: Cursor | None) -> Iterator[Record]:
-        file = self._file(after)
-        yield from read_file(file, self._format(file), self._spec, source=self._name, after=after)
+        with self._file(after) as file:
+            yield from read_file(file, self._format(file), self._spec, source=self._name, after=after)
 
     def _file(self, after: Cursor | None) -> HttpFile:
         spec = self._spec
@@ -77,10 +75,10 @@ class HttpReader:
             attempts=spec.retry_attempts + 1,
             backoff_seconds=spec.backoff_seconds,
             timeout_seconds=spec.timeout_seconds,
-            is_gzip=spec.is_gzip(self._path),
+            compression=spec.compression_of(self._path),
         )
         return HttpFile(spec.address, self._connect, options, after["stamp"] if after else None)
 
     def _format(self, file: HttpFile) -> FileFormat:
         known = self._spec.format_of(self._path) or file.announced_format()
-        return known or require_format(self._spec, self._path)
+        return known or self._spec.required_format_of(self._path)

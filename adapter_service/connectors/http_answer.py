@@ -6,16 +6,20 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import requests
 
-from adapter_service.connectors.formats import CONTENT_TYPES, FileFormat
+from adapter_service.connectors.files import CONTENT_TYPES, FileFormat
 from adapter_service.errors import SourceFormatError, SourceUnreachableError
 
 PIECE_BYTES = 65_536
 # A server that trickles less than this per timeout has stalled, though each read gives something.
 MIN_BYTES_PER_TIMEOUT = 1024
+# Request Timeout, Too Early, Too Many Requests.
+_WORTH_ANOTHER_TRY = frozenset({408, 425, 429})
 _RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(?:(\d+)|\*)")
 
 
@@ -41,14 +45,14 @@ def refuse_status(response: requests.Response, label: str) -> None:
     """Let 200, 206 and 416 pass.
 
     Raises:
-        requests.HTTPError: 429 or 5xx, worth another try.
+        requests.HTTPError: 408, 425, 429 or 5xx, worth another try.
         SourceUnreachableError: any other, with what to do about it.
     """
     status = response.status_code
     if status in {200, 206, 416}:
         return
     answer = f"{status} {response.reason or ''}".strip()
-    if status == 429 or status >= 500:
+    if status in _WORTH_ANOTHER_TRY or status >= 500:
         raise requests.HTTPError(f"the server answered {answer}", response=response)
     advice = {
         401: "give a token under `headers` (Authorization: Bearer ${TOKEN})",
@@ -56,6 +60,19 @@ def refuse_status(response: requests.Response, label: str) -> None:
         404: "check the address; the server knows no such file",
     }.get(status, "check the address")
     raise SourceUnreachableError(f"{label}: the server answered {answer}; {advice}")
+
+
+def retry_after_seconds(error: Exception) -> float:
+    """How long the refused request's answer asks to wait: seconds, or a date; 0 where it says neither."""
+    response = getattr(error, "response", None)
+    value = "" if response is None else response.headers.get("retry-after", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        # No date, or one without a zone, from which nothing can be taken away.
+        return 0.0
 
 
 def stamp_of(response: requests.Response, total: int | None) -> dict[str, Any]:

@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import requests
 import urllib3.exceptions
 
-from adapter_service.connectors.formats import FileFormat
-from adapter_service.connectors.http_answer import ContentRange, body, format_of, refuse_status, stamp_of
+from adapter_service.connectors.files import FileFormat
+from adapter_service.connectors.files.compression import NAMES, Compression
+from adapter_service.connectors.http_answer import (
+    ContentRange,
+    body,
+    format_of,
+    refuse_status,
+    retry_after_seconds,
+    stamp_of,
+)
 from adapter_service.connectors.outbound import Outbound, shown
 from adapter_service.errors import SourceFormatError, SourceUnreachableError
 
 RANGE_BYTES = 524_288
 MAX_BACKOFF_SECONDS = 30.0
+# A server that asks for a longer pause (Retry-After) is not waited for.
+MAX_RETRY_AFTER_SECONDS = 120.0
+# Less than this between two failures is no progress: a byte for each connection would never end.
+MIN_PROGRESS_BYTES = 256
 
 _TRANSIENT = (
     requests.ConnectionError,
@@ -33,17 +47,20 @@ _TRANSIENT = (
 
 @dataclass(frozen=True, slots=True)
 class HttpOptions:
-    """How hard to try: attempts in a row without a single new byte, and how long to wait for one."""
+    """How hard to try: attempts in a row without progress, and how long to wait for a byte."""
 
     attempts: int = 4
     backoff_seconds: float = 0.5
     timeout_seconds: float = 30.0
-    is_gzip: bool = False
+    compression: Compression | None = None
     sleep: Callable[[float], None] = time.sleep
 
 
 class HttpFile:
-    """The file at a URL; `connect` opens the connections that one reading of it uses."""
+    """The file at a URL; `connect` opens the connections that one reading of it uses.
+
+    Entered as a context manager, it keeps them from one reading of a part to the next.
+    """
 
     def __init__(
         self,
@@ -57,41 +74,70 @@ class HttpFile:
         self._url = url
         self._connect = connect
         self._options = options
+        self._kept: Outbound | None = None
+        self._exits = ExitStack()
 
-    def blocks(self, offset: int) -> Iterator[bytes]:
-        failures = 0
-        with self._connect() as outbound:
-            while True:
-                reading = _Reading(offset)
+    def __enter__(self) -> Self:
+        self._kept = self._exits.enter_context(self._connect())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kept = None
+        self._exits.close()
+
+    def blocks(self, offset: int, stop: int | None = None) -> Iterator[bytes]:
+        reading = _Reading(offset, stop)
+        failures, reached = 0, offset
+        with self._connection() as outbound:
+            while not reading.is_complete:
+                asked_from = reading.offset
                 try:
-                    for block in self._request(outbound, reading):
-                        failures = 0
-                        yield block
-                    _require_progress(reading, offset)
+                    yield from self._request(outbound, reading)
+                    _require_progress(reading, asked_from)
                 except _TRANSIENT as error:
-                    failures += 1
+                    failures = 1 if reading.offset - reached >= MIN_PROGRESS_BYTES else failures + 1
+                    reached = reading.offset
                     self._wait(failures, error)
-                offset = reading.offset
-                if reading.is_complete:
-                    return
 
     def announced_format(self) -> FileFormat | None:
         """What the server's Content-Type says, for an address whose end says nothing."""
-        with self._connect() as outbound, self._get(outbound, 0) as response:
+        with self._connection() as outbound, self._get(outbound, _Reading(0)) as response:
             return format_of(response)
 
+    @contextmanager
+    def _connection(self) -> Iterator[Outbound]:
+        if self._kept is not None:
+            yield self._kept
+            return
+        with self._connect() as outbound:
+            yield outbound
+
     def _wait(self, failures: int, error: Exception) -> None:
+        """Sleep before the next attempt, as long as the server asks for, or twice as long as the last time.
+
+        Raises:
+            SourceUnreachableError: no further attempt.
+        """
         if failures >= self._options.attempts:
             raise SourceUnreachableError(
                 f"{self.label} cannot be read: {_cause(error)} ({failures} attempts); "
                 "check the address, the network and whether the server runs"
             ) from error
-        self._options.sleep(min(self._options.backoff_seconds * 2 ** (failures - 1), MAX_BACKOFF_SECONDS))
+        wait = min(self._options.backoff_seconds * 2 ** (failures - 1), MAX_BACKOFF_SECONDS)
+        asked = retry_after_seconds(error)
+        if asked > MAX_RETRY_AFTER_SECONDS:
+            raise SourceUnreachableError(
+                f"{self.label} cannot be read: {_cause(error)} and asks to come back in {asked:.0f} s, more than "
+                f"{MAX_RETRY_AFTER_SECONDS:.0f} s are waited; start again then"
+            ) from error
+        self._options.sleep(max(wait, asked))
 
-    def _get(self, outbound: Outbound, offset: int) -> requests.Response:
+    def _get(self, outbound: Outbound, reading: _Reading) -> requests.Response:
         # Offsets are of the file as it lies there, so it must not be compressed on the way.
         headers = {
-            "Range": f"bytes={offset}-{offset + RANGE_BYTES - 1}",
+            "Range": f"bytes={reading.offset}-{reading.offset + reading.asked_bytes - 1}",
             "Accept-Encoding": "identity",
         }
         etag = self.stamp.get("etag", "")
@@ -107,7 +153,7 @@ class HttpFile:
 
     def _request(self, outbound: Outbound, reading: _Reading) -> Iterator[bytes]:
         """The bytes of one answer; `reading` is kept at the offset that was reached."""
-        with self._get(outbound, reading.offset) as response:
+        with self._get(outbound, reading) as response:
             self._check_encoding(response)
             if response.status_code == 206:
                 yield from self._one_range(response, reading)
@@ -119,7 +165,8 @@ class HttpFile:
     def _one_range(self, response: requests.Response, reading: _Reading) -> Iterator[bytes]:
         given = ContentRange.of(response)
         self._check_stamp(response, given.total)
-        if given.start != reading.offset or given.size > RANGE_BYTES:
+        asked = reading.asked_bytes
+        if given.start != reading.offset or given.size > asked:
             raise SourceFormatError(
                 f"{self.label}: asked for the bytes from {reading.offset} on, the server gave "
                 f"{response.headers.get('content-range')!r}; it does not do ranges as it should"
@@ -128,29 +175,35 @@ class HttpFile:
             reading.offset += len(block)
             yield block
         # A server that does not know the total gives less than was asked for at the end.
-        reading.is_complete = given.size < RANGE_BYTES if given.total is None else reading.offset == given.total
+        reading.is_at_end = given.size < asked if given.total is None else reading.offset == given.total
 
     def _past_the_end(self, response: requests.Response, reading: _Reading) -> None:
         total = ContentRange.of(response).total
         self._check_stamp(response, total)
         if total is not None and total < reading.offset:
             raise self._changed(f"it has {total} bytes now")
-        reading.is_complete = True
+        reading.is_at_end = True
 
     def _whole(self, response: requests.Response, reading: _Reading) -> Iterator[bytes]:
         """A server without ranges: everything from the start, of which the known part is passed over."""
-        length = response.headers.get("content-length")
-        self._check_stamp(response, int(length) if length else None)
+        length = response.headers.get("content-length", "")
+        size = int(length) if length.isdecimal() else None
+        self._check_stamp(response, size)
+        if reading.stop is not None and (size is None or size > RANGE_BYTES):
+            raise SourceFormatError(
+                f"{self.label}: a format that is read in parts needs a server that gives ranges, and this one "
+                "gives only the whole; serve the file from one that does, or as JSONL"
+            )
         skip = reading.offset
         for block in body(response, self._options.timeout_seconds):
-            fresh = block[skip:]
+            fresh = block[skip : None if reading.stop is None else skip + reading.stop - reading.offset]
             skip = max(0, skip - len(block))
             reading.offset += len(fresh)
             if fresh:
                 yield fresh
         if skip:
             raise self._changed(f"it ends {skip} bytes before that")
-        reading.is_complete = True
+        reading.is_at_end = True
 
     def _check_stamp(self, response: requests.Response, total: int | None) -> None:
         stamp = stamp_of(response, total)
@@ -161,10 +214,11 @@ class HttpFile:
 
     def _check_encoding(self, response: requests.Response) -> None:
         encoding = response.headers.get("content-encoding", "identity").lower()
-        if encoding != "identity" and not (encoding == "gzip" and self._options.is_gzip):
+        compression = self._options.compression
+        if encoding != "identity" and not (compression and encoding == NAMES[compression]):
             raise SourceFormatError(
                 f"{self.label}: the server compresses its answer ({encoding}) though asked not to; "
-                "if the file itself is .gz, say `compression: gz`"
+                "if the file itself is .gz or .zst, say `compression: gz` or `zst`"
             )
 
     def _changed(self, how: str) -> SourceFormatError:
@@ -175,12 +229,23 @@ class HttpFile:
 
 @dataclass(slots=True)
 class _Reading:
+    """How far one reading of a file, or of a part up to `stop`, has come."""
+
     offset: int
-    is_complete: bool = False
+    stop: int | None = None
+    is_at_end: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        return self.is_at_end or (self.stop is not None and self.offset >= self.stop)
+
+    @property
+    def asked_bytes(self) -> int:
+        return RANGE_BYTES if self.stop is None else min(RANGE_BYTES, self.stop - self.offset)
 
 
-def _require_progress(reading: _Reading, offset: int) -> None:
-    if reading.offset == offset and not reading.is_complete:
+def _require_progress(reading: _Reading, asked_from: int) -> None:
+    if reading.offset == asked_from and not reading.is_complete:
         raise requests.ConnectionError("the server answered with nothing")
 
 

@@ -10,15 +10,12 @@ from typing import Any
 from pydantic import Field
 
 from adapter_service.connectors.base import Cursor, Record
-from adapter_service.connectors.file_records import read_file
-from adapter_service.connectors.files import BLOCK_BYTES
-from adapter_service.connectors.formats import FileOptions, require_format
+from adapter_service.connectors.files import BLOCK_BYTES, FileSpec, read_file
 from adapter_service.connectors.registry import register
-from adapter_service.connectors.spec import SourceSpec
 from adapter_service.errors import SourceFormatError, SourceUnreachableError
 
 
-class LocalSpec(SourceSpec, FileOptions):
+class LocalSpec(FileSpec):
     path: str = Field(min_length=1, description="a file or a glob, from the folder of mcp_connectors.yml")
 
 
@@ -30,12 +27,12 @@ class LocalFile:
         self.stamp: dict[str, Any] = dict(known or {})
         self._path = path
 
-    def blocks(self, offset: int) -> Iterator[bytes]:
+    def blocks(self, offset: int, stop: int | None = None) -> Iterator[bytes]:
         try:
             with self._path.open("rb") as file:
                 self._check_size(file.seek(0, 2))
                 file.seek(offset)
-                while block := file.read(BLOCK_BYTES):
+                while block := file.read(BLOCK_BYTES if stop is None else min(BLOCK_BYTES, stop - file.tell())):
                     yield block
         except OSError as error:
             raise SourceUnreachableError(
@@ -63,7 +60,7 @@ class LocalReader:
         files = self._files()
         size = sum(path.stat().st_size for path in files.values())
         first = next(iter(files))
-        return f"{len(files)} file(s), {size} bytes, first {first} ({require_format(self._spec, first)})"
+        return f"{len(files)} file(s), {size} bytes, first {first} ({self._spec.required_format_of(first)})"
 
     def records(self, after: Cursor | None) -> Iterator[Record]:
         files = self._files()
@@ -78,7 +75,7 @@ class LocalReader:
                 continue
             here = after if label == reached else None
             file = LocalFile(path, label, here["stamp"] if here else None)
-            kind = require_format(self._spec, label)
+            kind = self._spec.required_format_of(label)
             yield from read_file(file, kind, self._spec, source=self._name, after=here, extra={"file": label})
 
     def _files(self) -> dict[str, Path]:

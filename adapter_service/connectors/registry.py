@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from adapter_service.connectors.base import Connector, RecordReader
-from adapter_service.connectors.mapped import MappedConnector
+from adapter_service.connectors.sample_stream import SampleStream
 from adapter_service.connectors.shuffle import ShuffledConnector
 from adapter_service.connectors.spec import SourceSpec
 from adapter_service.connectors.veiling import Veil, VeiledConnector
@@ -110,7 +110,7 @@ def _mapped(entry: SourceEntry, languages: Sequence[str]) -> Connector:
         lines=entry.lines or entry.line or None,
         prefix=entry.name,
     )
-    return MappedConnector(kind.reader(spec, entry.name), spec, name=entry.name, languages=languages)
+    return SampleStream(kind.reader(spec, entry.name), spec, name=entry.name, languages=languages)
 
 
 def _kind_of(entry: SourceEntry) -> Kind:

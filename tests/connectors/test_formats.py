@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapter_service.connectors.base import Connector
-from adapter_service.connectors.files import BLOCK_BYTES, gunzip
-from adapter_service.connectors.json_array import read_elements
-from adapter_service.connectors.lines import Place, split_lines
+from adapter_service.connectors.files import BLOCK_BYTES
+from adapter_service.connectors.files.compression import gunzip
+from adapter_service.connectors.files.json_array import read_elements
+from adapter_service.connectors.files.lines import split_lines
+from adapter_service.connectors.files.places import Place
 from adapter_service.connectors.tally import Tally, tallied
 from adapter_service.errors import SourceFormatError, SourceUnreachableError
 from tests.connectors.conftest import Open, open_kind

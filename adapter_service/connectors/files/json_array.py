@@ -11,7 +11,8 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 
-from adapter_service.connectors.lines import Place, refuse_utf16
+from adapter_service.connectors.files.lines import refuse_utf16
+from adapter_service.connectors.files.places import Place
 from adapter_service.errors import SourceFormatError
 
 # A bracket, a comma, or a whole string; group 1 is the closing quote, empty when the bytes in hand

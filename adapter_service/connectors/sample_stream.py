@@ -24,7 +24,7 @@ from adapter_service.samples import Sample
 UNUSABLE_AFTER = 20
 
 
-class MappedConnector(Connector):
+class SampleStream(Connector):
     """The samples of one source, without shuffling; cursors are the reader's and a count."""
 
     def __init__(self, reader: RecordReader, spec: SourceSpec, *, name: str, languages: Sequence[str] = ()) -> None:

@@ -6,20 +6,13 @@ import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from adapter_service.connectors.files.places import Place
 from adapter_service.errors import SourceFormatError
 
 NOT_UTF8 = "not UTF-8"
 
 # How much of one endless line is passed over before the file is taken for something else.
 MAX_PASSED_OVER = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A place in a file: offset in bytes (of the decompressed text), and lines or records before it."""
-
-    byte: int = 0
-    line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
