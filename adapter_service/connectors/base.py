@@ -14,7 +14,8 @@ Cursor = Mapping[str, Any]
 # Reasons for skipping a record that say nothing against it.
 OTHER_LANGUAGE = "other language"
 NO_LANGUAGE = "no language"
-FILTER_REASONS = frozenset({OTHER_LANGUAGE, NO_LANGUAGE})
+UNKNOWN_FORMAT = "a file of no known format"
+FILTER_REASONS = frozenset({OTHER_LANGUAGE, NO_LANGUAGE, UNKNOWN_FORMAT})
 
 
 class StreamObserver(Protocol):

@@ -30,9 +30,8 @@ class ContentRange:
     total: int | None
 
     @classmethod
-    def of(cls, response: requests.Response) -> ContentRange:
-        """What the answer says it holds; of a 416 only the total is known."""
-        value = response.headers.get("content-range", "")
+    def of(cls, value: str) -> ContentRange:
+        """What an answer's Content-Range says that it holds; of a 416 only the total is known."""
         match = _RANGE.fullmatch(value)
         if match is None:
             raise SourceFormatError(f"a range was answered with Content-Range {value!r}, which is none")
@@ -87,18 +86,18 @@ def format_of(response: requests.Response) -> FileFormat | None:
     return CONTENT_TYPES.get(content_type)
 
 
-def body(response: requests.Response, timeout_seconds: float) -> Iterator[bytes]:
-    """The body as it was sent, in small pieces as they come.
+def body(raw: Any, timeout_seconds: float) -> Iterator[bytes]:
+    """The body as it was sent, in small pieces as they come; `raw` is urllib3's answer.
 
     Raises:
-        requests.ReadTimeout: it stalls.
+        requests.ReadTimeout: it trickles.
         urllib3.exceptions.HTTPError: it ends before its announced length.
     """
     waited, received = 0.0, 0
     while True:
         # Only the time within the read counts: what is done with a piece may take minutes.
         asked_at = time.monotonic()
-        piece = response.raw.read1(PIECE_BYTES, decode_content=False)
+        piece = raw.read1(PIECE_BYTES, decode_content=False)
         waited += time.monotonic() - asked_at
         received += len(piece)
         if not piece:

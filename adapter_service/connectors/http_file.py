@@ -27,9 +27,11 @@ from adapter_service.connectors.http_answer import (
     stamp_of,
 )
 from adapter_service.connectors.outbound import Outbound, shown
+from adapter_service.connectors.ranges import Reading
 from adapter_service.errors import SourceFormatError, SourceUnreachableError
 
-RANGE_BYTES = 524_288
+# A server without ranges gives a file of at most this size as often as a part of it is asked for.
+SMALL_FILE_BYTES = 1_048_576
 MAX_BACKOFF_SECONDS = 30.0
 # A server that asks for a longer pause (Retry-After) is not waited for.
 MAX_RETRY_AFTER_SECONDS = 120.0
@@ -53,6 +55,8 @@ class HttpOptions:
     backoff_seconds: float = 0.5
     timeout_seconds: float = 30.0
     compression: Compression | None = None
+    is_immutable: bool = False
+    """The URL names one state of the file for ever, whatever ETags and dates its mirrors give."""
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -88,7 +92,7 @@ class HttpFile:
         self._exits.close()
 
     def blocks(self, offset: int, stop: int | None = None) -> Iterator[bytes]:
-        reading = _Reading(offset, stop)
+        reading = Reading(offset, stop)
         failures, reached = 0, offset
         with self._connection() as outbound:
             while not reading.is_complete:
@@ -103,7 +107,7 @@ class HttpFile:
 
     def announced_format(self) -> FileFormat | None:
         """What the server's Content-Type says, for an address whose end says nothing."""
-        with self._connection() as outbound, self._get(outbound, _Reading(0)) as response:
+        with self._connection() as outbound, self._get(outbound, Reading(0)) as response:
             return format_of(response)
 
     @contextmanager
@@ -134,10 +138,10 @@ class HttpFile:
             ) from error
         self._options.sleep(max(wait, asked))
 
-    def _get(self, outbound: Outbound, reading: _Reading) -> requests.Response:
+    def _get(self, outbound: Outbound, reading: Reading) -> requests.Response:
         # Offsets are of the file as it lies there, so it must not be compressed on the way.
         headers = {
-            "Range": f"bytes={reading.offset}-{reading.offset + reading.asked_bytes - 1}",
+            "Range": reading.header,
             "Accept-Encoding": "identity",
         }
         etag = self.stamp.get("etag", "")
@@ -151,7 +155,7 @@ class HttpFile:
             raise
         return response
 
-    def _request(self, outbound: Outbound, reading: _Reading) -> Iterator[bytes]:
+    def _request(self, outbound: Outbound, reading: Reading) -> Iterator[bytes]:
         """The bytes of one answer; `reading` is kept at the offset that was reached."""
         with self._get(outbound, reading) as response:
             self._check_encoding(response)
@@ -162,8 +166,8 @@ class HttpFile:
             else:
                 yield from self._whole(response, reading)
 
-    def _one_range(self, response: requests.Response, reading: _Reading) -> Iterator[bytes]:
-        given = ContentRange.of(response)
+    def _one_range(self, response: requests.Response, reading: Reading) -> Iterator[bytes]:
+        given = ContentRange.of(response.headers.get("content-range", ""))
         self._check_stamp(response, given.total)
         asked = reading.asked_bytes
         if given.start != reading.offset or given.size > asked:
@@ -171,31 +175,31 @@ class HttpFile:
                 f"{self.label}: asked for the bytes from {reading.offset} on, the server gave "
                 f"{response.headers.get('content-range')!r}; it does not do ranges as it should"
             )
-        for block in body(response, self._options.timeout_seconds):
+        for block in body(response.raw, self._options.timeout_seconds):
             reading.offset += len(block)
             yield block
         # A server that does not know the total gives less than was asked for at the end.
         reading.is_at_end = given.size < asked if given.total is None else reading.offset == given.total
 
-    def _past_the_end(self, response: requests.Response, reading: _Reading) -> None:
-        total = ContentRange.of(response).total
+    def _past_the_end(self, response: requests.Response, reading: Reading) -> None:
+        total = ContentRange.of(response.headers.get("content-range", "")).total
         self._check_stamp(response, total)
         if total is not None and total < reading.offset:
             raise self._changed(f"it has {total} bytes now")
         reading.is_at_end = True
 
-    def _whole(self, response: requests.Response, reading: _Reading) -> Iterator[bytes]:
+    def _whole(self, response: requests.Response, reading: Reading) -> Iterator[bytes]:
         """A server without ranges: everything from the start, of which the known part is passed over."""
         length = response.headers.get("content-length", "")
         size = int(length) if length.isdecimal() else None
         self._check_stamp(response, size)
-        if reading.stop is not None and (size is None or size > RANGE_BYTES):
+        if reading.stop is not None and (size is None or size > SMALL_FILE_BYTES):
             raise SourceFormatError(
                 f"{self.label}: a format that is read in parts needs a server that gives ranges, and this one "
                 "gives only the whole; serve the file from one that does, or as JSONL"
             )
         skip = reading.offset
-        for block in body(response, self._options.timeout_seconds):
+        for block in body(response.raw, self._options.timeout_seconds):
             fresh = block[skip : None if reading.stop is None else skip + reading.stop - reading.offset]
             skip = max(0, skip - len(block))
             reading.offset += len(fresh)
@@ -207,6 +211,8 @@ class HttpFile:
 
     def _check_stamp(self, response: requests.Response, total: int | None) -> None:
         stamp = stamp_of(response, total)
+        if self._options.is_immutable:
+            stamp = {key: value for key, value in stamp.items() if key == "size"}
         for key in self.stamp.keys() & stamp.keys():
             if self.stamp[key] != stamp[key]:
                 raise self._changed(f"its {key} was {self.stamp[key]!r} and is {stamp[key]!r}")
@@ -227,24 +233,7 @@ class HttpFile:
         )
 
 
-@dataclass(slots=True)
-class _Reading:
-    """How far one reading of a file, or of a part up to `stop`, has come."""
-
-    offset: int
-    stop: int | None = None
-    is_at_end: bool = False
-
-    @property
-    def is_complete(self) -> bool:
-        return self.is_at_end or (self.stop is not None and self.offset >= self.stop)
-
-    @property
-    def asked_bytes(self) -> int:
-        return RANGE_BYTES if self.stop is None else min(RANGE_BYTES, self.stop - self.offset)
-
-
-def _require_progress(reading: _Reading, asked_from: int) -> None:
+def _require_progress(reading: Reading, asked_from: int) -> None:
     if reading.offset == asked_from and not reading.is_complete:
         raise requests.ConnectionError("the server answered with nothing")
 

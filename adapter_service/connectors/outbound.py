@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests_hardened import Config, HTTPSession
-from requests_hardened.ip_filter import InvalidIPAddress
+from requests_hardened.ip_filter import InvalidIPAddress, filter_host
 from requests_hardened.ip_filter_adapter import IPFilterAdapter
 
 from adapter_service.errors import SourceUnreachableError
@@ -83,10 +83,7 @@ class Outbound:
                 url, headers=headers, timeout=self._timeout, stream=True, allow_redirects=False
             )
         except InvalidIPAddress as error:
-            raise SourceUnreachableError(
-                f"{shown(url)} is at a private address, which raw sources and redirects never "
-                "reach; if it is your own, configure it as a source with `allow_private: true`"
-            ) from error
+            raise _private(url) from error
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
             raise SourceUnreachableError(
                 f"{shown(url)} is no address that can be read ({error}); give an http:// or https:// URL"
@@ -115,6 +112,30 @@ class Outbound:
             session.mount("http://", _PublicOnlyAdapter(is_https_proto=False))
             session.mount("https://", _PublicOnlyAdapter(is_https_proto=True))
         return session
+
+
+def refuse_private(url: str) -> None:
+    """For clients that make their own connections, to an endpoint that no caller chooses: look it up once.
+
+    Raises:
+        SourceUnreachableError: a private address, or a name that nobody knows.
+    """
+    parts = urlsplit(url)
+    try:
+        address = filter_host(parts.hostname or "", parts.port or 443, allow_loopback=False)
+    except InvalidIPAddress as error:
+        raise _private(url) from error
+    except requests.RequestException as error:
+        raise SourceUnreachableError(f"{shown(url)}: {error}; check the address and the network") from error
+    if address in _DENIED_ADDRESSES:
+        raise _private(url)
+
+
+def _private(url: str) -> SourceUnreachableError:
+    return SourceUnreachableError(
+        f"{shown(url)} is at a private address, which raw sources and redirects never "
+        "reach; if it is your own, configure it as a source with `allow_private: true`"
+    )
 
 
 def shown(url: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from adapter_service.connectors.base import (
+    FILTER_REASONS,
     NO_LANGUAGE,
     OTHER_LANGUAGE,
     Connector,
@@ -66,7 +67,8 @@ class SampleStream(Connector):
             try:
                 sample = self._mapper.sample(record)
             except InvalidSampleError as error:
-                if unusable:  # before the observer, who may end the stream without knowing the fields
+                if unusable and str(error) not in FILTER_REASONS:
+                    # Before the observer, who may end the stream without knowing the fields.
                     unusable.add(record, str(error))
                 _skip(observer, record.origin, str(error), None)
                 continue

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from adapter_service.connectors import http_file
+from adapter_service.connectors import http_file, ranges
 from adapter_service.connectors.base import Connector
 from adapter_service.connectors.outbound import Outbound, shown
 from adapter_service.connectors.tally import Tally, tallied
@@ -24,7 +24,8 @@ CONTENT = "".join(json.dumps({"text": line}) + "\n" for line in LINES).encode()
 
 @pytest.fixture(autouse=True)
 def _short_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_file, "RANGE_BYTES", 1000)
+    monkeypatch.setattr(ranges, "MIN_RANGE_BYTES", 1000)
+    monkeypatch.setattr(http_file, "SMALL_FILE_BYTES", 1000)
 
 
 def texts(connector: Connector) -> list[str]:
