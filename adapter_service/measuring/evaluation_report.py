@@ -30,6 +30,7 @@ _HEADER = (
     "unrelated",
     "retrieval",
 )
+_SHORT = {"in script": "script", "degenerate": "degen.", "unrelated": "unrel.", "retrieval": "retr."}
 
 
 def render_markdown(evaluation: Evaluation) -> str:
@@ -47,11 +48,14 @@ def render_markdown(evaluation: Evaluation) -> str:
 
 
 def rich_table(evaluation: Evaluation) -> Table:
+    """Narrow enough for a terminal of 80 columns."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    shown = Table(title=f"{evaluation.adapter} on {evaluation.total.pairs} held-out pairs")
+    title = f"{evaluation.adapter} on {evaluation.total.pairs} held-out pairs"
+    shown = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in _HEADER:
-        shown.add_column(name, justify="left" if name == "language" else "right")
+        shown.add_column(_SHORT.get(name, name), justify="left" if name == "language" else "right", no_wrap=True)
     for row in _table_rows(evaluation):
         style = "bold" if row[0] == "all" else None
         shown.add_row(*(f"{v:.1f}" if isinstance(v, float) else str(v) for v in row), style=style)

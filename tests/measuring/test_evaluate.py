@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from rich.console import Console
 
 from adapter_service.errors import EmptySourceError, InvalidInputError
 from adapter_service.languages import find
@@ -120,6 +121,7 @@ def test_the_reports_name_every_language_and_every_target(evaluation: Evaluation
     assert "| all | 6 | 6 | 0 |" in text
     assert all(row.measure in text for row in evaluation.targets())
     assert rich_table(evaluation).row_count == 3
+    assert Console(width=200).measure(rich_table(evaluation)).maximum <= 80
 
 
 def test_the_nearest_neighbour_shares_words_before_letters() -> None:
