@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
-from adapter_service.engine.requests import Sampling
+from adapter_service.engine.requests import Sampling, TokenTrail
 from adapter_service.engine.sampling import TokenChooser
 from adapter_service.model_utils import BaseModel
 
 _ROWS_FOR_ONE_THREAD = 8
 
 
-def decode(base: BaseModel, prompt_ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
-    """Yield the answer's tokens, without the end token; the adapter in use applies."""
-    for _, token in decode_batch(base, [prompt_ids], sampling):
+def decode(
+    base: BaseModel, prompt_ids: Sequence[int], sampling: Sampling, trail: TokenTrail | None = None
+) -> Iterator[int]:
+    """Yield the answer's tokens, without the end token; the adapter in use applies. `trail` gets all of them."""
+    for _, token in decode_batch(base, [prompt_ids], sampling, trails=[trail]):
         yield token
 
 
@@ -27,16 +29,18 @@ def decode_batch(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     pause: Callable[[], None] = lambda: None,
+    trails: Sequence[TokenTrail | None] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (index of the prompt, token) in the order they are decoded.
 
     Prompts are padded on the left; a sequence that ends leaves the batch, so that what is paid for
-    is the sequences still running. `pause` is called between two steps.
+    is the sequences still running. `pause` is called between two steps. The trails, one for each
+    prompt, get every choice with its log-probabilities, before it is yielded.
     """
     from transformers import DynamicCache
 
     eos = base.eos_ids() | sampling.extra_eos_ids
-    choosers = [TokenChooser(sampling, eos) for _ in prompts]
+    choosers = [TokenChooser(sampling, eos, trail) for trail in trails or [None] * len(prompts)]
     answers: list[list[int]] = [[] for _ in prompts]
     running = list(range(len(prompts)))
     tokens, mask = _padded(prompts, base.device)

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,7 @@ class Sampling:
     `repetition_penalty` divides the positive and multiplies the negative logits of tokens that
     *this answer* already has (Keskar et al. 2019, arXiv:1909.05858, there with the prompt's too:
     an answer in the prompt's words is not a fault here). `top_k` 0 and `top_p` 1.0 choose among all.
+    `return_tokens` costs a sum over the vocabulary for each token, and changes none of them.
     """
 
     max_new_tokens: int = 100
@@ -37,6 +38,26 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     extra_eos_ids: frozenset[int] = frozenset()
+    return_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTrail:
+    """Every token that one answer's sampling chose, in order, the end token included; lists of one length.
+
+    `logprobs` are of the policy: the natural logarithm of the share that base and adapter give the token
+    at temperature 1, before any penalty, mask or cut. `sampling_logprobs` are of what the token was drawn
+    from: after repetition penalty, least length, temperature, top-k and top-p; 0.0 where the best was taken.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    sampling_logprobs: list[float] = field(default_factory=list)
+
+    def add(self, token: int, logprob: float, sampling_logprob: float) -> None:
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+        self.sampling_logprobs.append(sampling_logprob)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +70,15 @@ class AdapterFiles:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
+    """`tokens` are there when they were asked for; those behind a stop text are among them."""
+
     text: str
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     waited_seconds: float
     seconds: float
+    tokens: TokenTrail | None = None
 
 
 Event = str | GenerationResult | Exception

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
-from adapter_service.engine.requests import Sampling
+from adapter_service.engine.requests import Sampling, TokenTrail
 
 # top-p is looked for among this many best tokens before the whole vocabulary is sorted: sorting
 # 262,144 logits takes 22 ms, as long as a decoding step.
@@ -16,11 +17,15 @@ _GREEDY_BELOW = 1e-6
 
 
 class TokenChooser:
-    """Chooses token after token for one answer, with a random generator of its own."""
+    """Chooses token after token for one answer, with a random generator of its own.
 
-    def __init__(self, sampling: Sampling, eos_ids: frozenset[int]) -> None:
+    Whatever it chooses goes into `trail`, if there is one, with its log-probabilities.
+    """
+
+    def __init__(self, sampling: Sampling, eos_ids: frozenset[int], trail: TokenTrail | None = None) -> None:
         self._sampling = sampling
         self._eos = sorted(eos_ids)
+        self._trail = trail
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -29,7 +34,7 @@ class TokenChooser:
 
     def choose(self, logits: torch.Tensor, answer: Sequence[int]) -> int:
         """The next token after `answer`, from logits (vocabulary,)."""
-        logits = logits.float()
+        policy = logits = logits.float()
         sampling = self._sampling
         if sampling.repetition_penalty != 1.0 and answer:
             logits = _penalized(logits, answer, sampling.repetition_penalty)
@@ -37,11 +42,16 @@ class TokenChooser:
             logits = logits.clone()
             logits[self._eos] = -torch.inf
         if not sampling.do_sample or sampling.temperature < _GREEDY_BELOW:
-            return int(logits.argmax())
-        # The best logit becomes 0, so that no low temperature makes an infinity of it.
-        return self._drawn((logits - logits.max()) / sampling.temperature)
+            token, share = int(logits.argmax()), 1.0
+        else:
+            # The best logit becomes 0, so that no low temperature makes an infinity of it.
+            token, share = self._drawn((logits - logits.max()) / sampling.temperature)
+        if self._trail is not None:
+            self._trail.add(token, float(policy[token] - policy.logsumexp(-1)), math.log(share))
+        return token
 
-    def _drawn(self, logits: torch.Tensor) -> int:
+    def _drawn(self, logits: torch.Tensor) -> tuple[int, float]:
+        """A token, and the share of the draws that fall to it."""
         values, tokens, whole = _best(logits, self._sampling.top_k, self._sampling.top_p)
         probabilities = (values - whole).exp().double().cpu()
         if self._sampling.top_p < 1.0:
@@ -49,8 +59,8 @@ class TokenChooser:
             probabilities = probabilities * (before < self._sampling.top_p)  # the first is always kept
         cumulative = probabilities.cumsum(-1)
         threshold = torch.rand((), generator=self._generator, dtype=torch.float64) * cumulative[-1]
-        place = int(torch.searchsorted(cumulative, threshold, right=True))
-        return int(tokens[min(place, len(tokens) - 1)])
+        place = min(int(torch.searchsorted(cumulative, threshold, right=True)), len(tokens) - 1)
+        return int(tokens[place]), float(probabilities[place] / cumulative[-1])
 
 
 def _penalized(logits: torch.Tensor, answer: Sequence[int], penalty: float) -> torch.Tensor:

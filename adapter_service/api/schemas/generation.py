@@ -50,6 +50,9 @@ class GenerateBody(Body):
         default=None, description="Token ids that end the answer too."
     )
     stream: bool = Field(default=False, description="Server-sent events: `token`, then `done` or `error`.")
+    return_tokens: bool = Field(
+        default=False, description="Answer with token ids, log-probabilities and hashes too, as RL trainers want them."
+    )
     trace_id: TraceId | None = None
     adapter_path: str | None = Field(
         default=None,
@@ -77,6 +80,26 @@ class Usage(Answer):
     total_tokens: int
 
 
+class TokenDetails(Answer):
+    """The answer as the model made it; the three lists of the completion have one length."""
+
+    prompt_ids: list[int] = Field(description="What the model read, template and begin token included.")
+    completion_ids: list[int] = Field(
+        description="What it chose: the end token included where it came, and tokens behind a stop text."
+    )
+    logprobs: list[float] = Field(
+        description="Of the policy: natural logarithm of each token's share at temperature 1, before penalty, "
+        "least length, top-k and top-p."
+    )
+    sampling_logprobs: list[float] = Field(
+        description="Of the distribution that it was drawn from, after all of them; 0 for greedy decoding."
+    )
+    base_sha: str = Field(description="Changes when the base's weights do.")
+    tokenizer_sha: str = Field(description="Changes when text becomes other tokens.")
+    template_sha: str | None = Field(description="Of the chat template; null where the prompt went in as it stands.")
+    adapter_key: str | None = Field(description="Content key of the adapter's version; null for the base.")
+
+
 class GenerateAnswer(Answer):
     """The answer alone, without the prompt."""
 
@@ -94,6 +117,7 @@ class GenerateAnswer(Answer):
     adapter: str = Field(description="The adapter that answered, or `base`.", examples=["multilingual"])
     version: int | None = Field(description="Its version; null for the base.", examples=[3])
     usage: Usage
+    tokens: TokenDetails | None = Field(default=None, description="Null unless `return_tokens` asks for them.")
     finish_reason: Literal["stop", "length", "cancelled"]
     latency_ms: float = Field(description="From the request's arrival to this answer.")
     trace_id: str

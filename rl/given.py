@@ -1,0 +1,83 @@
+"""Episodes that somebody else made, as JSON objects: which fields they may have, and what is wrong with others."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, Annotated, Any
+
+from rl.config import MAY_BE_BLANK, section
+from rl.episodes import Episode, Policy, SampledWith
+from rl.errors import RecordError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """What a line may have; the names are those of the episodes that are written."""
+
+    prompt: str
+    output: Annotated[str, MAY_BE_BLANK]
+    reward: float | None = None
+    language: str | None = None
+    language_ok: bool | None = None
+    latency_s: float | None = None
+    session_id: str | None = None
+    group_id: str | None = None
+    stop_reason: str | None = None
+    adapter_id: str | None = None
+    adapter_version: int | None = None
+    base_model: str | None = None
+    temperature: float | None = None
+    max_new_tokens: int | None = None
+
+
+def episodes_of(lines: IO[str], name: str, *, run_id: str, env_name: str) -> Iterator[Episode]:
+    """One episode for each line of JSONL; blank lines are none.
+
+    Raises:
+        RecordError: a line is no JSON object, lacks a prompt or an output, or has what is unknown.
+    """
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield episode_from(_object(line, f"{name} line {number}"), f"{name} line {number}", run_id, env_name)
+
+
+def episode_from(values: Mapping[str, Any], where: str, run_id: str, env_name: str) -> Episode:
+    """The episode that `values` tell of; `meta` is free."""
+    faults: list[str] = []
+    known = {key: value for key, value in values.items() if key != "meta"}
+    extra = values.get("meta", {})
+    if not isinstance(extra, Mapping):
+        faults.append(f"'meta' is {extra!r:.80}; an object is wanted")
+    found = typing.cast("_Given | None", section(_Given, known, "", faults))
+    if found is None or faults:
+        raise RecordError(f"{where}: " + "; ".join(fault.replace("'.", "'") for fault in faults))
+    return Episode(
+        prompt=found.prompt,
+        output=found.output,
+        env_name=env_name,
+        run_id=run_id,
+        source="given",
+        session_id=found.session_id,
+        group_id=found.group_id,
+        policy=Policy(adapter_id=found.adapter_id, adapter_version=found.adapter_version, base_model=found.base_model),
+        sampled_with=SampledWith(temperature=found.temperature, max_new_tokens=found.max_new_tokens),
+        stop_reason=found.stop_reason,
+        latency_seconds=found.latency_s,
+        language=found.language,
+        language_ok=found.language_ok,
+        reward=found.reward,
+        extra=dict(extra),
+    )
+
+
+def _object(line: str, where: str) -> Mapping[str, Any]:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise RecordError(f"{where}: not JSON ({error}); one object on each line is wanted") from error
+    if not isinstance(values, dict):
+        raise RecordError(f"{where}: holds a {type(values).__name__}; one object on each line is wanted")
+    return values

@@ -1,0 +1,133 @@
+"""Prompts put to a running service, with token ids and log-probabilities in its answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rl.config import ModelSettings, Prompt
+from rl.episodes import Episode, Policy, SampledWith, Tokens
+from rl.errors import ServiceError
+
+if TYPE_CHECKING:
+    import requests
+
+_CONNECT_SECONDS = 5.0
+_MOST_WAIT_SECONDS = 60.0
+
+
+def answered(
+    prompts: Sequence[Prompt],
+    count: int,
+    model: ModelSettings,
+    *,
+    run_id: str,
+    env_name: str,
+    wait: Callable[[float], None] = time.sleep,
+) -> Iterator[Episode]:
+    """Episodes from `count` requests, prompts in turn; answers to the same prompt have one `group_id`.
+
+    Raises:
+        ServiceError: the service is away, or refuses a request; its own words are in it.
+    """
+    import requests
+
+    with requests.Session() as session:
+        for number in range(count):
+            place = number % len(prompts)
+            prompt = prompts[place]
+            body = _body(prompt, model, number)
+            started = time.monotonic()
+            answer = _post(session, model, body, wait)
+            yield _episode(
+                prompt,
+                body,
+                answer,
+                latency_seconds=time.monotonic() - started,
+                run_id=run_id,
+                env_name=env_name,
+                group_id=f"{run_id}:{place}",
+            )
+
+
+def _body(prompt: Prompt, model: ModelSettings, number: int) -> dict[str, Any]:
+    body = {
+        "prompt": prompt.prompt,
+        "lang": prompt.language,
+        "adapter": model.adapter,
+        "base_model": model.base_model,
+        "max_new_tokens": model.max_new_tokens,
+        "temperature": model.temperature,
+        "top_p": model.top_p,
+        "top_k": model.top_k,
+        "repetition_penalty": model.repetition_penalty,
+        "seed": None if model.seed is None else model.seed + number,
+        "return_tokens": True,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _post(
+    session: requests.Session, model: ModelSettings, body: Mapping[str, Any], wait: Callable[[float], None]
+) -> Mapping[str, Any]:
+    """The service's answer; while it is busy or loads, it is asked again when it says so."""
+    import requests
+
+    url = f"{model.service_url.rstrip('/')}/generate-lite"
+    deadline = time.monotonic() + model.timeout_seconds
+    while True:
+        try:
+            response = session.post(url, json=body, timeout=(_CONNECT_SECONDS, model.timeout_seconds))
+            answer = response.json()
+        except requests.exceptions.JSONDecodeError as error:
+            raise ServiceError(f"{url} answers no JSON ({response.status_code}); is it this service?") from error
+        except requests.RequestException as error:
+            raise ServiceError(
+                f"{url} does not answer ({type(error).__name__}); start it with `make serve`, or name it with --url"
+            ) from error
+        if response.status_code == 200 and isinstance(answer, dict):
+            return answer
+        pause = response.headers.get("Retry-After", "")
+        if response.status_code not in {429, 503} or not pause.isdecimal() or time.monotonic() > deadline:
+            detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
+            raise ServiceError(f"{url} refuses ({response.status_code}): {detail}")
+        wait(min(float(pause), _MOST_WAIT_SECONDS))
+
+
+def _episode(
+    prompt: Prompt, body: Mapping[str, Any], answer: Mapping[str, Any], *, latency_seconds: float, **more: Any
+) -> Episode:
+    tokens = answer.get("tokens") or {}
+    was_asked = prompt.language is not None or answer.get("lang_ok") is not None
+    return Episode(
+        prompt=prompt.prompt,
+        output=answer["text"],
+        source="rl.collect",
+        policy=Policy(
+            adapter_id=answer.get("adapter"),
+            adapter_version=answer.get("version"),
+            adapter_key=tokens.get("adapter_key"),
+            base_model=tokens.get("base_model"),
+            base_sha=tokens.get("base_sha"),
+            tokenizer_sha=tokens.get("tokenizer_sha"),
+            template_sha=tokens.get("template_sha"),
+        ),
+        sampled_with=SampledWith(**{name: tokens.get("sampling", body).get(name) for name in _SAMPLED_WITH}),
+        tokens=Tokens(
+            prompt_token_ids=tokens.get("prompt_ids"),
+            completion_token_ids=tokens.get("completion_ids"),
+            completion_logprobs=tokens.get("logprobs"),
+            sampling_logprobs=tokens.get("sampling_logprobs"),
+        ),
+        stop_reason=answer.get("finish_reason"),
+        latency_seconds=latency_seconds,
+        # With script and region, which the name of a language has not.
+        language=answer.get("lang_tag") if was_asked else None,
+        language_ok=answer.get("lang_ok"),
+        trace_id=answer.get("trace_id"),
+        **more,
+    )
+
+
+_SAMPLED_WITH = tuple(SampledWith.__dataclass_fields__)

@@ -1,0 +1,130 @@
+"""Send recorded episodes: `python rl/upload_helper.py --folder rl_runs --upload-path s3://bucket/episodes/`.
+
+Shards of processes that ended are sealed, whatever has not gone is sent, and what an interruption left is
+gone on with. Running it again sends nothing twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+if __name__ == "__main__":  # run as a file: the folder above the package is what Python shall look in
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from rl.destination import Destination, Place
+from rl.errors import ConfigError, EpisodesError
+from rl.to_folder import FolderDestination
+from rl.to_http import HttpDestination
+from rl.to_s3 import S3Destination
+from rl.uploading import Report, Uploader
+
+_KINDS = "s3://bucket/prefix/, file:///folder/ or https://host/prefix/"
+
+
+def destination_of(
+    upload_path: str,
+    *,
+    endpoint_url: str | None = None,
+    region: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Destination:
+    """The storage that an address names.
+
+    Raises:
+        ConfigError: no such kind, or a secret in it.
+    """
+    environ = os.environ if environ is None else environ
+    parts = urlsplit(upload_path)
+    if "@" in parts.netloc:
+        raise ConfigError("the upload path has a user or password in it; put a token into RL_UPLOAD_TOKEN instead")
+    if parts.scheme == "s3" and parts.netloc:
+        place = Place(parts.path.lstrip("/"))
+        endpoint_url = endpoint_url or environ.get("S3_ENDPOINT_URL")
+        return S3Destination(parts.netloc, place, endpoint_url=endpoint_url, region=region)
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and len(parts.path) > 1:
+        return FolderDestination(Path("/"), Place(unquote(parts.path).lstrip("/")))
+    if parts.scheme in {"http", "https"} and parts.netloc:
+        return HttpDestination(upload_path, token=environ.get("RL_UPLOAD_TOKEN"))
+    shown = f"{parts.scheme}://{parts.netloc}{parts.path}" if parts.scheme else upload_path
+    raise ConfigError(f"the upload path is {shown[:200]!r}; wanted is {_KINDS}")
+
+
+def said_of(report: Report, label: str) -> str:
+    """What a pass did, in lines for people."""
+    lines = [f"  sent           {name}" for name in report.sent]
+    lines += [f"  already there  {name}" for name in report.already_there]
+    lines += [f"  not sent       {name}: {reason}" for name, reason in report.failed.items()]
+    done = len(report.sent) + len(report.already_there)
+    return "\n".join([f"{done} shards at {label}, {len(report.failed)} not sent", *lines])
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="upload_helper.py",
+        description="Send recorded episodes; what was sent is not sent again.",
+        allow_abbrev=False,
+    )
+    made.add_argument("--folder", type=Path, default=Path("rl_runs"), help="where the shards lie (default: rl_runs)")
+    made.add_argument("--upload-path", "--upload_path", required=True, help=_KINDS)
+    made.add_argument("--s3-endpoint-url", "--s3_endpoint_url", help="MinIO and the like (or S3_ENDPOINT_URL)")
+    made.add_argument("--s3-region", "--s3_region")
+    made.add_argument("--run-id", "--run_id", help="only this run's shards")
+    made.add_argument("--attempts", type=int, default=5, help="tries of an unreachable destination (default: 5)")
+    made.add_argument("--remove-sent", action="store_true", help="remove shards from the folder once they went")
+    made.add_argument("--watch", type=float, metavar="SECONDS", help="go on, and look for new shards this often")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when everything went, 1 for a reason that is said, 130 for Ctrl-C."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    try:
+        if not options.folder.is_dir():
+            raise ConfigError(f"there is no folder {str(options.folder)!r}; name the one that rl/collect.py wrote to")
+        destination = destination_of(
+            options.upload_path, endpoint_url=options.s3_endpoint_url, region=options.s3_region
+        )
+        uploader = Uploader(
+            options.folder,
+            destination,
+            keep=not options.remove_sent,
+            only=options.run_id,
+            attempts=max(1, options.attempts),
+            poll_seconds=options.watch or 0.0,
+        )
+        if options.watch:
+            return _watch(uploader)
+        report = uploader.upload()
+    except EpisodesError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on where it was\n")
+        return 130
+    sys.stdout.write(said_of(report, destination.label) + "\n")
+    return 1 if report.failed else 0
+
+
+def _watch(uploader: Uploader) -> int:
+    """Until SIGINT or SIGTERM."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    uploader.start()
+    ended.wait()
+    uploader.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
