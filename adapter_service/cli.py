@@ -1,9 +1,7 @@
-"""The command line: `adapter-service serve | check | train | smoke | evaluate | quickstart | sources`."""
+"""The command line: `adapter-service serve | check | train | smoke | evaluate | quickstart | sources | adapters`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +9,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adapter_service import train_adapt
+from adapter_service import adapters_cli, train_adapt
 from adapter_service.adapters import VersionStore
 from adapter_service.checking import check as check_settings
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import base_loader
-from adapter_service.errors import AdapterServiceError, InvalidParameterError
+from adapter_service.errors import InvalidParameterError
 from adapter_service.settings import Settings, load_settings
+from adapter_service.terminal import Config, Sources, one_clear_line
 
 app = typer.Typer(
     name="adapter-service",
@@ -26,22 +25,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(adapters_cli.app, name="adapters")
 console = Console()
 # A stream that is still open holds up the shutdown no longer than this.
 _GRACE_SECONDS = 5
-
-Config = Annotated[Path | None, typer.Option("--config", help="adapter_config.yaml to use.")]
-Sources = Annotated[Path | None, typer.Option("--sources", help="mcp_connectors.yml to use.")]
-
-
-@contextmanager
-def _one_clear_line() -> Iterator[None]:
-    """An error of ours ends the command with one message and status 1."""
-    try:
-        yield
-    except AdapterServiceError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error ({error.code}): {error}", style="red", markup=False)
-        raise typer.Exit(1) from None
 
 
 @app.command()
@@ -58,7 +45,7 @@ def serve(
     from adapter_service.api.log_lines import log_as_json_lines
 
     log_as_json_lines()
-    with _one_clear_line():
+    with one_clear_line():
         settings = load_settings(config, sources)
         application = create_app(settings)
     uvicorn.run(
@@ -73,7 +60,7 @@ def serve(
 @app.command()
 def check(config: Config = None, sources: Sources = None) -> None:
     """Validate both files and say what the service would do with them."""
-    with _one_clear_line():
+    with one_clear_line():
         report = check_settings(load_settings(config, sources))
     table = Table(show_header=False)
     for subject, text in report.rows:
@@ -95,7 +82,7 @@ def train(context: typer.Context) -> None:
 @app.command("sources")
 def list_sources(config: Config = None, sources: Sources = None) -> None:
     """List the configured sources."""
-    with _one_clear_line():
+    with one_clear_line():
         settings = load_settings(config, sources)
     table = Table("source", "kind", "file and line")
     for entry in settings.sources.values():
@@ -113,9 +100,9 @@ def smoke(
     output: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("smoke_results.md"),
 ) -> None:
     """Ask a running service ten prompts and ten held-out ones, base beside adapter, and write a report."""
-    from adapter_service.measuring.smoking import smoke_service
+    from adapter_service.measuring.smoke_run import smoke_service
 
-    with _one_clear_line():
+    with one_clear_line():
         settings = load_settings(config, sources)
         where = url or f"http://{settings.serving.host}:{settings.serving.port}"
         smoke_service(settings, console, url=where, adapter=adapter, prompts=prompts, output=output)
@@ -130,9 +117,9 @@ def evaluate(
 ) -> None:
     """Score a version and the base on 100 held-out pairs, in batches, without the server."""
     from adapter_service.measuring.evaluation_report import rich_table
-    from adapter_service.measuring.scoring import evaluate_version
+    from adapter_service.measuring.evaluation_run import evaluate_version
 
-    with _one_clear_line():
+    with one_clear_line():
         settings = load_settings(config, sources)
         database = _existing_database(settings)
         versions = VersionStore(database, settings.storage.state_dir / "adapters")
@@ -157,7 +144,7 @@ def quickstart(
     """Stream the sample corpus, train an adapter, gate it, answer twenty prompts, and serve."""
     from adapter_service.quickstart import run
 
-    with _one_clear_line():
+    with one_clear_line():
         run(load_settings(config, sources), console, serve_after=not no_serve, hours=hours)
 
 

@@ -29,10 +29,10 @@ from adapter_service.connectors.registry import open_source
 from adapter_service.engine.engine import Turn
 from adapter_service.errors import BusyError, NotReadyError, RunFailedError
 from adapter_service.measuring.evaluation_report import rich_table
+from adapter_service.measuring.evaluation_run import evaluate_version
 from adapter_service.measuring.provenance import Result
-from adapter_service.measuring.scoring import evaluate_version
-from adapter_service.measuring.smoke import ServiceClient
-from adapter_service.measuring.smoking import smoke_service
+from adapter_service.measuring.service_client import ServiceClient
+from adapter_service.measuring.smoke_run import smoke_service
 from adapter_service.progress import run_progress
 from adapter_service.sample_corpus.server import serve_sample_corpus
 from adapter_service.samples import Sample

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -17,12 +18,13 @@ from adapter_service.adapter_names import BASE
 from adapter_service.connectors.opening import source_opener
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.loading import base_loader
-from adapter_service.jobs.learning import lora_config, stream
+from adapter_service.jobs.learning import lora_config
+from adapter_service.jobs.streaming import stream
 from adapter_service.jobs.train_request import TrainRequest, settings_for
-from adapter_service.measuring.evaluate import Evaluation, choose_pairs, evaluate
+from adapter_service.measuring.evaluation import Evaluation, choose_pairs, evaluate
+from adapter_service.measuring.evaluation_run import translations
 from adapter_service.measuring.holdout import split_source
 from adapter_service.measuring.provenance import Result, write_results
-from adapter_service.measuring.scoring import translations
 from adapter_service.settings import Settings, load_settings
 
 RESULTS = Path("benchmarks/results/translation_curve.json")
@@ -40,7 +42,8 @@ def run(*, full: bool, console: Console | None = None) -> None:
     engine = Engine(base_loader(settings))
     engine.start()
     try:
-        streamed = stream(settings, source_opener(settings), engine, _Silent(console))
+        with TemporaryDirectory() as folder:
+            streamed = stream(settings, source_opener(settings), engine, _Silent(console), Path(folder))
         curve = engine.run(lambda turn: _curve(turn, settings, streamed.dataset.train, console))
     finally:
         engine.stop()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from adapter_service.languages import LANGUAGES
-from adapter_service.measuring.evaluate import Evaluation, Score
+from adapter_service.measuring.evaluation import Evaluation, Score
 from adapter_service.measuring.markdown import table
 
 if TYPE_CHECKING:

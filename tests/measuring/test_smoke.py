@@ -13,7 +13,8 @@ import pytest
 
 from adapter_service.errors import InvalidInputError, ServiceAnswerError
 from adapter_service.languages import find
-from adapter_service.measuring.smoke import Case, ServiceClient, SmokeReport, read_prompts, run_smoke
+from adapter_service.measuring.service_client import ServiceClient
+from adapter_service.measuring.smoke import Case, SmokeReport, read_prompts, run_smoke
 from adapter_service.measuring.smoke_report import results, totals, write_report
 
 ANSWERS = {

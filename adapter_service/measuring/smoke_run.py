@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from adapter_service.measuring.evaluate import Evaluation
+from adapter_service.measuring.evaluation import Evaluation
 from adapter_service.measuring.evaluation_report import render_markdown
 from adapter_service.measuring.holdout import draw_cases, split_source
 from adapter_service.measuring.provenance import Result, write_results
-from adapter_service.measuring.smoke import ServiceClient, SmokeReport, SmokeRow, read_prompts, run_smoke
+from adapter_service.measuring.service_client import ServiceClient
+from adapter_service.measuring.smoke import SmokeReport, SmokeRow, read_prompts, run_smoke
 from adapter_service.measuring.smoke_report import results, totals, write_report
 from adapter_service.settings import Settings
 

@@ -11,7 +11,7 @@ from adapter_service.errors import EmptySourceError, InvalidInputError
 from adapter_service.languages import find
 from adapter_service.languages.answers import corpus_chrf
 from adapter_service.languages.instructions import canonical
-from adapter_service.measuring.evaluate import Evaluation, choose_pairs, evaluate
+from adapter_service.measuring.evaluation import Evaluation, choose_pairs, evaluate
 from adapter_service.measuring.evaluation_report import render_markdown, rich_table
 from adapter_service.measuring.retrieval import NearestNeighbour
 from adapter_service.samples import Message, Sample

@@ -10,7 +10,7 @@ from adapter_service.adapters import Version
 from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
-from adapter_service.measuring.evaluate import Evaluation, choose_pairs, evaluate
+from adapter_service.measuring.evaluation import Evaluation, choose_pairs, evaluate
 from adapter_service.measuring.holdout import split_source
 from adapter_service.samples import Message
 from adapter_service.settings import Settings
