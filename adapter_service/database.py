@@ -1,8 +1,9 @@
 """The state that must survive a power cut: one SQLite file, short transactions, numbered migrations.
 
-One connection serves all threads, which take turns: a transaction here is a few rows, so a
-connection per thread would buy nothing and leave one open for each worker of the web server.
-Other processes may open the same file; they wait for each other by `BUSY_SECONDS`.
+Two connections serve all threads, one for those that write and one for those that read: a transaction
+here is a few rows, so a connection per thread would buy nothing and leave one open for each worker of
+the web server. Readers do not wait for a writer, nor for its disk. Other processes may open the same
+file; they wait for each other by `BUSY_SECONDS`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from adapter_service.errors import DatabaseError
+from adapter_service.errors import DatabaseError, StorageError
+from adapter_service.storage_faults import storage_fault
 
 BUSY_SECONDS = 30
 OLDEST_SQLITE = (3, 37)  # the first with STRICT tables
@@ -90,81 +92,167 @@ def m003_crashes(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE jobs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0")
 
 
+def m004_uploads(connection: sqlite3.Connection) -> None:
+    """What became of each version, and to which stores those that went live are still to be pushed."""
+    # Without a foreign key: a removed version leaves its events, so that no number is ever given twice.
+    connection.execute("""
+        CREATE TABLE version_events (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            adapter TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            key TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            at TEXT NOT NULL
+        ) STRICT""")
+    connection.execute("CREATE INDEX version_events_by_version ON version_events (adapter, version)")
+    connection.execute("""
+        INSERT INTO version_events (adapter, version, key, kind, at)
+        SELECT adapter, number, key, status, created_at FROM versions ORDER BY adapter, number""")
+    connection.execute("""
+        CREATE TABLE uploads (
+            adapter TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            store TEXT NOT NULL,
+            status TEXT NOT NULL CHECK (status IN ('pending', 'pushed', 'failed')),
+            attempts INTEGER NOT NULL,
+            next_attempt_at TEXT NOT NULL,
+            reason TEXT,
+            changed_at TEXT NOT NULL,
+            PRIMARY KEY (adapter, version, store),
+            FOREIGN KEY (adapter, version) REFERENCES versions (adapter, number) ON DELETE CASCADE
+        ) STRICT""")
+    connection.execute("CREATE INDEX uploads_by_time ON uploads (status, next_attempt_at)")
+
+
+def m005_pausing(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "ALTER TABLE jobs ADD COLUMN pause_requested INTEGER NOT NULL DEFAULT 0 CHECK (pause_requested IN (0, 1))"
+    )
+
+
 # The place in this list is the migration's number; a landed one is never edited.
-MIGRATIONS: tuple[Migration, ...] = (m001_jobs, m002_versions, m003_crashes)
+MIGRATIONS: tuple[Migration, ...] = (m001_jobs, m002_versions, m003_crashes, m004_uploads, m005_pausing)
 
 
 class Database:
     """One open SQLite file, brought to the newest schema; safe to share between threads.
 
+    `fault` says why the last transaction could not be written, where the disk or the file is at fault;
+    None once one was written again.
+
     Raises:
         DatabaseError: the file is not a database, or a newer version of the service wrote it.
+        StorageError: it is locked, or cannot be written.
     """
 
-    def __init__(self, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    def __init__(
+        self, path: Path, migrations: Sequence[Migration] = MIGRATIONS, *, busy_seconds: float | None = None
+    ) -> None:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise DatabaseError(
                 f"this Python has SQLite {sqlite3.sqlite_version}; 3.37 or newer is needed: "
                 "install a newer Python or SQLite library"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._lock = threading.RLock()
-        self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self.fault: StorageError | None = None
+        self._busy_seconds = BUSY_SECONDS if busy_seconds is None else busy_seconds
+        self._writing, self._reading = threading.RLock(), threading.RLock()
+        with ExitStack() as opened:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._writer = opened.enter_context(closing(self._connect()))
+                self._migrate(migrations)
+                self._reader = opened.enter_context(closing(self._connect()))
+                self._reader.execute("PRAGMA query_only = ON")
+            except (sqlite3.DatabaseError, OSError) as error:
+                raise self._cannot_be_opened(error) from error
+            opened.pop_all()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
         try:
-            self._prepare(migrations)
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise DatabaseError(
-                f"the state database {path} cannot be opened ({error}); "
-                "move it away to start with an empty one, or restore a backup"
-            ) from error
-        except DatabaseError:
-            self.close()
+            connection.execute("PRAGMA journal_mode = WAL")
+            # WAL with the usual NORMAL may lose the last commits on power loss: a job once accepted must stay.
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
             raise
+        return connection
 
-    def _prepare(self, migrations: Sequence[Migration]) -> None:
-        self._connection.row_factory = sqlite3.Row
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        # WAL with the usual NORMAL may lose the last commits on power loss: a job once accepted must stay.
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("PRAGMA foreign_keys = ON")
+    def _cannot_be_opened(self, error: sqlite3.DatabaseError | OSError) -> DatabaseError | StorageError:
+        is_other_file = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB
+        if not is_other_file and (fault := storage_fault(error)) is not None:
+            return type(fault)(f"{self.path} cannot be opened: {fault}")
+        return DatabaseError(
+            f"the state database {self.path} cannot be opened ({error}); "
+            "move it away to start with an empty one, or restore a backup"
+        )
+
+    def _migrate(self, migrations: Sequence[Migration]) -> None:
+        if self._schema(self._writer) == len(migrations):
+            return  # a full disk can still be read
         with self.transaction() as connection:
-            self._migrate(connection, migrations)
+            found = self._schema(connection)
+            if found > len(migrations):
+                raise DatabaseError(
+                    f"the state database {self.path} has schema {found}, and this version knows up to "
+                    f"{len(migrations)}; start the newer version of the service, or use another state folder"
+                )
+            for migration in migrations[found:]:
+                migration(connection)
+            connection.execute(f"PRAGMA user_version = {len(migrations)}")
 
-    def _migrate(self, connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
-        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if found > len(migrations):
-            raise DatabaseError(
-                f"the state database {self.path} has schema {found}, and this version knows up to "
-                f"{len(migrations)}; start the newer version of the service, or use another state folder"
-            )
-        for migration in migrations[found:]:
-            migration(connection)
-        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+    @staticmethod
+    def _schema(connection: sqlite3.Connection) -> int:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, alone from the start: what was read inside is still true when it commits.
 
-        Keep it short: every other thread waits. Not to be nested.
+        Keep it short: every other thread that writes waits. Not to be nested.
+
+        Raises:
+            sqlite3.Error: nothing was written; `storage_fault` says whether the disk or the file is at fault.
         """
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                # A full disk has rolled back by itself already.
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+        try:
+            with self._turn():
+                self._writer.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._writer
+                    self._writer.execute("COMMIT")
+                except BaseException:
+                    # A full disk has rolled back by itself already.
+                    if self._writer.in_transaction:
+                        self._writer.execute("ROLLBACK")
+                    raise
+        except sqlite3.Error as error:
+            self.fault = storage_fault(error) or self.fault
+            raise
+        self.fault = None
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The writers' lock; of those who wait in a row none waits as long as all before it together."""
+        if not self._writing.acquire(timeout=self._busy_seconds):
+            busy = sqlite3.OperationalError("other threads wait for the locked database")
+            busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise busy
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def read(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
-        """The rows of one SELECT."""
-        with self._lock:
-            return self._connection.execute(sql, parameters).fetchall()
+        """The rows of one SELECT, as the last transaction left them."""
+        with self._reading:
+            return self._reader.execute(sql, parameters).fetchall()
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+        with self._writing, self._reading:
+            self._reader.close()
+            self._writer.close()

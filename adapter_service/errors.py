@@ -5,6 +5,7 @@
     │   ├── SettingsError            adapter_config.yaml, mcp_connectors.yml, ADAPTER_* variables
     │   ├── InvalidParameterError    a field or option of one request
     │   ├── PromptTooLongError
+    │   ├── DoesNotFitError          a job that this machine has not the memory for
     │   └── InvalidSampleError       one record of a source (counted, not fatal by itself)
     ├── NotFoundError
     │   ├── UnknownJobError
@@ -14,6 +15,7 @@
     │   ├── WrongJobStateError
     │   ├── NoVersionToRollBackError
     │   ├── DuplicateRequestError    same idempotency key, another body
+    │   ├── DamagedJobError          its row in the state database cannot be read
     │   └── SupersededError          another attempt or decision came first; what was known is stale
     ├── NotAuthenticatedError        from a peer of whom nothing is known
     ├── ForbiddenError               from a peer that may not
@@ -26,10 +28,15 @@
     │   └── TooManyBadRecordsError
     ├── BaseModelError               a base cannot be found, read or quantized
     ├── AdapterFormatError           an adapter folder is not one we serve
+    ├── StoreError                   a place for versions says no, and will again; so trying again helps nobody
+    │   └── StoreUnreachableError    it does not answer, or not now
     ├── DatabaseError                the state database cannot be opened by this version
+    ├── StorageError                 the disk or the state database takes nothing: locked, read-only, broken
+    │   └── StorageFullError
     ├── TrainingError
     │   ├── NonFiniteLossError
-    │   └── NothingToLearnError      zero supervised tokens or zero samples
+    │   ├── NothingToLearnError      zero supervised tokens or zero samples
+    │   └── OutOfMemoryError         while it ran, for one sample alone
     ├── ServiceAnswerError           a service that we ask does not answer as it should
     ├── RunFailedError               `make run` came to no result
     └── JobCancelledError            the user asked for it; ends a job as `cancelled`
@@ -74,6 +81,10 @@ class PromptTooLongError(InvalidInputError):
     code = "prompt_too_long"
 
 
+class DoesNotFitError(InvalidInputError):
+    code = "does_not_fit"
+
+
 class InvalidSampleError(InvalidInputError):
     code = "invalid_sample"
 
@@ -108,6 +119,10 @@ class NoVersionToRollBackError(ConflictError):
 
 class DuplicateRequestError(ConflictError):
     code = "duplicate_request"
+
+
+class DamagedJobError(ConflictError):
+    code = "damaged_job"
 
 
 class SupersededError(ConflictError):
@@ -164,8 +179,26 @@ class AdapterFormatError(AdapterServiceError):
     code = "adapter_format"
 
 
+class StoreError(AdapterServiceError):
+    code = "store_error"
+
+
+class StoreUnreachableError(StoreError):
+    code = "store_unreachable"
+
+
 class DatabaseError(AdapterServiceError):
     code = "database_error"
+
+
+class StorageError(AdapterServiceError):
+    """`storage_faults.py` says which errors of the system are one."""
+
+    code = "storage_error"
+
+
+class StorageFullError(StorageError):
+    code = "storage_full"
 
 
 class TrainingError(AdapterServiceError):
@@ -178,6 +211,10 @@ class NonFiniteLossError(TrainingError):
 
 class NothingToLearnError(TrainingError):
     code = "nothing_to_learn"
+
+
+class OutOfMemoryError(TrainingError):
+    code = "out_of_memory"
 
 
 class ServiceAnswerError(AdapterServiceError):

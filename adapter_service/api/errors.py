@@ -20,6 +20,7 @@ from starlette.types import Scope
 
 from adapter_service import errors
 from adapter_service.api.validation import describe, first_parameter, trace_id_in
+from adapter_service.storage_faults import storage_fault
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.SettingsError: 500,  # a caller can do nothing about this service's files
     errors.InvalidParameterError: 422,
     errors.PromptTooLongError: 422,
+    errors.DoesNotFitError: 422,
     errors.InvalidSampleError: 422,
     errors.NotFoundError: 404,
     errors.UnknownJobError: 404,
@@ -41,6 +43,7 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.WrongJobStateError: 409,
     errors.NoVersionToRollBackError: 409,
     errors.DuplicateRequestError: 409,
+    errors.DamagedJobError: 409,
     errors.SupersededError: 409,
     errors.NotAuthenticatedError: 401,
     errors.ForbiddenError: 403,
@@ -53,10 +56,15 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.TooManyBadRecordsError: 502,
     errors.BaseModelError: 500,
     errors.AdapterFormatError: 500,
+    errors.StoreError: 502,
+    errors.StoreUnreachableError: 502,
     errors.DatabaseError: 500,
+    errors.StorageError: 503,
+    errors.StorageFullError: 507,
     errors.TrainingError: 500,
     errors.NonFiniteLossError: 500,
     errors.NothingToLearnError: 500,
+    errors.OutOfMemoryError: 500,
     errors.JobCancelledError: 409,
     errors.ServiceAnswerError: 502,
     errors.RunFailedError: 500,
@@ -114,7 +122,7 @@ def error_response(scope: Scope, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, errors.BusyError):
         headers["Retry-After"] = str(error.retry_after_seconds)
-    if isinstance(error, errors.NotReadyError):
+    if isinstance(error, errors.NotReadyError | errors.StorageError):
         headers["Retry-After"] = str(NOT_READY_RETRY_SECONDS)
     if isinstance(error, errors.NotAuthenticatedError):
         headers["WWW-Authenticate"] = 'Bearer realm="adapter-service"'  # RFC 9110 wants one with every 401
@@ -126,6 +134,14 @@ async def on_service_error(request: Request, error: Exception) -> JSONResponse:
     if response.status_code == 500:
         log.error("%s", error, exc_info=error, extra={"action": "request_failed", **_trace(request)})
     return response
+
+
+async def on_storage_error(request: Request, error: Exception) -> JSONResponse:
+    """What SQLite or the system says of storage, in our words; anything else goes the way of the unforeseen."""
+    if (fault := storage_fault(error)) is None:
+        raise error
+    log.error("%s", fault, exc_info=error, extra={"action": "request_failed", **_trace(request)})
+    return error_response(request.scope, fault)
 
 
 async def on_validation_error(request: Request, error: Exception) -> JSONResponse:

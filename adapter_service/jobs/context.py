@@ -45,9 +45,9 @@ class JobContext:
         self._stopping = stopping
 
     def cancelled(self) -> bool:
-        """Whether the user asked for an end; then raise `JobCancelledError`. Cheap enough to ask at every record.
+        """Whether the user asked for an end or a pause; then raise `JobCancelledError`.
 
-        The table is read at most every `ASK_SECONDS`.
+        Cheap enough to ask at every record: the table is read at most every `ASK_SECONDS`.
 
         Raises:
             SupersededError: another attempt has taken over; let it pass, nothing more can be written.
@@ -92,7 +92,7 @@ class JobContext:
 
     def _ask(self) -> bool:
         try:
-            return self._store.cancel_requested(self._job)
+            return self._store.stop_requested(self._job)
         except sqlite3.Error:
             # As with a report: the run goes on, and the question is asked again soon.
             logger.warning("not known whether to stop", exc_info=True, extra={"job_id": self._job.id})

@@ -1,14 +1,15 @@
 """What a job is: a request to train one adapter, where it stands, and where it may go next. Pure.
 
-                 ┌────────── put back: shutdown, crash ──────────┐
+                 ┌───── put back: shutdown, crash, a fault ──────┐
                  ▼                                               │
     create ─▶ queued ───────── claim: attempt + 1 ──────────▶ running ─▶ succeeded | failed | cancelled
-               ▲  │
-               │  ├──▶ paused
+               ▲  │                                              │
+               │  ├──▶ paused ◀──── it stopped, as it was asked ─┘
                └──┼──────┤
                   └──────┴──▶ cancelled
 
-Being asked to stop is a flag (`cancel_requested`), not a status: the job is running until it stops.
+Being asked to stop is a flag (`cancel_requested`, `pause_requested`), not a status: the job is running
+until it stops. Of the two, cancelling wins. A paused job keeps its place in the queue and its checkpoint.
 A gate that says no is a *succeeded* job; `result` has the verdict.
 """
 
@@ -24,7 +25,7 @@ from typing import Any
 
 from adapter_service.errors import WrongJobStateError
 
-# A job that kills the process would do so forever; the third time is the last.
+# A job that kills the process, or meets an error that nobody foresaw, would do so forever; the third time is the last.
 MAX_CRASHES = 3
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -57,7 +58,9 @@ class Phase(StrEnum):
 ALLOWED: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED}),
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
-    JobStatus.RUNNING: frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.QUEUED}),
+    JobStatus.RUNNING: frozenset(
+        {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.QUEUED, JobStatus.PAUSED}
+    ),
     JobStatus.SUCCEEDED: frozenset(),
     JobStatus.FAILED: frozenset(),
     JobStatus.CANCELLED: frozenset(),
@@ -69,7 +72,8 @@ class Job:
     """One row of the job table, as it was when it was read.
 
     `attempt` counts executions and is the fencing token: only who holds the newest may write.
-    `crashes` counts those in which the process died.
+    `crashes` counts those that broke off: the process died, or met an error that nobody foresaw.
+    `pause_requested` is true of a running job alone.
     `progress` has what the last report said (loss, tokens_per_second, sample counts, …);
     `result` is what the finished job returned, or None.
     """
@@ -84,6 +88,7 @@ class Job:
     attempt: int = 0
     crashes: int = 0
     cancel_requested: bool = False
+    pause_requested: bool = False
     step: int = 0
     total_steps: int | None = None
     progress: Mapping[str, Any] = field(default_factory=dict)
@@ -107,7 +112,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """Something that happened to a job: a status, `phase:<name>` or `cancel_requested`."""
+    """Something that happened to a job: a status, `phase:<name>`, or what was asked: `cancel_requested`, …"""
 
     job_id: str
     attempt: int

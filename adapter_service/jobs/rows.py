@@ -10,25 +10,27 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
+from adapter_service.errors import DamagedJobError
 from adapter_service.jobs.job import Job, JobStatus, Phase
 
 SELECT = "SELECT * FROM jobs WHERE id = ?"
 INSERT = """
     INSERT INTO jobs (
         id, adapter, request, trace_id, created_at, status, phase, attempt, crashes, cancel_requested,
-        step, total_steps, progress, result, error_code, error_message, started_at, finished_at,
+        pause_requested, step, total_steps, progress, result, error_code, error_message, started_at, finished_at,
         idempotency_key
     ) VALUES (
         :id, :adapter, :request, :trace_id, :created_at, :status, :phase, :attempt, :crashes, :cancel_requested,
-        :step, :total_steps, :progress, :result, :error_code, :error_message, :started_at, :finished_at,
-        :idempotency_key
+        :pause_requested, :step, :total_steps, :progress, :result, :error_code, :error_message,
+        :started_at, :finished_at, :idempotency_key
     )"""
 # Compare-and-set in one statement: two runners may both hold this job as queued, and only one may start it.
 UPDATE = """
     UPDATE jobs SET
         status = :status, phase = :phase, attempt = :attempt, crashes = :crashes,
-        cancel_requested = :cancel_requested, step = :step, total_steps = :total_steps,
-        progress = :progress, result = :result, error_code = :error_code, error_message = :error_message,
+        cancel_requested = :cancel_requested, pause_requested = :pause_requested,
+        step = :step, total_steps = :total_steps, progress = :progress, result = :result,
+        error_code = :error_code, error_message = :error_message,
         started_at = :started_at, finished_at = :finished_at
     WHERE id = :id AND status = :status_before AND attempt = :attempt_before"""
 
@@ -58,13 +60,28 @@ def _finite(value: Any) -> Any:
 
 
 def to_job(row: sqlite3.Row) -> Job:
+    """The job of a row.
+
+    Raises:
+        DamagedJobError: the row was not written by this service, or something has happened to it since.
+    """
+    try:
+        return _read(row)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedJobError(
+            f"what the state database has of {row['id']} cannot be read ({type(error).__name__}: {error}); "
+            "restore a backup of the database, or submit the job again: other jobs go on"
+        ) from error
+
+
+def _read(row: sqlite3.Row) -> Job:
     def time(name: str) -> datetime | None:
         return datetime.fromisoformat(row[name]) if row[name] else None
 
     return Job(
         id=row["id"],
         adapter=row["adapter"],
-        request=json.loads(row["request"]),
+        request=_object(row["request"]),
         trace_id=row["trace_id"],
         created_at=datetime.fromisoformat(row["created_at"]),
         status=JobStatus(row["status"]),
@@ -72,12 +89,20 @@ def to_job(row: sqlite3.Row) -> Job:
         attempt=row["attempt"],
         crashes=row["crashes"],
         cancel_requested=bool(row["cancel_requested"]),
+        pause_requested=bool(row["pause_requested"]),
         step=row["step"],
         total_steps=row["total_steps"],
-        progress=json.loads(row["progress"]),
-        result=json.loads(row["result"]) if row["result"] else None,
+        progress=_object(row["progress"]),
+        result=_object(row["result"]) if row["result"] else None,
         error_code=row["error_code"],
         error_message=row["error_message"],
         started_at=time("started_at"),
         finished_at=time("finished_at"),
     )
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise TypeError(f"a JSON object is wanted, {type(value).__name__} was found")
+    return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from adapter_service.database import Database
 from adapter_service.errors import (
     BusyError,
+    DamagedJobError,
     DuplicateRequestError,
     SupersededError,
     UnknownJobError,
@@ -62,15 +63,21 @@ class JobStore:
             return _get(connection, job.id)
 
     def get(self, job_id: str) -> Job:
+        """The job as it is now.
+
+        Raises:
+            UnknownJobError: there is none.
+            DamagedJobError: its row cannot be read.
+        """
         return _one(self._database.read(SELECT, (job_id,)), job_id)
 
     def list(self, *, status: JobStatus | None = None, limit: int = 100) -> tuple[Job, ...]:
-        """Newest first."""
+        """Newest first, without those whose rows cannot be read."""
         rows = self._database.read(
             "SELECT * FROM jobs WHERE :status IS NULL OR status = :status ORDER BY number DESC LIMIT :limit",
             {"status": status, "limit": limit},
         )
-        return tuple(to_job(row) for row in rows)
+        return tuple(_readable(rows))
 
     def events(self, job_id: str) -> tuple[JobEvent, ...]:
         """What happened to one job, oldest first; its steps are not events."""
@@ -96,7 +103,7 @@ class JobStore:
     def claim_next(self) -> Job | None:
         """Start the oldest queued job: it is running, one attempt further, and the caller's alone."""
         with self._database.transaction() as connection:
-            job = next(_readable(connection, JobStatus.QUEUED), None)
+            job = next(_readable(_rows_of(connection, JobStatus.QUEUED)), None)
             if job is None:
                 return None
             started = job.moved(JobStatus.RUNNING, attempt=job.attempt + 1, started_at=job.started_at or self._now())
@@ -141,10 +148,19 @@ class JobStore:
     def put_back(self, job: Job) -> Job:
         """The running `job` has stopped before its end, through no fault of its own: it queues again.
 
-        It keeps its place. One whose cancellation was asked for is cancelled.
+        It keeps its place. One that was asked to stop is cancelled or paused, as it was asked.
         """
         with self._database.transaction() as connection:
             return self._put_back(connection, _fenced(connection, job))
+
+    def broke_off(self, job: Job, code: str, message: str) -> Job:
+        """The running `job` met an error that nobody foresaw: it queues again, as after a crash.
+
+        The attempt that is one too many fails, with `code` and `message`.
+        """
+        with self._database.transaction() as connection:
+            current = _fenced(connection, job)
+            return self._broken_off(connection, replace(current, crashes=current.crashes + 1), code, message)
 
     def requeue_interrupted(self) -> tuple[Job, ...]:
         """At start, before any claim: put back every job that a dead process left running.
@@ -152,7 +168,7 @@ class JobStore:
         One under which `MAX_CRASHES` processes died fails instead.
         """
         with self._database.transaction() as connection:
-            jobs = tuple(_readable(connection, JobStatus.RUNNING))
+            jobs = tuple(_readable(_rows_of(connection, JobStatus.RUNNING)))
             return tuple(self._crashed(connection, replace(job, crashes=job.crashes + 1)) for job in jobs)
 
     def request_cancel(self, job_id: str) -> Job:
@@ -171,14 +187,47 @@ class JobStore:
             stopped = job.moved(JobStatus.CANCELLED, cancel_requested=True, finished_at=self._now())
             return self._write(connection, job, stopped, event=JobStatus.CANCELLED)
 
-    def cancel_requested(self, job: Job) -> bool:
-        """Whether the running `job` shall stop; asked over and over by `JobContext.cancelled`.
+    def request_pause(self, job_id: str) -> Job:
+        """Hold a waiting job back; ask a running one to stop until it is resumed (again is harmless).
+
+        Raises:
+            WrongJobStateError: the job is finished, or was asked to stop for good.
+        """
+        with self._database.transaction() as connection:
+            job = _get(connection, job_id)
+            if job.status.finished or job.cancel_requested:
+                stands = job.status if job.status.finished else "being cancelled"
+                raise WrongJobStateError(f"{job_id} is {stands}; only a job that waits or runs can be paused")
+            if job.status is JobStatus.QUEUED:
+                return self._write(connection, job, job.moved(JobStatus.PAUSED), event=JobStatus.PAUSED)
+            if job.status is JobStatus.PAUSED or job.pause_requested:
+                return job
+            return self._write(connection, job, replace(job, pause_requested=True), event="pause_requested")
+
+    def request_resume(self, job_id: str) -> Job:
+        """Put a paused job back into the queue, at its old place; what waits or runs already is left to it.
+
+        Raises:
+            WrongJobStateError: the job is finished.
+        """
+        with self._database.transaction() as connection:
+            job = _get(connection, job_id)
+            if job.status.finished:
+                raise WrongJobStateError(f"{job_id} is {job.status}; only a paused job can be resumed")
+            if job.status is JobStatus.PAUSED:
+                return self._write(connection, job, job.moved(JobStatus.QUEUED), event=JobStatus.QUEUED)
+            if job.pause_requested:
+                return self._write(connection, job, replace(job, pause_requested=False), event="pause_withdrawn")
+            return job
+
+    def stop_requested(self, job: Job) -> bool:
+        """Whether the running `job` shall stop, for good or for a while; asked over and over by `JobContext`.
 
         Raises:
             SupersededError: this attempt is over.
         """
         rows = self._database.read(
-            "SELECT cancel_requested FROM jobs WHERE id = ? AND status = ? AND attempt = ?",
+            "SELECT cancel_requested OR pause_requested FROM jobs WHERE id = ? AND status = ? AND attempt = ?",
             (job.id, job.status, job.attempt),
         )
         if not rows:
@@ -188,21 +237,28 @@ class JobStore:
     def _finish(self, job: Job, status: JobStatus, **outcome: Any) -> Job:
         with self._database.transaction() as connection:
             current = _fenced(connection, job)
-            finished = current.moved(status, finished_at=self._now(), **outcome)
+            finished = current.moved(status, finished_at=self._now(), pause_requested=False, **outcome)
             return self._write(connection, current, finished, event=status)
 
     def _crashed(self, connection: sqlite3.Connection, job: Job) -> Job:
+        times = f"{job.crashes} times" if job.crashes > 1 else "once"
+        message = f"it broke off {times}, the last time because the service died; read its log, then submit it again"
+        return self._broken_off(connection, job, "interrupted", message)
+
+    def _broken_off(self, connection: sqlite3.Connection, job: Job, code: str, message: str) -> Job:
+        """`job`, whose `crashes` count this time already, once more or for good."""
         if job.cancel_requested or job.crashes < MAX_CRASHES:
             return self._put_back(connection, job)
-        message = f"the service died {job.crashes} times while it ran; read its log, then submit it again"
-        failed = job.moved(JobStatus.FAILED, finished_at=self._now(), error_code="interrupted", error_message=message)
+        outcome = {"error_code": code, "error_message": message}
+        failed = job.moved(JobStatus.FAILED, finished_at=self._now(), pause_requested=False, **outcome)
         return self._write(connection, job, failed, event=failed.status)
 
     def _put_back(self, connection: sqlite3.Connection, job: Job) -> Job:
         if job.cancel_requested:
-            moved = job.moved(JobStatus.CANCELLED, finished_at=self._now())
+            moved = job.moved(JobStatus.CANCELLED, finished_at=self._now(), pause_requested=False)
         else:
-            moved = job.moved(JobStatus.QUEUED, phase=None)
+            status = JobStatus.PAUSED if job.pause_requested else JobStatus.QUEUED
+            moved = job.moved(status, phase=None, pause_requested=False)
         return self._write(connection, job, moved, event=moved.status)
 
     def _write(self, connection: sqlite3.Connection, before: Job, after: Job, *, event: str | None) -> Job:
@@ -224,12 +280,17 @@ def _get(connection: sqlite3.Connection, job_id: str) -> Job:
     return _one(connection.execute(SELECT, (job_id,)).fetchall(), job_id)
 
 
-def _readable(connection: sqlite3.Connection, status: JobStatus) -> Iterator[Job]:
-    """The jobs of one status, oldest first; a row that is none (edited by hand, damaged) holds up no other."""
-    for row in connection.execute("SELECT * FROM jobs WHERE status = ? ORDER BY number", (status,)).fetchall():
+def _rows_of(connection: sqlite3.Connection, status: JobStatus) -> list[sqlite3.Row]:
+    """Oldest first."""
+    return connection.execute("SELECT * FROM jobs WHERE status = ? ORDER BY number", (status,)).fetchall()
+
+
+def _readable(rows: Iterable[sqlite3.Row]) -> Iterator[Job]:
+    """The jobs of `rows`; a row that is none (edited by hand, damaged) holds up no other."""
+    for row in rows:
         try:
             yield to_job(row)
-        except (ValueError, TypeError):
+        except DamagedJobError:
             logger.exception("the row of %s cannot be read and is passed over", row["id"])
 
 

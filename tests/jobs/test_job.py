@@ -19,6 +19,7 @@ MOVES = {
     ("paused", "queued"),
     ("paused", "cancelled"),
     ("running", "queued"),
+    ("running", "paused"),
     ("running", "succeeded"),
     ("running", "failed"),
     ("running", "cancelled"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 import threading
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 
 from adapter_service.database import Database
-from adapter_service.errors import EmptySourceError, JobCancelledError
+from adapter_service.errors import EmptySourceError, JobCancelledError, StorageError, StorageFullError
 from adapter_service.jobs.context import JobContext
-from adapter_service.jobs.job import Job, JobStatus, Phase
+from adapter_service.jobs.job import MAX_CRASHES, Job, JobStatus, Phase
 from adapter_service.jobs.logs import JobLogs
 from adapter_service.jobs.runner import Runner
 from adapter_service.jobs.store import JobStore
@@ -32,6 +33,10 @@ class Workshop:
         self.ready = threading.Event()
         self.ready.set()
         self.seconds = 0.0
+        self.forgotten: list[str] = []
+        self.storage_fault: StorageError | None = None
+        self.checked = threading.Condition()
+        self.checks = 0
         self.runner: Runner | None = None
 
     def run(self, work: Work) -> Runner:
@@ -39,7 +44,9 @@ class Workshop:
             self.store,
             work,
             self.logs,
+            forget=self.forgotten.append,
             ready=self.ready.is_set,
+            check_storage=self.check_storage,
             monotonic=lambda: self.seconds,
             retry_seconds=0.01,
         )
@@ -52,24 +59,42 @@ class Workshop:
             self.runner.wake()
         return job
 
+    def check_storage(self) -> None:
+        with self.checked:
+            self.checks += 1
+            self.checked.notify_all()
+        if self.storage_fault:
+            raise self.storage_fault
+
     def ended(self, job: Job) -> Job:
+        return self.reached(job, lambda now: now.status.finished)
+
+    def reached(self, job: Job, is_so: Callable[[Job], bool]) -> Job:
         with self.store.changed:
-            assert self.store.changed.wait_for(lambda: self.store.get(job.id).status.finished, timeout=20)
+            assert self.store.changed.wait_for(lambda: is_so(self.store.get(job.id)), timeout=20)
         return self.store.get(job.id)
 
 
 class SignallingStore(JobStore):
-    """The store, telling tests when a job has ended."""
+    """The store, telling tests when an attempt has ended."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self.changed = threading.Condition()
 
+    def put_back(self, job: Job) -> Job:
+        return self._told(super().put_back(job))
+
+    def broke_off(self, job: Job, code: str, message: str) -> Job:
+        return self._told(super().broke_off(job, code, message))
+
     def _finish(self, job: Job, status: JobStatus, **outcome: Any) -> Job:
-        ended = super()._finish(job, status, **outcome)
+        return self._told(super()._finish(job, status, **outcome))
+
+    def _told(self, job: Job) -> Job:
         with self.changed:
             self.changed.notify_all()
-        return ended
+        return job
 
 
 @pytest.fixture
@@ -124,6 +149,117 @@ def test_any_other_error_fails_its_job_alone_and_leaks_nothing(
     assert (ended.error_code, "FileNotFoundError" in str(ended.error_message)) == ("internal_error", True)
     assert "secret" not in str(ended.error_message)
     assert "secret" in caplog.text
+
+
+def test_an_unforeseen_error_is_tried_again_with_the_files_of_the_job_kept(workshop: Workshop) -> None:
+    def at_first_broken(job: Job, _: JobContext) -> Mapping[str, Any]:
+        assert workshop.forgotten == []
+        if job.attempt < 3:
+            raise KeyError("loss")
+        return {"attempt": job.attempt}
+
+    job = workshop.submit()
+    runner = workshop.run(at_first_broken)
+    assert workshop.ended(job).result == {"attempt": 3}
+    assert runner.stop(timeout=20)
+    log = "\n".join(workshop.logs.read(job.id).lines)
+    assert log.count("broke off: unexpected KeyError") == 2
+    assert workshop.forgotten == [job.id]
+
+
+def test_a_full_disk_costs_a_job_no_attempt_and_no_job_begins_before_there_is_room(workshop: Workshop) -> None:
+    full = StorageFullError("0 MiB are free")
+    begun: list[int] = []
+
+    def fill_the_disk(job: Job, _: JobContext) -> Mapping[str, Any]:
+        begun.append(job.attempt)
+        if job.attempt == 1:
+            workshop.storage_fault = full
+            raise OSError(errno.ENOSPC, "No space left on device", "/state/work/artifact")
+        return {}
+
+    job = workshop.submit()
+    runner = workshop.run(fill_the_disk)
+    waiting = workshop.reached(job, lambda now: now.attempt == 1 and now.status is JobStatus.QUEUED)
+    assert (waiting.crashes, begun) == (0, [1])
+    workshop.storage_fault = None
+    runner.wake()
+    assert workshop.ended(job).attempt == 2
+    assert "broke off: the disk of the state folder is full; make room" in "\n".join(workshop.logs.read(job.id).lines)
+
+
+def test_a_disk_that_is_full_for_one_job_alone_fails_that_job_in_the_end(workshop: Workshop) -> None:
+    def too_large(job: Job, _: JobContext) -> Mapping[str, Any]:
+        if job.id == large.id:
+            raise OSError(errno.ENOSPC, "No space left on device", "/state/work/artifact")
+        return {}
+
+    large, small = workshop.submit(), workshop.submit()
+    workshop.run(too_large)
+    ended = workshop.ended(large)
+    assert (ended.error_code, ended.crashes) == ("storage_full", 3)
+    assert "/state" not in str(ended.error_message)
+    assert workshop.ended(small).status is JobStatus.SUCCEEDED
+
+
+def test_while_storage_takes_nothing_the_runner_says_so_and_costs_no_attempt(
+    workshop: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    workshop.storage_fault = StorageError("the state folder is read-only")
+    job = workshop.submit()
+    runner = workshop.run(lambda *_: {})
+    with workshop.checked:
+        assert workshop.checked.wait_for(lambda: workshop.checks >= 3, timeout=20)
+    assert (runner.fault, workshop.store.get(job.id).attempt) == ("the state folder is read-only", 0)
+    assert caplog.text.count("jobs are held up: the state folder is read-only") == 1
+    workshop.storage_fault = None
+    assert workshop.ended(job).attempt == 1
+    assert runner.fault is None
+
+
+def test_a_paused_job_stops_keeps_its_files_and_goes_on_when_it_is_resumed(workshop: Workshop) -> None:
+    def train(job: Job, context: JobContext) -> Mapping[str, Any]:
+        if (job.id, job.attempt) == (held.id, 1):
+            workshop.store.request_pause(job.id)
+            assert context.cancelled()
+            raise JobCancelledError("at step 3")
+        return {"attempt": job.attempt}
+
+    held, other = workshop.submit(), workshop.submit()
+    runner = workshop.run(train)
+    assert workshop.ended(other).attempt == 1
+    assert workshop.store.get(held.id).status is JobStatus.PAUSED
+    assert held.id not in workshop.forgotten
+    workshop.store.request_resume(held.id)
+    runner.wake()
+    assert workshop.ended(held).result == {"attempt": 2}
+
+
+def test_a_database_that_takes_nothing_at_the_start_is_waited_for(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, faults = workshop.store.requeue_interrupted, [sqlite3.OperationalError("database is locked")] * 2
+
+    def locked_at_first() -> tuple[Job, ...]:
+        if faults:
+            raise faults.pop()
+        return real()
+
+    monkeypatch.setattr(workshop.store, "requeue_interrupted", locked_at_first)
+    job = workshop.submit()
+    workshop.store.claim_next()
+    workshop.run(lambda *_: {})
+    assert (workshop.ended(job).attempt, faults) == (2, [])
+
+
+def test_a_job_that_broke_off_for_the_last_time_is_forgotten(workshop: Workshop) -> None:
+    job = workshop.submit()
+    for _ in range(MAX_CRASHES - 1):
+        workshop.store.claim_next()
+        workshop.store.requeue_interrupted()
+    workshop.store.claim_next()
+    workshop.run(lambda *_: {})
+    assert (workshop.store.get(job.id).error_code, workshop.forgotten) == ("interrupted", [job.id])
 
 
 def test_a_result_that_is_not_json_fails_the_job_and_not_the_runner(workshop: Workshop) -> None:
@@ -208,8 +344,8 @@ def test_a_fault_in_writing_how_a_job_ended_costs_no_other_job(
 
 def test_whether_to_stop_is_read_twice_a_second_at_most(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
-    real = workshop.store.cancel_requested
-    monkeypatch.setattr(workshop.store, "cancel_requested", lambda job: asked.append(workshop.seconds) or real(job))  # type: ignore[func-returns-value]
+    real = workshop.store.stop_requested
+    monkeypatch.setattr(workshop.store, "stop_requested", lambda job: asked.append(workshop.seconds) or real(job))  # type: ignore[func-returns-value]
 
     def train(job: Job, context: JobContext) -> Mapping[str, Any]:
         workshop.store.request_cancel(job.id) if not context.cancelled() else None
@@ -230,7 +366,7 @@ def test_a_question_that_the_database_does_not_answer_is_no_reason_to_stop(
     def locked(job: Job) -> bool:
         raise sqlite3.OperationalError("database is locked")
 
-    monkeypatch.setattr(workshop.store, "cancel_requested", locked)
+    monkeypatch.setattr(workshop.store, "stop_requested", locked)
     job = workshop.submit()
     workshop.run(lambda _, context: {"cancelled": context.cancelled()})
     assert workshop.ended(job).result == {"cancelled": False}

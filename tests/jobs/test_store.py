@@ -14,6 +14,7 @@ import pytest
 from adapter_service.database import Database
 from adapter_service.errors import (
     BusyError,
+    DamagedJobError,
     DuplicateRequestError,
     SupersededError,
     UnknownJobError,
@@ -164,10 +165,10 @@ def test_a_queued_job_is_cancelled_at_once(store: JobStore) -> None:
 def test_a_running_job_is_asked_to_stop_and_keeps_running(store: JobStore) -> None:
     submit(store)
     job = claim(store)
-    assert not store.cancel_requested(job)
+    assert not store.stop_requested(job)
     assert store.request_cancel(job.id).status is JobStatus.RUNNING
     assert store.request_cancel(job.id).cancel_requested
-    assert store.cancel_requested(job)
+    assert store.stop_requested(job)
     assert store.cancelled(job).status is JobStatus.CANCELLED
 
 
@@ -176,7 +177,7 @@ def test_progress_does_not_forget_that_cancelling_was_asked_for(store: JobStore)
     job = claim(store)
     store.request_cancel(job.id)
     store.progress(job, step=1)
-    assert store.cancel_requested(job)
+    assert store.stop_requested(job)
 
 
 def test_a_finished_job_cannot_be_cancelled(store: JobStore) -> None:
@@ -201,7 +202,7 @@ def test_the_third_crash_is_the_last(store: JobStore) -> None:
         store.requeue_interrupted()
     ended = store.get(job.id)
     assert (ended.status, ended.crashes, ended.error_code) == (JobStatus.FAILED, 3, "interrupted")
-    assert "the service died 3 times" in str(ended.error_message)
+    assert "it broke off 3 times, the last time because the service died" in str(ended.error_message)
     assert store.claim_next() is None
 
 
@@ -212,7 +213,140 @@ def test_a_shutdown_in_order_is_a_new_attempt_and_no_crash(store: JobStore) -> N
     assert (job.status, job.attempt, job.crashes) == (JobStatus.QUEUED, 5, 0)
 
 
-@pytest.mark.parametrize("damage", ["request = '{'", "created_at = 'yesterday'", "progress = ''"])
+def test_an_error_that_nobody_foresaw_costs_an_attempt_and_the_third_fails_with_its_code(store: JobStore) -> None:
+    submit(store)
+    for crashes in (1, 2):
+        job = store.broke_off(claim(store), "internal_error", "unexpected KeyError")
+        assert (job.status, job.crashes, job.error_code) == (JobStatus.QUEUED, crashes, None)
+    job = store.broke_off(claim(store), "internal_error", "unexpected KeyError")
+    assert (job.status, job.error_code, job.error_message) == (
+        JobStatus.FAILED,
+        "internal_error",
+        "unexpected KeyError",
+    )
+
+
+def test_crashes_and_unforeseen_errors_count_together(store: JobStore) -> None:
+    submit(store)
+    store.broke_off(claim(store), "internal_error", "unexpected KeyError")
+    for _ in range(2):
+        job = claim(store)
+        store.requeue_interrupted()
+    assert (store.get(job.id).status, store.get(job.id).error_code) == (JobStatus.FAILED, "interrupted")
+
+
+def paused(store: JobStore) -> Job:
+    job = store.request_pause(submit(store).id)
+    assert job.status is JobStatus.PAUSED
+    return job
+
+
+def test_a_paused_job_is_passed_over_and_keeps_its_place(store: JobStore) -> None:
+    held, other, later = paused(store), submit(store), submit(store)
+    assert (store.position(held.id), store.position(other.id), store.queue_depth()) == (None, 1, 3)
+    assert claim(store).id == other.id
+    assert store.request_resume(held.id).status is JobStatus.QUEUED
+    assert (store.position(held.id), store.position(later.id)) == (1, 2)
+
+
+def test_a_running_job_stops_before_it_is_paused(store: JobStore) -> None:
+    submit(store)
+    job = store.progress(claim(store), phase=Phase.TRAINING, step=3)
+    asked = store.request_pause(job.id)
+    assert (asked.status, asked.pause_requested, store.stop_requested(job)) == (JobStatus.RUNNING, True, True)
+    held = store.put_back(job)
+    assert (held.status, held.pause_requested, held.step, held.crashes) == (JobStatus.PAUSED, False, 3, 0)
+    store.request_resume(held.id)
+    assert claim(store).attempt == 2
+
+
+def test_a_pause_can_be_withdrawn_before_the_job_has_stopped(store: JobStore) -> None:
+    submit(store)
+    job = claim(store)
+    store.request_pause(job.id)
+    assert not store.request_resume(job.id).pause_requested
+    assert not store.stop_requested(job)
+    assert store.put_back(job).status is JobStatus.QUEUED
+
+
+@pytest.mark.parametrize("ending", ["succeeded", "failed", "cancelled"])
+def test_a_job_that_ends_before_it_could_pause_has_ended(store: JobStore, ending: str) -> None:
+    submit(store)
+    job = claim(store)
+    store.request_pause(job.id)
+    ends = {
+        "succeeded": lambda: store.succeed(job, {}),
+        "failed": lambda: store.fail(job, "code", "message"),
+        "cancelled": lambda: store.cancelled(job),
+    }
+    ended = ends[ending]()
+    assert (ended.status, ended.pause_requested) == (JobStatus(ending), False)
+
+
+def test_of_pausing_and_cancelling_the_latter_wins(store: JobStore) -> None:
+    submit(store)
+    job = claim(store)
+    store.request_pause(job.id)
+    store.request_cancel(job.id)
+    with pytest.raises(WrongJobStateError, match="is being cancelled; only a job that waits or runs"):
+        store.request_pause(job.id)
+    ended = store.put_back(job)
+    assert (ended.status, ended.pause_requested) == (JobStatus.CANCELLED, False)
+
+
+def test_a_paused_job_is_cancelled_at_once(store: JobStore) -> None:
+    assert store.request_cancel(paused(store).id).status is JobStatus.CANCELLED
+
+
+def test_a_job_that_was_asked_to_pause_is_not_started_again_after_a_crash(store: JobStore) -> None:
+    submit(store)
+    store.request_pause(claim(store).id)
+    (job,) = store.requeue_interrupted()
+    assert (job.status, job.crashes, store.claim_next()) == (JobStatus.PAUSED, 1, None)
+
+
+def in_status(store: JobStore, status: JobStatus) -> Job:
+    """A job that was brought there by moves, one of them a pause where there is one."""
+    if status is JobStatus.PAUSED:
+        return paused(store)
+    waiting = submit(store)
+    if status is JobStatus.QUEUED:
+        return waiting
+    job = claim(store)
+    ends = {
+        JobStatus.RUNNING: lambda: job,
+        JobStatus.SUCCEEDED: lambda: store.succeed(job, {}),
+        JobStatus.FAILED: lambda: store.fail(job, "code", "message"),
+        JobStatus.CANCELLED: lambda: store.cancelled(job),
+    }
+    return ends[status]()
+
+
+PAUSING = {"queued": "paused", "paused": "paused", "running": "running"}
+RESUMING = {"queued": "queued", "paused": "queued", "running": "running"}
+
+
+@pytest.mark.parametrize("status", JobStatus)
+@pytest.mark.parametrize(("ask", "becomes"), [("request_pause", PAUSING), ("request_resume", RESUMING)])
+def test_every_status_may_be_paused_and_resumed_again_and_again_or_says_why_not(
+    store: JobStore, status: JobStatus, ask: str, becomes: dict[str, str]
+) -> None:
+    job, asks = in_status(store, status), getattr(store, ask)
+    if status in becomes:
+        first = asks(job.id)
+        events = store.events(job.id)
+        assert (first.status, asks(job.id)) == (becomes[status], first)
+        assert store.events(job.id) == events
+    else:
+        with pytest.raises(WrongJobStateError, match=f"is {status}; only a"):
+            asks(job.id)
+        assert store.get(job.id) == job
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["request = '{'", "request = '[]'", "created_at = 'yesterday'", "progress = ''", "progress = '7'", "phase = 'x'"],
+)
 def test_a_damaged_row_holds_up_no_other(
     database: Database, store: JobStore, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
@@ -225,6 +359,9 @@ def test_a_damaged_row_holds_up_no_other(
     assert [job.id for job in store.requeue_interrupted()] == [running.id]
     assert store.position(good.id) == 2
     assert f"the row of {bad.id} cannot be read" in caplog.text
+    assert [job.id for job in store.list()] == [good.id, running.id]
+    with pytest.raises(DamagedJobError, match=f"what the state database has of {bad.id} cannot be read.*restore a"):
+        store.get(bad.id)
 
 
 def test_what_is_waiting_or_running_is_unfinished(store: JobStore) -> None:
@@ -251,7 +388,8 @@ def test_an_old_attempt_can_write_nothing(store: JobStore) -> None:
         lambda: store.fail(old, "x", "y"),
         lambda: store.cancelled(old),
         lambda: store.put_back(old),
-        lambda: store.cancel_requested(old),
+        lambda: store.broke_off(old, "x", "y"),
+        lambda: store.stop_requested(old),
     )
     for write in writes:
         with pytest.raises(SupersededError, match="attempt 1 of"):

@@ -20,7 +20,7 @@ QUEUE_LIMIT = 4
 
 
 class JobTable(RuleBasedStateMachine):
-    """Submits, claims, reports, cancels, ends and crashes, beside a model that is a dictionary."""
+    """Submits, claims, reports, pauses, cancels, ends and crashes, beside a model that is a dictionary."""
 
     jobs = Bundle("jobs")
     claims = Bundle("claims")
@@ -35,6 +35,7 @@ class JobTable(RuleBasedStateMachine):
         self.keys: dict[str, tuple[str, int]] = {}
         self.crashes: Counter[str] = Counter()
         self.cancelling: set[str] = set()
+        self.pausing: set[str] = set()
         self.final: dict[str, Job] = {}
 
     def teardown(self) -> None:
@@ -43,6 +44,9 @@ class JobTable(RuleBasedStateMachine):
 
     def waiting(self) -> list[str]:
         return [job_id for job_id, (status, _) in self.model.items() if status is JobStatus.QUEUED]
+
+    def holding_places(self) -> list[str]:
+        return [job_id for job_id, (status, _) in self.model.items() if status in {JobStatus.QUEUED, JobStatus.PAUSED}]
 
     def running(self) -> list[str]:
         return [job_id for job_id, (status, _) in self.model.items() if status is JobStatus.RUNNING]
@@ -65,10 +69,10 @@ class JobTable(RuleBasedStateMachine):
                 with pytest.raises(DuplicateRequestError):
                     create()
             return job_id
-        if len(self.waiting()) >= QUEUE_LIMIT:
+        if len(self.holding_places()) >= QUEUE_LIMIT:
             with pytest.raises(BusyError):
                 create()
-            return self.waiting()[0]
+            return self.holding_places()[0]
         job = create()
         self.model[job.id] = (JobStatus.QUEUED, 0)
         if key:
@@ -103,6 +107,7 @@ class JobTable(RuleBasedStateMachine):
         if self.holds(claim):
             ends[status]()
             self.model[claim.id] = (JobStatus(status), claim.attempt)
+            self.pausing.discard(claim.id)
         else:
             with pytest.raises(SupersededError):
                 ends[status]()
@@ -116,6 +121,41 @@ class JobTable(RuleBasedStateMachine):
             with pytest.raises(SupersededError):
                 self.store.put_back(claim)
 
+    @rule(claim=claims)
+    def break_off(self, claim: Job) -> None:
+        if self.holds(claim):
+            self.store.broke_off(claim, "code", "message")
+            self.crashes[claim.id] += 1
+            self.put_back(claim.id, fails=self.crashes[claim.id] == MAX_CRASHES)
+        else:
+            with pytest.raises(SupersededError):
+                self.store.broke_off(claim, "code", "message")
+
+    @rule(job_id=jobs)
+    def pause(self, job_id: str) -> None:
+        status, attempt = self.model[job_id]
+        if status.finished or job_id in self.cancelling:
+            with pytest.raises(WrongJobStateError):
+                self.store.request_pause(job_id)
+            return
+        self.store.request_pause(job_id)
+        if status is JobStatus.RUNNING:
+            self.pausing.add(job_id)
+        else:
+            self.model[job_id] = (JobStatus.PAUSED, attempt)
+
+    @rule(job_id=jobs)
+    def resume(self, job_id: str) -> None:
+        status, attempt = self.model[job_id]
+        if status.finished:
+            with pytest.raises(WrongJobStateError):
+                self.store.request_resume(job_id)
+            return
+        self.store.request_resume(job_id)
+        self.pausing.discard(job_id)
+        if status is JobStatus.PAUSED:
+            self.model[job_id] = (JobStatus.QUEUED, attempt)
+
     @rule(job_id=jobs)
     def cancel(self, job_id: str) -> None:
         status, attempt = self.model[job_id]
@@ -124,7 +164,7 @@ class JobTable(RuleBasedStateMachine):
                 self.store.request_cancel(job_id)
             return
         self.store.request_cancel(job_id)
-        if status is JobStatus.QUEUED:
+        if status is not JobStatus.RUNNING:
             self.model[job_id] = (JobStatus.CANCELLED, attempt)
         else:
             self.cancelling.add(job_id)
@@ -141,14 +181,17 @@ class JobTable(RuleBasedStateMachine):
 
     def put_back(self, job_id: str, *, fails: bool = False) -> None:
         attempt = self.model[job_id][1]
-        again = JobStatus.FAILED if fails else JobStatus.QUEUED
+        waits = JobStatus.PAUSED if job_id in self.pausing else JobStatus.QUEUED
+        again = JobStatus.FAILED if fails else waits
+        self.pausing.discard(job_id)
         self.model[job_id] = (JobStatus.CANCELLED if job_id in self.cancelling else again, attempt)
 
     @invariant()
     def the_table_is_the_model(self) -> None:
         table = {job.id: (job.status, job.attempt) for job in self.store.list()}
         assert table == self.model
-        assert self.store.queue_depth() == len(self.waiting())
+        assert self.store.queue_depth() == len(self.holding_places())
+        assert {job.id for job in self.store.list() if job.pause_requested} == self.pausing
 
     @invariant()
     def crashes_are_counted_and_no_job_has_too_many(self) -> None:
