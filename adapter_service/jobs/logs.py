@@ -73,6 +73,10 @@ class JobLogs:
                 last.append(line)
         return LogPage(total - len(last), total, tuple(last))
 
+    def newest(self, job_id: str, keep: int) -> LogTail:
+        """What follows the log as it grows, with its last `keep` lines in hand."""
+        return LogTail(self._path(job_id), keep)
+
     @contextmanager
     def _lines(self, job_id: str) -> Iterator[Iterator[str]]:
         path = self._path(job_id)
@@ -87,3 +91,32 @@ class JobLogs:
         if not is_job_id(job_id):
             raise UnknownJobError(f"{job_id!r} is not a job id; it is `job_id` in the answer to the training request")
         return self._directory / f"{job_id}.log"
+
+
+class LogTail:
+    """The last `keep` lines of a log that grows; each byte of it is read once. For one thread at a time."""
+
+    def __init__(self, path: Path, keep: int) -> None:
+        self._path = path
+        self._kept: deque[str] = deque(maxlen=keep)
+        self._offset = 0
+        self._total = 0
+
+    def read(self, *, to_the_end: bool = False) -> LogPage:
+        """The newest lines as they are now; empty for a job that has said nothing yet.
+
+        A line without its end may still be being written; it is left for later, unless `to_the_end`
+        says that nobody writes any more.
+        """
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                for line in file:
+                    if line.endswith(b"\n") or to_the_end:
+                        self._take(line)
+        return LogPage(self._total - len(self._kept), self._total, tuple(self._kept))
+
+    def _take(self, line: bytes) -> None:
+        self._offset += len(line)
+        self._total += 1
+        self._kept.append(line.decode("utf-8", errors="replace").rstrip("\n"))

@@ -37,6 +37,10 @@ class QueryParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class FollowQuery(QueryParameters):
+    follow: bool = Field(default=False, description="Server-sent events as they come, until the job has ended.")
+
+
 class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 

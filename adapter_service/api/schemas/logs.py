@@ -6,13 +6,13 @@ from typing import Self
 
 from pydantic import Field
 
-from adapter_service.api.schemas.fields import Answer, QueryParameters
+from adapter_service.api.schemas.fields import Answer, FollowQuery, QueryParameters
 from adapter_service.jobs.logs import LogPage
 
 
-class LogQuery(QueryParameters):
+class LogQuery(FollowQuery):
     start: int = Field(default=0, ge=0, le=1_000_000_000, description="First line; 0 is the oldest.")
-    limit: int = Field(default=500, ge=1, le=5000)
+    limit: int = Field(default=500, ge=1, le=5000, description="Of a page; not with `follow`.")
 
 
 class TailQuery(QueryParameters):

@@ -1,0 +1,46 @@
+"""Says at once that the process was asked to end.
+
+uvicorn ends the lifespan after the last connection, and a stream that follows a job has no end of its own:
+each would hold up the other until the grace is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def told_of_the_end(listener: Callable[[], None]) -> Iterator[None]:
+    """Within it `listener` runs on this event loop when SIGTERM or SIGINT comes; who handled them before still does.
+
+    Only the main thread may listen to signals. Elsewhere (in a test's client) nobody sends any.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    earlier = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(listener)
+        handler = earlier[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        elif handler is signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    for number in _SIGNALS:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
