@@ -1,6 +1,6 @@
-"""The README's generated tables: `make docs` writes them, `--check` fails when they are not what the code says.
+"""What is generated: `make docs` writes it, `--check` fails when it is not what the code says.
 
-Each stands between `<!-- generated: name -->` and `<!-- end -->`.
+The README's tables, each between `<!-- generated: name -->` and `<!-- end -->`, and the Postman collection.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_service.connectors.registry import KINDS
+from adapter_service.postman import COLLECTION, collection_text
 from adapter_service.settings import Settings, StorageSettings
 from adapter_service.settings.sections import SECTIONS
 
@@ -69,12 +70,15 @@ def _comments(yaml_text: str) -> dict[str, str]:
 
 
 def _routes() -> str:
+    return _table(("route", "what it does"), _operations(_described()))
+
+
+def _described() -> dict[str, Any]:
+    """The OpenAPI document of a service with the settings' defaults."""
     from adapter_service.api import create_app
 
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(storage=StorageSettings(state_dir=Path(folder)))
-        described = create_app(settings).openapi()
-    return _table(("route", "what it does"), _operations(described))
+        return create_app(Settings(storage=StorageSettings(state_dir=Path(folder)))).openapi()
 
 
 def _operations(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -145,18 +149,20 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Write the README anew, or with `--check` only compare; 1 when it differs."""
+    """Write both files anew, or with `--check` only compare; 1 when one differs."""
     text = README.read_text()
-    wanted = generated(text)
+    readme = generated(text)
     if "--check" in arguments and _measured_here():
-        wanted = _with_quality_of(wanted, text)
-    if wanted == text:
+        readme = _with_quality_of(readme, text)
+    wanted = {README: readme, COLLECTION: collection_text(_described(), Settings())}
+    differing = [path for path in wanted if not path.exists() or path.read_text() != wanted[path]]
+    if "--check" not in arguments:
+        for path in differing:
+            path.write_text(wanted[path])
         return 0
-    if "--check" in arguments:
-        sys.stderr.write("README.md has tables that are not what the code says; run `make docs`\n")
-        return 1
-    README.write_text(wanted)
-    return 0
+    for path in differing:
+        sys.stderr.write(f"{path.name} is not what the code says; run `make docs`\n")
+    return 1 if differing else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""The Postman collection is that of this service, and each of its requests is one that the service takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from adapter_service.api.services import Services
+from adapter_service.documentation import _described
+from adapter_service.jobs.job import Job
+from adapter_service.postman import COLLECTION, PROMPTS, SCHEMA, collection_text
+from adapter_service.settings import Settings
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def document() -> Json:
+    return _described()
+
+
+@pytest.fixture(scope="module")
+def kept() -> Json:
+    content: Json = json.loads(COLLECTION.read_text(encoding="utf-8"))
+    return content
+
+
+def requests_of(collection: Json) -> Iterator[tuple[str, Json]]:
+    for folder in collection["item"]:
+        for item in folder["item"]:
+            yield item["name"], item["request"]
+
+
+def path_of(request: Json) -> str:
+    return "/" + "/".join(f"{{{part[1:]}}}" if part.startswith(":") else part for part in request["url"]["path"])
+
+
+def test_the_collection_in_the_repository_is_the_one_that_is_made(document: Json) -> None:
+    assert collection_text(document, Settings()) == COLLECTION.read_text(encoding="utf-8"), "run `make docs`"
+
+
+def test_every_operation_and_every_example_is_in_it(document: Json, kept: Json) -> None:
+    requests = [request for _, request in requests_of(kept)]
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            found = [r for r in requests if (r["method"], path_of(r)) == (method.upper(), path)]
+            assert found, f"{method} {path}"
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            bodies = [json.loads(request["body"]["raw"]) for request in found if "body" in request]
+            for example in body.get("examples", {}).values():
+                assert example["value"] in bodies
+            parameters = {p["name"] for p in operation.get("parameters", ()) if p["in"] == "query"}
+            assert {entry["key"] for entry in found[0]["url"].get("query", ())} == parameters
+
+
+def test_the_ten_prompts_ask_what_their_file_has(kept: Json) -> None:
+    (folder,) = [folder for folder in kept["item"] if folder["name"] == "ten prompts"]
+    asked = [json.loads(item["request"]["body"]["raw"]) for item in folder["item"]]
+    wanted = json.loads(PROMPTS.read_text(encoding="utf-8"))["prompts"]
+    assert [(body["prompt"], body["lang"]) for body in asked] == [(p["prompt"], p["language_code"]) for p in wanted]
+    assert len(asked) == 10
+
+
+def test_it_names_its_format_and_defines_every_variable_that_it_uses(kept: Json) -> None:
+    assert kept["info"]["schema"] == SCHEMA
+    defined = {variable["key"] for variable in kept["variable"]}
+    assert set(re.findall(r"\{\{(\w+)\}\}", json.dumps(kept))) == defined
+
+
+def test_the_service_takes_every_request_of_it(kept: Json, client: TestClient, services: Services) -> None:
+    # Without a base nothing is generated, and without versions nothing rolled back; what is asked is right.
+    job = a_job(services)
+    values = {"base_url": "", "job_id": job.id, "adapter": "multilingual", "source": "small"}
+    for name, request in requests_of(kept):
+        if request["method"] == "POST" and path_of(request).endswith("{job_id}"):
+            values["job_id"] = a_job(services).id
+        response = send(client, request, values)
+        assert response.status_code in {200, 202, 404, 409, 429, 503}, f"{name}: {response.text}"
+        if response.status_code == 404:
+            assert response.json()["code"] in {"unknown_adapter", "unknown_source"}, name
+
+
+def a_job(services: Services) -> Job:
+    return services.jobs.create({"source": "small"}, adapter="multilingual", trace_id="t", queue_limit=99)
+
+
+def send(client: TestClient, request: Json, values: dict[str, str]) -> Any:
+    def filled(text: str) -> str:
+        return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], text)
+
+    url = filled(request["url"]["raw"])
+    for variable in request["url"].get("variable", ()):
+        url = url.replace(f":{variable['key']}", filled(variable["value"]))
+    body = filled(request["body"]["raw"]) if "body" in request else None
+    headers = {entry["key"]: entry["value"] for entry in request["header"] if not entry.get("disabled")}
+    return client.request(request["method"], url, content=body, headers=headers)
