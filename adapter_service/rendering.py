@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
@@ -46,6 +48,18 @@ class Renderer:
         self.end_ids = self._end_ids()
         described = tokenizer.chat_template if self.is_chat else "plain: prompt, line break, answer, end token"
         self.template_id = hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    @cached_property
+    def tokenizer_id(self) -> str:
+        """A hash that changes when text would become other tokens; the first time it takes up to a second."""
+        fast = getattr(self._tokenizer, "backend_tokenizer", None)
+        if fast is None:
+            described = json.dumps(sorted(self._tokenizer.get_vocab().items(), key=lambda entry: entry[1]))
+        else:
+            # What stands before is how the last call padded and truncated.
+            described = fast.to_str()
+            described = described[described.index('"added_tokens"') :]
+        return hashlib.sha256(described.encode()).hexdigest()
 
     def _end_ids(self) -> frozenset[int]:
         """What ends an answer: the end token, and the end of turn that a chat template writes and training teaches."""

@@ -9,6 +9,7 @@ version made them. Every row has all fields in one order, and each the same shap
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -91,7 +92,7 @@ class Episode:
 
     `language` is the BCP-47 tag asked for. A `reward` that is given (by a person, by a task) stands in
     place of ours; the components are worked out all the same. `group_id` is the same for answers to the
-    same prompt of a run, which DPO and GRPO compare.
+    same prompt, which DPO and GRPO compare; without one it is made of the prompt.
     """
 
     prompt: str
@@ -139,7 +140,7 @@ def row_of(episode: Episode, episode_index: int, settings: RewardSettings) -> di
         "timestamp": at,
         "env_name": episode.env_name,
         "session_id": episode.session_id,
-        "group_id": episode.group_id,
+        "group_id": episode.group_id or group_of(episode.prompt),
         **asdict(episode.policy),
         "prompt": episode.prompt,
         "prompt_token_ids": episode.tokens.prompt_token_ids,
@@ -200,6 +201,11 @@ def line_of(row: Mapping[str, Any]) -> bytes:
     # Half a surrogate pair is a text for Python and JSON, but cannot be written as UTF-8.
     text = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", errors="backslashreplace") + b"\n"
+
+
+def group_of(prompt: str) -> str:
+    """The same for answers to the same prompt, whoever recorded them."""
+    return hashlib.sha256(prompt.encode("utf-8", errors="backslashreplace")).hexdigest()[:16]
 
 
 def new_run_id() -> str:

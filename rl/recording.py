@@ -10,8 +10,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 from rl.episodes import Episode, row_of
 from rl.rewards import RewardSettings
@@ -32,6 +34,12 @@ class Counts:
     waiting: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Item:
+    make: Callable[[], Episode]
+    written: Future[Mapping[str, Any]] | None
+
+
 class Recorder:
     """Scores and writes what it is handed, on a thread of its own."""
 
@@ -48,7 +56,7 @@ class Recorder:
         self._capacity = capacity
         self._sealed = sealed
         self._condition = threading.Condition()
-        self._queue: deque[Callable[[], Episode]] = deque()
+        self._queue: deque[_Item] = deque()
         self._stopping = False
         self._writing = False
         self._sealing = False
@@ -71,11 +79,25 @@ class Recorder:
 
     def record(self, make: Callable[[], Episode]) -> bool:
         """Hand over one episode; `make` is called on the writing thread. False: the queue is full, it is dropped."""
+        if self._put([_Item(make, None)]):
+            return True
         with self._condition:
-            if len(self._queue) >= self._capacity or self._stopping:
-                self._dropped += 1
+            self._dropped += 1
+        return False
+
+    def record_all(self, makes: Sequence[Callable[[], Episode]]) -> list[Future[Mapping[str, Any]]] | None:
+        """Hand over all, for one who waits: each future has the row once it is written, or why it was not.
+
+        None: there is no room for all of them, and none is taken.
+        """
+        items = [_Item(make, Future()) for make in makes]
+        return [item.written for item in items if item.written] if self._put(items) else None
+
+    def _put(self, items: Sequence[_Item]) -> bool:
+        with self._condition:
+            if len(self._queue) + len(items) > self._capacity or self._stopping:
                 return False
-            self._queue.append(make)
+            self._queue.extend(items)
             self._condition.notify_all()
             return True
 
@@ -92,14 +114,14 @@ class Recorder:
             return self._condition.wait_for(lambda: not self._sealing, timeout_seconds)
 
     def _run(self) -> None:
-        while (make := self._next()) is not None or not self._stopping:
-            if make is not None:
-                self._write(make)
+        while (item := self._next()) is not None or not self._stopping:
+            if item is not None:
+                self._write(item)
             self._keep_house()
         self._say_what_was_dropped()
         self._guarded(self._seal)
 
-    def _next(self) -> Callable[[], Episode] | None:
+    def _next(self) -> _Item | None:
         """The next to write; None after a while without one, so that what is old is sealed."""
         with self._condition:
             self._condition.wait_for(lambda: self._queue or self._stopping or self._sealing, _SYNC_SECONDS)
@@ -108,8 +130,16 @@ class Recorder:
             self._writing = True
             return self._queue.popleft()
 
-    def _write(self, make: Callable[[], Episode]) -> None:
-        written = self._guarded(lambda: self._writer.append(row_of(make(), self._recorded, self._rewards)))
+    def _write(self, item: _Item) -> None:
+        row: Mapping[str, Any] = {}
+
+        def write() -> None:
+            nonlocal row
+            row = row_of(item.make(), self._recorded, self._rewards)
+            self._writer.append(row)
+
+        fault = self._guarded(write)
+        written = fault is None
         if written and self._failing:
             log.warning("episodes are recorded again; %d were not", self._failed, extra={"action": "episodes_again"})
         self._failing = not written
@@ -117,6 +147,8 @@ class Recorder:
             self._writing = False
             self._recorded += written
             self._failed += not written
+        if item.written is not None:
+            item.written.set_result(row) if fault is None else item.written.set_exception(fault)
 
     def _keep_house(self) -> None:
         now = time.monotonic()
@@ -124,7 +156,7 @@ class Recorder:
             self._synced_at = now
             self._guarded(self._writer.sync)
             self._say_what_was_dropped()
-        if self._guarded(self._seal_if_due) and self._sealing and not self._queue:
+        if self._guarded(self._seal_if_due) is None and self._sealing and not self._queue:
             self._guarded(self._seal)
             with self._condition:
                 self._sealing = False
@@ -138,15 +170,15 @@ class Recorder:
         if self._writer.seal() is not None:
             self._sealed()
 
-    def _guarded(self, step: Callable[[], None]) -> bool:
+    def _guarded(self, step: Callable[[], None]) -> Exception | None:
         """Do it; a full disk, or an episode that cannot be written, ends the recording of no other."""
         try:
             step()
-        except Exception:
+        except Exception as error:
             if not self._failing:  # a full disk would fill the log as well
                 log.exception("episodes are not recorded", extra={"action": "episode_failed"})
-            return False
-        return True
+            return error
+        return None
 
     def _say_what_was_dropped(self) -> None:
         with self._condition:

@@ -26,7 +26,7 @@ def answered(
     env_name: str,
     wait: Callable[[float], None] = time.sleep,
 ) -> Iterator[Episode]:
-    """Episodes from `count` requests, prompts in turn; answers to the same prompt have one `group_id`.
+    """Episodes from `count` requests, the prompts in turn.
 
     Raises:
         ServiceError: the service is away, or refuses a request; its own words are in it.
@@ -35,8 +35,7 @@ def answered(
 
     with requests.Session() as session:
         for number in range(count):
-            place = number % len(prompts)
-            prompt = prompts[place]
+            prompt = prompts[number % len(prompts)]
             body = _body(prompt, model, number)
             started = time.monotonic()
             answer = _post(session, model, body, wait)
@@ -47,7 +46,6 @@ def answered(
                 latency_seconds=time.monotonic() - started,
                 run_id=run_id,
                 env_name=env_name,
-                group_id=f"{run_id}:{place}",
             )
 
 

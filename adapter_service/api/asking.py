@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapter_service.adapter_names import BASE, RESERVED
 from adapter_service.adapters import Version
+from adapter_service.api.episode_log import EpisodeLog, in_its_language, tokens_of
 from adapter_service.api.resident import check_base
-from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, Usage
+from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, SampledWith, TokenDetails, Usage
 from adapter_service.api.services import Services
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles, Generation, GenerationResult, Sampling
 from adapter_service.errors import ConflictError, InvalidParameterError, PromptTooLongError, UnknownAdapterError
 from adapter_service.languages import Language, detect, find
-from adapter_service.languages.answers import MIN_SCRIPT_SHARE, judge
 from adapter_service.languages.instructions import target_language
 from adapter_service.samples import Message
 from adapter_service.settings import ServingSettings
+from rl.episodes import Episode
 
 # "none" is what the older service took for the base.
 _BASE_NAMES = RESERVED.keys()
@@ -32,16 +34,28 @@ class Asked:
     version: Version | None
     trace_id: str
     arrived_at: float
+    engine: Engine
+    episodes: EpisodeLog
+    wants_tokens: bool
 
     def answer(self, result: GenerationResult) -> GenerateAnswer:
-        """What the caller gets; slow the first time, when the language model of py3langid is read."""
+        """What the caller gets, recorded if that is wished; to be called once.
+
+        Slow the first time, when the language model of py3langid is read.
+        """
+        answer = self._answer(result)
+        if self.episodes.logs_generations and result.finish_reason != "cancelled":
+            self.episodes.recorder.record(lambda: self._episode(answer, result))
+        return answer
+
+    def _answer(self, result: GenerationResult) -> GenerateAnswer:
         language = self.language or _detected(result.text)
         return GenerateAnswer(
             text=result.text,
             generated_text=result.text,
             lang=language.tag if language else None,
             lang_tag=language.lang_tag if language else None,
-            lang_ok=self._in_its_language(result.text),
+            lang_ok=in_its_language(result.text, self.prompt, self.language),
             adapter=self.version.adapter if self.version else BASE,
             version=self.version.number if self.version else None,
             usage=Usage(
@@ -49,16 +63,47 @@ class Asked:
                 completion_tokens=result.completion_tokens,
                 total_tokens=result.prompt_tokens + result.completion_tokens,
             ),
+            tokens=self._details(result) if self.wants_tokens else None,
             finish_reason=result.finish_reason,
             latency_ms=round((time.monotonic() - self.arrived_at) * 1000, 1),
             trace_id=self.trace_id,
         )
 
-    def _in_its_language(self, text: str) -> bool | None:
-        if self.language is None:
-            return None
-        verdict = judge(text, prompt=self.prompt, language=self.language)
-        return verdict.script_share >= MIN_SCRIPT_SHARE and verdict.detected == self.language.tag
+    def _details(self, result: GenerationResult) -> TokenDetails:
+        base, renderer, trail = self.engine.base, self.engine.renderer, result.tokens
+        assert trail is not None  # noqa: S101 - it was asked for in `ask`
+        as_it_stands = self.version is None and not renderer.is_chat
+        return TokenDetails(
+            prompt_ids=self.generation.prompt_ids,
+            completion_ids=trail.ids,
+            logprobs=trail.logprobs,
+            sampling_logprobs=trail.sampling_logprobs,
+            sampling=SampledWith.model_validate(self.generation.sampling, from_attributes=True),
+            base_model=base.name,
+            base_sha=base.identity,
+            tokenizer_sha=renderer.tokenizer_id,
+            template_sha=None if as_it_stands else renderer.template_id,
+            adapter_key=self.version.key if self.version else None,
+        )
+
+    def _episode(self, answer: GenerateAnswer, result: GenerationResult) -> Episode:
+        """On the thread that writes."""
+        policy, sampled_with, tokens = tokens_of(self._details(result).model_dump())
+        return Episode(
+            prompt=self.prompt,
+            output=answer.text,
+            env_name=self.episodes.settings.env_name,
+            run_id=self.episodes.run_id,
+            source="/generate-lite",
+            policy=replace(policy, adapter_id=answer.adapter, adapter_version=answer.version),
+            sampled_with=sampled_with,
+            tokens=tokens,
+            stop_reason=answer.finish_reason,
+            latency_seconds=answer.latency_ms / 1000,
+            language=self.language.lang_tag if self.language else None,
+            language_ok=answer.lang_ok,
+            trace_id=answer.trace_id,
+        )
 
 
 def ask(body: GenerateBody, services: Services, *, trace_id: str, arrived_at: float) -> Asked:
@@ -73,8 +118,20 @@ def ask(body: GenerateBody, services: Services, *, trace_id: str, arrived_at: fl
     _check_base_of(version, services)
     _check_tokens(body, services)
     files = AdapterFiles(version.key, version.path) if version else None
+    if services.episodes.logs_generations:
+        sampling = replace(sampling, return_tokens=True)
     generation = services.engine.submit([Message("user", body.prompt)], sampling, files)
-    return Asked(generation, body.prompt, language, version, trace_id, arrived_at)
+    return Asked(
+        generation,
+        body.prompt,
+        language,
+        version,
+        trace_id,
+        arrived_at,
+        services.engine,
+        services.episodes,
+        wants_tokens=body.return_tokens,
+    )
 
 
 def chosen_version(body: GenerateBody, services: Services) -> Version | None:
@@ -142,6 +199,7 @@ def sampling_for(body: GenerateBody, serving: ServingSettings) -> Sampling:
         seed=body.seed,
         stop=body.stop_texts(),
         extra_eos_ids=body.eos_ids(),
+        return_tokens=body.return_tokens,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import Depends, Request
 
 from adapter_service.adapters import VersionStore
+from adapter_service.api.episode_log import EpisodeLog
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import LoadBase, base_loader
@@ -25,6 +26,7 @@ from adapter_service.settings import Settings
 
 # A training loop notices within one micro-step; on a slow processor that is some seconds.
 STOP_SECONDS = 30.0
+EPISODES_STOP_SECONDS = 0.5
 
 
 class Pipeline(Protocol):
@@ -50,6 +52,7 @@ class Services:
     engine: Engine
     pipeline: Pipeline
     runner: Runner
+    episodes: EpisodeLog
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def start(self) -> None:
@@ -57,12 +60,14 @@ class Services:
         self.engine.when_settled(self.runner.wake)
         self.engine.start()
         self.runner.start()
+        self.episodes.start()
 
     def stop(self) -> None:
         """The running job goes back to the queue, then the engine ends, then the database is closed."""
         self.runner.stop(STOP_SECONDS)
         self.engine.stop(STOP_SECONDS)
         self.runner.stop(STOP_SECONDS)  # a job that did not stop by itself has ended with the engine
+        self.episodes.stop(EPISODES_STOP_SECONDS)  # the last answers have come
         self.database.close()
 
 
@@ -85,6 +90,7 @@ def build_services(
         engine=engine,
         pipeline=pipeline,
         runner=Runner(jobs, pipeline, logs, ready=lambda: engine.state == "ready"),
+        episodes=EpisodeLog(settings.rl, state / "episodes"),
     )
 
 

@@ -17,7 +17,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from adapter_service.engine.requests import AdapterFiles, FinishReason, Generation, GenerationResult, Sampling
+from adapter_service.adapters.artifact import verify_folder
+from adapter_service.engine.requests import (
+    AdapterFiles,
+    FinishReason,
+    Generation,
+    GenerationResult,
+    Sampling,
+    TokenTrail,
+)
 from adapter_service.engine.residency import Residency
 from adapter_service.engine.text import TextStream
 from adapter_service.errors import (
@@ -295,7 +303,8 @@ class Engine:
         adapter = turn.load_adapter(generation.adapter) if generation.adapter else None
         text = TextStream(turn.base.tokenizer, generation.sampling.stop)
         pieces: list[str] = []
-        count = 0
+        trail = TokenTrail() if generation.sampling.return_tokens else None
+        count, left = 0, False
 
         def give(piece: str) -> None:
             if piece:
@@ -303,7 +312,7 @@ class Engine:
                 generation.publish(piece)
 
         with using(adapter):
-            for token in decode(turn.base, generation.prompt_ids, generation.sampling):
+            for token in decode(turn.base, generation.prompt_ids, generation.sampling, trail):
                 if generation.cancelled or self._stopping:
                     break
                 count += 1
@@ -336,6 +345,7 @@ class Engine:
         while self._requests:
             self._requests.popleft().publish(error)
         while self._work:
+                tokens=trail,
             self._work.popleft()[1].set_exception(error)
 
 

@@ -21,7 +21,10 @@ from pydantic import (
 
 from adapter_service import adapter_names
 from adapter_service.settings.masking import masked
-from adapter_service.settings.sources import SourceEntry
+from adapter_service.settings.sources import SourceEntry, variables
+from rl.errors import ConfigError
+from rl.rewards import RewardSettings
+from rl.upload_helper import destination_of
 
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 CountOrZero = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -29,6 +32,7 @@ Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rank = Annotated[int, Field(ge=1, le=1024)]
 Alpha = Annotated[int, Field(ge=1, le=65_536)]
+Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -207,3 +211,40 @@ class Settings(Section):
 SECTIONS: dict[str, type[Section]] = {
     name: type(field.default) for name, field in Settings.model_fields.items() if isinstance(field.default, Section)
 }
+class RlSettings(Section):
+    log_generations: bool = False
+    env_name: Name = "adapter-service"
+    queue_size: Annotated[int, Field(ge=100, le=1_000_000)] = 1000
+    shard_max_mb: Annotated[int, Field(ge=1, le=65_536)] = 32
+    shard_max_seconds: Annotated[float, Field(ge=1.0, le=31_536_000.0)] = 3600.0
+    upload_path: Name | None = None
+    s3_endpoint_url: Name | None = None
+    s3_region: Name | None = None
+    keep_uploaded: bool = True
+    reward_weights: dict[Literal["length", "quality", "diversity", "script", "language"], Weight] = {}
+
+    @field_validator("upload_path")
+    @classmethod
+    def _leads_somewhere(cls, path: str | None) -> str | None:
+        if path is None:
+            return None
+        if "?" in path or path.endswith(".jsonl"):
+            raise ValueError("it names one file, and there will be many; name a folder, such as s3://bucket/episodes/")
+        try:
+            destination_of(path, environ={})
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return path
+
+    @model_validator(mode="after")
+    def _something_weighs(self) -> Self:
+        if faults := self.rewards().faults():
+            raise ValueError("; ".join(faults))
+        return self
+
+    def rewards(self) -> RewardSettings:
+        weights: dict[str, Any] = {f"{name}_weight": weight for name, weight in self.reward_weights.items()}
+        return RewardSettings(**weights)
+
+
+    rl: RlSettings = RlSettings()

@@ -44,6 +44,8 @@ def test_every_route_of_the_specification_is_there(document: Any) -> None:
         "GET /sources",
         "GET /sources/{name}/preview",
         "POST /generate-lite",
+        "POST /rl/collect",
+        "GET /rl/status",
         "POST /tokenize",
         "POST /detokenize",
         "GET /health",

@@ -1,6 +1,6 @@
 """The routes, one file per group; they translate between HTTP and the parts below and do nothing else."""
 
-from adapter_service.api.routes import adapters, generation, health, logs, sources, tokens, training
+from adapter_service.api.routes import adapters, episodes, generation, health, logs, sources, tokens, training
 
 ROUTERS = (
     training.router,
@@ -8,6 +8,7 @@ ROUTERS = (
     logs.router,
     sources.router,
     generation.router,
+    episodes.router,
     tokens.router,
     health.router,
 )

@@ -80,6 +80,19 @@ class Usage(Answer):
     total_tokens: int
 
 
+class SampledWith(Answer):
+    """How the tokens were chosen, with the service's defaults where the request said nothing."""
+
+    do_sample: bool
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    max_new_tokens: int
+    min_new_tokens: int
+    seed: int | None
+
+
 class TokenDetails(Answer):
     """The answer as the model made it; the three lists of the completion have one length."""
 
@@ -94,6 +107,8 @@ class TokenDetails(Answer):
     sampling_logprobs: list[float] = Field(
         description="Of the distribution that it was drawn from, after all of them; 0 for greedy decoding."
     )
+    sampling: SampledWith
+    base_model: str
     base_sha: str = Field(description="Changes when the base's weights do.")
     tokenizer_sha: str = Field(description="Changes when text becomes other tokens.")
     template_sha: str | None = Field(description="Of the chat template; null where the prompt went in as it stands.")

@@ -1,0 +1,128 @@
+"""What is asked and answered here, as episodes: handed to `rl`, which scores, writes and sends them.
+
+Whoever answers hands over what it has anyway; the episode is made on the writing thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from adapter_service.languages import Language
+from adapter_service.languages.answers import MIN_SCRIPT_SHARE, judge
+from adapter_service.settings import RlSettings
+from rl.episodes import Episode, Policy, SampledWith, Tokens, process_run_id
+from rl.recording import Recorder
+from rl.shards import ShardWriter
+from rl.upload_helper import destination_of
+from rl.uploading import Uploader
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One episode that a caller has: the fields of its body, and the language that it names."""
+
+    values: Mapping[str, Any]
+    language: Language | None
+    run_id: str
+    env_name: str
+    trace_id: str
+
+
+class EpisodeLog:
+    """The recorder and the uploader of one service, in `folder`; both have threads of their own."""
+
+    def __init__(self, settings: RlSettings, folder: Path) -> None:
+        self.settings = settings
+        self.run_id = process_run_id()
+        self.uploader = _uploader(settings, folder)
+        writer = ShardWriter(
+            folder,
+            run_id=self.run_id,
+            max_bytes=settings.shard_max_mb << 20,
+            max_age_seconds=settings.shard_max_seconds,
+        )
+        sealed = self.uploader.wake if self.uploader else lambda: None
+        self.recorder = Recorder(writer, settings.rewards(), capacity=settings.queue_size, sealed=sealed)
+
+    @property
+    def logs_generations(self) -> bool:
+        return self.settings.log_generations
+
+    def start(self) -> None:
+        self.recorder.start()
+        if self.uploader:
+            self.uploader.start()
+
+    def stop(self, timeout_seconds: float) -> None:
+        """Write what waits and seal it; what has not gone yet goes after the next start."""
+        self.recorder.stop(timeout_seconds)
+        if self.uploader:
+            self.uploader.stop(timeout_seconds)
+
+    def record_all(self, given: Sequence[Given]) -> list[Future[Mapping[str, Any]]] | None:
+        """Hand over episodes of a caller who waits; None when there is no room for them."""
+        return self.recorder.record_all([_Making(one) for one in given])
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """Makes an episode of what was given, on the writing thread."""
+
+    given: Given
+
+    def __call__(self) -> Episode:
+        given, values = self.given, dict(self.given.values)
+        return Episode(
+            prompt=values["prompt"],
+            output=values["output"],
+            env_name=given.env_name,
+            run_id=given.run_id,
+            source="POST /rl/collect",
+            timestamp=datetime.now(UTC),
+            session_id=values["session_id"],
+            group_id=values["group_id"],
+            policy=Policy(**{name: values[name] for name in ("adapter_id", "adapter_version", "base_model")}),
+            sampled_with=SampledWith(**{name: values[name] for name in ("temperature", "max_new_tokens")}),
+            stop_reason=values["stop_reason"],
+            latency_seconds=values["latency_s"],
+            language=given.language.lang_tag if given.language else None,
+            language_ok=in_its_language(values["output"], values["prompt"], given.language),
+            reward=values["reward"],
+            trace_id=given.trace_id,
+            extra=values["meta"],
+        )
+
+
+def in_its_language(answer: str, prompt: str, language: Language | None) -> bool | None:
+    """Whether an answer has the script and language asked for; None when none was."""
+    if language is None:
+        return None
+    verdict = judge(answer, prompt=prompt, language=language)
+    return verdict.script_share >= MIN_SCRIPT_SHARE and verdict.detected == language.tag
+
+
+def tokens_of(details: Mapping[str, Any]) -> tuple[Policy, SampledWith, Tokens]:
+    """What `TokenDetails` say, in the words of an episode."""
+    policy = Policy(**{name: details[name] for name in _POLICY})
+    tokens = Tokens(
+        prompt_token_ids=details["prompt_ids"],
+        completion_token_ids=details["completion_ids"],
+        completion_logprobs=details["logprobs"],
+        sampling_logprobs=details["sampling_logprobs"],
+    )
+    return policy, SampledWith(**details["sampling"]), tokens
+
+
+_POLICY = ("adapter_key", "base_model", "base_sha", "tokenizer_sha", "template_sha")
+
+
+def _uploader(settings: RlSettings, folder: Path) -> Uploader | None:
+    if settings.upload_path is None:
+        return None
+    destination = destination_of(settings.upload_path, endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
+    return Uploader(folder, destination, keep=settings.keep_uploaded)
