@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from adapter_service.base_models.importing import import_gguf
 from adapter_service.base_models.int8 import quantize_linears
 from adapter_service.base_models.locating import BaseLocation, locate
+from adapter_service.base_models.own_tokenizer import check_fits, load_tokenizer, locate_tokenizer, tokenizer_digest
 from adapter_service.base_models.precision import Precision, choose_precision
 from adapter_service.base_models.quiet import quiet_transformers
 from adapter_service.errors import BaseModelError
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 class BaseModel:
     """A frozen causal language model, its tokenizer, and what is known of both.
 
-    `identity` changes when the weights do; it is part of every adapter version's key.
+    `identity` changes when the weights or the tokenizer do; it is part of every adapter version's key.
     """
 
     name: str
@@ -69,11 +70,24 @@ class BaseModel:
         return frozenset(token for token in found if token is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class BaseOutline:
+    """A base without its weights: what is needed to tell whether an adapter is for it.
+
+    `model` has layers with their shapes, and memory for none of them.
+    """
+
+    name: str
+    identity: str
+    model: Any
+
+
 def load_base(
     name: str,
     *,
     bases_dir: Path,
     revision: str | None = None,
+    tokenizer: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     use_8bit: bool = False,
@@ -83,19 +97,26 @@ def load_base(
 ) -> BaseModel:
     """Load the base that `name` names (see `base_models.locating`) and freeze it.
 
-    `threads` = 0 takes every core. `note` is told each step in words for people.
+    `tokenizer` is a path (see `base_models.own_tokenizer`), None for the base's own. `threads` = 0 takes
+    every core. `note` is told each step in words for people.
 
     Raises:
-        BaseModelError: it cannot be found, read, or held in the wanted precision.
+        BaseModelError: it cannot be found, read, or held in the wanted precision; the tokenizer does not fit it.
     """
     started = time.monotonic()
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     location = locate(name, revision)
+    own = locate_tokenizer(tokenizer) if tokenizer is not None else None
     precision = choose_precision(device=device, dtype=dtype, use_8bit=use_8bit, use_4bit=use_4bit)
     folder = import_gguf(location.parts, bases_dir, note) if location.parts else location.folder
     note(f"loading {name} ({precision.quantization}, {precision.reason})")
     with quiet_transformers():
-        model, tokenizer = _from_transformers(location, folder, precision)
+        encoder = _tokenizer(location, folder) if own is None else load_tokenizer(own)
+        model = _model(location, folder, precision)
+    if own is not None:
+        check_fits(encoder, own, name, model.get_input_embeddings().weight.shape[0])
+        # The base's own end token is another word in this vocabulary.
+        model.generation_config.eos_token_id = encoder.eos_token_id
     if precision.quantization == "int8" and not quantize_linears(model, keep=model.get_output_embeddings()):
         raise BaseModelError(f"{name!r} has no linear layers to hold in 8 bits; leave out use_8bit")
     model.requires_grad_(requires_grad=False)
@@ -105,13 +126,41 @@ def load_base(
     model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (_compact(args[0]), *args[1:]))
     return BaseModel(
         name=name,
-        identity=_identity(folder) if folder else str(model.config._commit_hash or location.revision),
+        identity=_identity(location, folder, model.config, own),
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=encoder,
         precision=precision,
         context_tokens=int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048),
         load_seconds=time.monotonic() - started,
     )
+
+
+def outline_base(
+    name: str,
+    *,
+    bases_dir: Path,
+    revision: str | None = None,
+    tokenizer: str | None = None,
+    note: Callable[[str], None] = log.info,
+) -> BaseOutline:
+    """The base that `load_base` would load, in the time and memory of reading its files once.
+
+    Raises:
+        BaseModelError: it cannot be found or read.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    location = locate(name, revision)
+    own = locate_tokenizer(tokenizer) if tokenizer is not None else None
+    folder = import_gguf(location.parts, bases_dir, note) if location.parts else location.folder
+    source, where = _source(location, folder)
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            config = AutoConfig.from_pretrained(source, **where)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BaseModelError(f"base model {name!r} cannot be looked at: {error}") from error
+    return BaseOutline(name, _identity(location, folder, config, own), model)
 
 
 def _compact(x: torch.Tensor) -> torch.Tensor:
@@ -119,18 +168,29 @@ def _compact(x: torch.Tensor) -> torch.Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def _from_transformers(location: BaseLocation, folder: Path | None, precision: Precision) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _source(location: BaseLocation, folder: Path | None) -> tuple[Path | str, dict[str, Any]]:
+    """What transformers is asked for, and how."""
+    if folder is None:
+        return location.name, {"trust_remote_code": False, "revision": location.revision}
+    _refuse_remote_code(folder)
+    return folder, {"trust_remote_code": False, "local_files_only": True}
 
-    where: dict[str, Any] = {"trust_remote_code": False}
-    if folder is not None:
-        _refuse_remote_code(folder)
-        where["local_files_only"] = True
-    else:
-        where["revision"] = location.revision
-    source = folder or location.name
+
+def _tokenizer(location: BaseLocation, folder: Path | None) -> Any:
+    from transformers import AutoTokenizer
+
+    source, where = _source(location, folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        return AutoTokenizer.from_pretrained(source, **where)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BaseModelError(f"the tokenizer of base model {location.name!r} cannot be loaded: {error}") from error
+
+
+def _model(location: BaseLocation, folder: Path | None, precision: Precision) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    source, where = _source(location, folder)
+    try:
         # Safetensors alone: other weight files are pickles, which can run code.
         where |= {"dtype": precision.dtype, "use_safetensors": True, "output_loading_info": True}
         model, found = AutoModelForCausalLM.from_pretrained(source, **where, **_bitsandbytes(precision))
@@ -140,7 +200,7 @@ def _from_transformers(location: BaseLocation, folder: Path | None, precision: P
         raise BaseModelError(
             f"base model {location.name!r} lacks {len(missing)} weights, {missing[0]} among them; fetch it anew"
         )
-    return model if precision.quantization.startswith("bnb") else model.to(precision.device), tokenizer
+    return model if precision.quantization.startswith("bnb") else model.to(precision.device)
 
 
 def _bitsandbytes(precision: Precision) -> dict[str, Any]:
@@ -171,7 +231,14 @@ def _refuse_remote_code(folder: Path) -> None:
         )
 
 
-def _identity(folder: Path) -> str:
+def _identity(location: BaseLocation, folder: Path | None, config: Any, own_tokenizer: Path | None) -> str:
+    weights = _weights_identity(folder) if folder else str(config._commit_hash or location.revision)
+    if own_tokenizer is None:
+        return weights
+    return hashlib.sha256(f"{weights} {tokenizer_digest(own_tokenizer)}".encode()).hexdigest()
+
+
+def _weights_identity(folder: Path) -> str:
     """A hash that changes with the weights: an import's recorded digest, else one of config and weights.
 
     All of them are read: models trained further from one base have equal headers and mostly equal ends.

@@ -1,4 +1,5 @@
-"""Adapter versions: immutable folders on disk (`artifact`), and which one is live (`versions`)."""
+"""Adapter versions: immutable folders on disk (`artifact`), which one is live (`versions`), and what is
+still to be pushed to stores (`uploads`)."""
 
 from adapter_service.adapters.artifact import check_files, check_name, version_key
 from adapter_service.adapters.versions import Version, VersionStatus, VersionStore

@@ -73,19 +73,23 @@ def _check_entry(entry: Path) -> None:
         raise AdapterFormatError(f"unknown file {entry.name!r} in an adapter folder; allowed: {allowed}: remove it")
 
 
-def publish_folder(work_folder: Path, target: Path) -> None:
-    """Move a complete adapter folder to `target`, on the same disk, so that it is there whole or not at all.
+def seal_folder(work_folder: Path) -> None:
+    """Write the manifest, and wait until the disk has all of the folder."""
+    names = check_files(work_folder)
+    for name in sorted(names):
+        sync(work_folder / name)
+    write_manifest(work_folder, names)
+    sync(work_folder)
+
+
+def place_folder(work_folder: Path, target: Path) -> None:
+    """Move a sealed folder to `target`, on the same disk, so that it is there whole or not at all.
 
     A power cut at any moment leaves either `work_folder` or `target`. What lies at `target`
     already has no row and is replaced.
     """
     if _KEY.fullmatch(target.name) is None:
         raise InvalidParameterError(f"version key {target.name!r} is not a hash in hex; use version_key()")
-    names = check_files(work_folder)
-    for name in sorted(names):
-        sync(work_folder / name)
-    _write_manifest(work_folder, names)
-    sync(work_folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         shutil.rmtree(target)
@@ -100,15 +104,16 @@ def verify_folder(folder: Path) -> None:
     Raises:
         AdapterFormatError: the folder is not what was published.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     if differing := sorted(check_files(folder) ^ manifest.keys()):
         raise _damaged(folder, f"its manifest and its files differ in {', '.join(differing)}")
     for name, expected in manifest.items():
-        if (found := _describe(folder / name)) != expected:
+        if (found := describe(folder / name)) != expected:
             raise _damaged(folder, f"{name} has {found} where the manifest has {expected}")
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Size and SHA-256 of each file, by its name."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -122,14 +127,16 @@ def _damaged(folder: Path, what: str) -> AdapterFormatError:
     return AdapterFormatError(f"version {folder.name[:12]} is damaged: {what}; roll back, or train it again")
 
 
-def _write_manifest(folder: Path, names: frozenset[str]) -> None:
-    manifest = {name: _describe(folder / name) for name in sorted(names)}
+def write_manifest(folder: Path, names: frozenset[str]) -> None:
+    """Write down what the files in `folder` are, the last of which this one is."""
+    manifest = {name: describe(folder / name) for name in sorted(names)}
     path = folder / MANIFEST
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     sync(path)
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> dict[str, Any]:
+    """A file as manifests have it."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size_bytes": path.stat().st_size, "sha256": digest}

@@ -5,12 +5,18 @@
 
 What was live is kept as a stack per adapter: a rollback takes the newest off and the one below is
 live again, so that rolling back twice never brings back what was rolled back once.
+
+Every change is one transaction with its event and, for what goes live, the rows of the stores that it
+is to be pushed to. Events outlive the versions, and with them the numbers: none is given twice.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,10 +25,21 @@ from pathlib import Path
 from typing import Any
 
 from adapter_service import adapter_names
-from adapter_service.adapters.artifact import check_name, publish_folder, verify_folder
+from adapter_service.adapters.artifact import check_name, place_folder, seal_folder, verify_folder
+from adapter_service.adapters.lease import unused
+from adapter_service.adapters.uploads import queue
 from adapter_service.database import Database
-from adapter_service.errors import NoVersionToRollBackError, SupersededError, UnknownAdapterError
+from adapter_service.errors import (
+    ConflictError,
+    NoVersionToRollBackError,
+    SupersededError,
+    UnknownAdapterError,
+)
 from adapter_service.suggestions import did_you_mean
+
+log = logging.getLogger(__name__)
+
+_ASIDE = ".removed-"  # no adapter is called so
 
 
 class VersionStatus(StrEnum):
@@ -56,12 +73,28 @@ class Version:
 
 
 class VersionStore:
-    """Versions in `database`, their folders in `root/<adapter>/<key>`; safe to share between threads."""
+    """Versions in `database`, their folders in `root/<adapter>/<key>`; safe to share between threads.
 
-    def __init__(self, database: Database, root: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    What goes live is queued for a push to `stores`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        root: Path,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        stores: Sequence[str] = (),
+    ) -> None:
         self._database = database
         self._root = root
         self._now = now
+        self._stores = tuple(stores)
+        self._went_live: Callable[[], None] = lambda: None
+
+    def when_live(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever a version went live, on the thread that decided it."""
+        self._went_live = listener
 
     def publish(
         self,
@@ -71,7 +104,7 @@ class VersionStore:
         key: str,
         job_id: str | None,
         base_id: str,
-        parent: Version | None = None,
+        parent_key: str | None = None,
         gate: Mapping[str, Any] | None = None,
     ) -> Version:
         """Make a candidate of the files in `work_folder`, which is moved and must be on the same disk.
@@ -82,18 +115,23 @@ class VersionStore:
         check_name(name)
         if (earlier := self.find(name, key)) is not None:
             return earlier
-        publish_folder(work_folder, self._root / name / key)
+        seal_folder(work_folder)
         values = {
             "adapter": name,
             "key": key,
             "created_at": self._now().isoformat(),
             "job_id": job_id,
             "base_id": base_id,
-            "parent_key": parent.key if parent else None,
+            "parent_key": parent_key,
             "gate": json.dumps(gate or {}, allow_nan=False),
         }
+        # Moved inside the transaction: `sweep`, here or in another process, never sees the one without the other.
         with self._database.transaction() as connection:
+            if (row := connection.execute(_BY_KEY, (name, key)).fetchone()) is not None:
+                return self._version(row)  # another process was faster
+            place_folder(work_folder, self._root / name / key)
             row = connection.execute(_INSERT, values).fetchone()
+            self._event(connection, row, row["status"])
         return self._version(row)
 
     def go_live(self, version: Version, gate: Mapping[str, Any] | None = None) -> Version:
@@ -110,6 +148,8 @@ class VersionStore:
             connection.execute(_RETIRE, (version.adapter,))
             row = self._decide(connection, version, VersionStatus.LIVE, gate)
             connection.execute(_PUSH, (version.adapter, version.number))
+            queue(connection, version.adapter, version.number, self._stores, self._now())
+        self._went_live()
         return self._version(row)
 
     def reject(self, version: Version, reasons: Sequence[str], gate: Mapping[str, Any] | None = None) -> Version:
@@ -139,15 +179,65 @@ class VersionStore:
                 )
             connection.execute("DELETE FROM live_versions WHERE number = ?", (stack[0]["number"],))
             connection.execute(_RETIRE, (name,))
-            row = connection.execute(_REVIVE, (name, stack[1]["version"])).fetchone()
+            row = self._revive(connection, name, stack[1]["version"])
         return self._version(row)
+
+    def remove(self, version: Version, *, force: bool = False) -> Version | None:
+        """Forget a version; of one that is live (`force`), the one that it replaced is live again.
+
+        Its row goes, so that nobody finds it any more. Its files stay until `delete_files`, or the
+        next `sweep`: requests that found it before may still have to read them.
+
+        Returns:
+            What is live in its place, if it was live and there is such a one.
+
+        Raises:
+            ConflictError: it is live, and `force` is not set.
+        """
+        name, revived = version.adapter, None
+        with self._database.transaction() as connection:
+            row = connection.execute(_ONE, (name, version.number)).fetchone()
+            if row is None:
+                raise self._unknown(version.reference)
+            live = row["status"] == VersionStatus.LIVE
+            if live and not force:
+                raise ConflictError(
+                    f"{version.reference} is live and answers under the name {name!r}; roll back or let another go "
+                    "live first, or remove it by force"
+                )
+            connection.execute("DELETE FROM live_versions WHERE adapter = ? AND version = ?", (name, version.number))
+            connection.execute(_DELETE_REPEATED, (name,))
+            connection.execute("DELETE FROM versions WHERE adapter = ? AND number = ?", (name, version.number))
+            self._event(connection, row, "removed")
+            below = connection.execute(_STACK, (name,)).fetchone()
+            if live and below is not None:
+                revived = self._revive(connection, name, below["version"])
+        return self._version(revived) if revived else None
+
+    def delete_files(self, version: Version, *, wait: bool) -> bool:
+        """Delete the folder of a removed version; False where requests still need it and `wait` is false."""
+        with unused(version.path, wait=wait) as free:
+            if free:
+                self._delete(version.path)
+        return free or not version.path.exists()
+
+    def sweep(self) -> list[str]:
+        """Delete folders that no row names and nobody reads, of adapters that the database knows; their keys.
+
+        Those of others stay: the database may have been moved away, and these be all that is left of the work.
+        """
+        for aside in self._root.glob(f"{_ASIDE}*"):
+            shutil.rmtree(aside, ignore_errors=True)
+        names = [row["adapter"] for row in self._database.read("SELECT DISTINCT adapter FROM version_events")]
+        folders = [folder for name in names for folder in sorted((self._root / name).glob("*"))]
+        return [folder.name for folder in folders if self._sweep(folder)]
 
     def live(self, name: str) -> Version | None:
         return self._one("SELECT * FROM versions WHERE adapter = ? AND status = 'live'", (name,))
 
     def find(self, name: str, key: str) -> Version | None:
         """The version of that content, if it was published."""
-        return self._one("SELECT * FROM versions WHERE adapter = ? AND key = ?", (name, key))
+        return self._one(_BY_KEY, (name, key))
 
     def resolve(self, reference: str) -> Version:
         """The live version of `name`, or exactly the version `name@number`, whatever its status.
@@ -159,7 +249,7 @@ class VersionStore:
         if not at:
             found = self.live(name)
         elif number.isdecimal() and len(number) < 10:
-            found = self._one("SELECT * FROM versions WHERE adapter = ? AND number = ?", (name, int(number)))
+            found = self._one(_ONE, (name, int(number)))
         else:
             found = None
         if found is None:
@@ -175,6 +265,39 @@ class VersionStore:
         """Compare the files with their manifest; AdapterFormatError if they differ."""
         verify_folder(version.path)
 
+    def _sweep(self, folder: Path) -> bool:
+        # A version that has its row is never locked: whoever came to lease it would take it for removed.
+        if self._database.read(_BY_KEY, (folder.parent.name, folder.name)):
+            return False
+        try:
+            with unused(folder, wait=False) as free:
+                return free and self._delete(folder)
+        except OSError:
+            log.warning("%s, which no version needs, cannot be removed", folder, exc_info=True)
+            return False
+
+    def _delete(self, folder: Path) -> bool:
+        """Delete a version's folder, if it has no row; whether it had none.
+
+        It is moved aside while no other process can write a row, and then deleted at leisure.
+        """
+        aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self._root))
+        with self._database.transaction() as connection:
+            gone = connection.execute(_BY_KEY, (folder.parent.name, folder.name)).fetchone() is None
+            if gone:
+                folder.rename(aside / folder.name)
+        shutil.rmtree(aside)
+        return gone
+
+    def _revive(self, connection: sqlite3.Connection, name: str, number: int) -> sqlite3.Row:
+        row: sqlite3.Row = connection.execute(_REVIVE, (name, number)).fetchone()
+        self._event(connection, row, VersionStatus.LIVE)
+        return row
+
+    def _event(self, connection: sqlite3.Connection, row: sqlite3.Row, kind: str) -> None:
+        values = (row["adapter"], row["number"], row["key"], kind, self._now().isoformat())
+        connection.execute(_EVENT, values)
+
     def _decide(
         self,
         connection: sqlite3.Connection,
@@ -189,6 +312,7 @@ class VersionStore:
             raise SupersededError(
                 f"{version.reference} is no longer {version.status}; read it again before you decide on it"
             )
+        self._event(connection, row, status)
         return row
 
     def _one(self, sql: str, parameters: tuple[str | int, ...]) -> Version | None:
@@ -224,12 +348,21 @@ class VersionStore:
 
 _INSERT = """
     INSERT INTO versions (adapter, number, key, status, created_at, job_id, base_id, parent_key, gate)
-    SELECT :adapter, coalesce(max(number), 0) + 1, :key, 'candidate', :created_at, :job_id, :base_id,
+    SELECT :adapter, coalesce(max(version), 0) + 1, :key, 'candidate', :created_at, :job_id, :base_id,
         :parent_key, :gate
-    FROM versions WHERE adapter = :adapter
+    FROM version_events WHERE adapter = :adapter
     RETURNING *"""
+_EVENT = "INSERT INTO version_events (adapter, version, key, kind, at) VALUES (?, ?, ?, ?, ?)"
+_ONE = "SELECT * FROM versions WHERE adapter = ? AND number = ?"
+_BY_KEY = "SELECT * FROM versions WHERE adapter = ? AND key = ?"
 _DECIDE = "UPDATE versions SET status = ?, gate = ? WHERE adapter = ? AND number = ? AND status = ? RETURNING *"
 _RETIRE = "UPDATE versions SET status = 'retired' WHERE adapter = ? AND status = 'live'"
 _REVIVE = "UPDATE versions SET status = 'live' WHERE adapter = ? AND number = ? RETURNING *"
 _PUSH = "INSERT INTO live_versions (adapter, version) VALUES (?, ?)"
+# A version that was between two turns of one other leaves these two beside each other.
+_DELETE_REPEATED = """
+    DELETE FROM live_versions WHERE adapter = ?1 AND version = (
+        SELECT below.version FROM live_versions AS below
+        WHERE below.adapter = ?1 AND below.number < live_versions.number
+        ORDER BY below.number DESC LIMIT 1)"""
 _STACK = "SELECT number, version FROM live_versions WHERE adapter = ? ORDER BY number DESC LIMIT 2"

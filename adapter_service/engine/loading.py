@@ -23,6 +23,7 @@ def base_loader(settings: Settings) -> LoadBase:
             settings.model.base,
             bases_dir=settings.storage.state_dir / "bases",
             revision=settings.model.revision,
+            tokenizer=settings.model.tokenizer,
             device=settings.model.device,
             dtype=settings.model.dtype,
             use_8bit=settings.quantization.use_8bit,

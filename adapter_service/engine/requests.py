@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from adapter_service.adapters.lease import Lease
+from adapter_service.errors import UnknownAdapterError
+
 log = logging.getLogger(__name__)
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -100,6 +103,22 @@ class Generation:
         self._events: list[Event] = []
         self._listener: Callable[[Event], None] | None = None
         self._cancelled = threading.Event()
+        self._lease: Lease | None = None
+
+    def lease(self) -> None:
+        """Keep the adapter's files until the answer has ended, whoever removes the version meanwhile.
+
+        Raises:
+            UnknownAdapterError: it was removed before.
+        """
+        if self.adapter is None:
+            return
+        try:
+            self._lease = Lease(self.adapter.folder)
+        except FileNotFoundError as error:
+            raise UnknownAdapterError(
+                "the version was removed a moment ago; ask for another, GET /adapter/list has them"
+            ) from error
 
     @property
     def cancelled(self) -> bool:
@@ -122,6 +141,8 @@ class Generation:
                 log.exception("nobody reads the answer any more", extra={"action": "listener_failed"})
                 self._listener = None
                 self.cancel()
+            if self._lease is not None and self._ended():
+                self._lease.release()
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event, those that have already come first."""

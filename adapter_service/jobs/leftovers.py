@@ -25,26 +25,16 @@ def remove_leftovers(state_dir: Path, jobs: JobStore, versions: VersionStore) ->
     for leftover in [
         *_work_of_ended_jobs(state_dir / "work", jobs),
         *(state_dir / "work").glob("*/*.writing"),
-        *_adapters_without_rows(state_dir / "adapters", versions),
         *_abandoned_imports(state_dir / "bases"),
     ]:
         _remove(leftover)
+    for key in versions.sweep():
+        logger.info("removed version %s, which has no row", key)
 
 
 def _work_of_ended_jobs(work_dir: Path, jobs: JobStore) -> Iterator[Path]:
     unfinished = jobs.unfinished_ids()
     return (folder for folder in work_dir.glob("job_*") if folder.name not in unfinished)
-
-
-def _adapters_without_rows(adapters_dir: Path, versions: VersionStore) -> Iterator[Path]:
-    """Folders that came into their place and whose rows did not; of adapters that the database knows.
-
-    Those of others stay: the database may have been moved away, and these be all that is left of the work.
-    """
-    known = versions.list()
-    paths = {version.path for version in known}
-    folders = (folder for name in {version.adapter for version in known} for folder in (adapters_dir / name).glob("*"))
-    return (folder for folder in folders if folder not in paths)
 
 
 def _abandoned_imports(bases_dir: Path) -> Iterator[Path]:

@@ -12,7 +12,8 @@ from adapter_service.settings.draft import Draft
 from adapter_service.settings.faults import unknown_key
 from adapter_service.settings.masking import masked
 from adapter_service.settings.reading import Document, KeyPath
-from adapter_service.settings.sources import SourceEntry
+from adapter_service.settings.sources import MIX, SourceEntry
+from adapter_service.suggestions import did_you_mean
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 _TODAY = "sources"
@@ -48,6 +49,9 @@ class EntryReader:
                 self._read_list(content)
             else:
                 self._draft.faults.append(f"{place}: {unknown_key((key,), [_TODAY])}")
+        for name, entry in self.entries.items():
+            if entry.kind == MIX:
+                self.entries[name] = entry.model_copy(update={"parts": self._parts_of(entry)})
         return self.entries
 
     def _read_group(self, group: str, content: Any, kind: str | None) -> None:
@@ -107,6 +111,28 @@ class EntryReader:
                 lines=self._document.lines_below(path),
                 folder=self._folder,
             )
+
+    def _parts_of(self, mix: SourceEntry) -> dict[str, SourceEntry]:
+        """The entries that a mix is made of; a name that is none of them, or is a mix, is a fault."""
+        named = mix.options.get("sources")
+        parts: dict[str, SourceEntry] = {}
+        for name in named if isinstance(named, Mapping) else ():
+            entry = self.entries.get(name)
+            place = f"{mix.file} line {mix.lines.get(f'sources.{name}', mix.line)}"
+            if entry is None:
+                possible = sorted(name for name, other in self.entries.items() if other.kind != MIX)
+                self._draft.faults.append(
+                    f"{place}: mix '{mix.name}' names the source '{name}', which there is not"
+                    f"{did_you_mean(name, possible)} sources: {', '.join(possible) or 'none'}"
+                )
+            elif entry.kind == MIX:
+                what = "itself" if name == mix.name else f"'{name}', which is a mix too"
+                self._draft.faults.append(
+                    f"{place}: mix '{mix.name}' names {what}; name the sources in it, each with its weight"
+                )
+            else:
+                parts[name] = entry
+        return parts
 
     def _refuse_secrets(self, name: str, options: dict[str, Any], path: KeyPath) -> None:
         for key in _written_secrets(options):

@@ -107,16 +107,18 @@ def _is_member_name(part: str) -> bool:
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     current: type[BaseModel] | None = model
     for part in path:
+        if part.isdecimal():  # a place in a list of models
+            continue
         field = current.model_fields.get(part) if current else None
         current = _model_in(field.annotation) if field else None
     return list(current.model_fields) if current else []
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds: itself, or the only one of an optional."""
+    """The model that a field holds: itself, or the only one of an optional or of a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if typing.get_origin(annotation) in {types.UnionType, typing.Union, typing.Annotated}:
+    if typing.get_origin(annotation) in {types.UnionType, typing.Union, typing.Annotated, list}:
         models = [found for member in typing.get_args(annotation) if (found := _model_in(member))]
         return models[0] if len(models) == 1 else None
     return None

@@ -49,7 +49,7 @@ def load_settings(
     sources = _find(sources_path, environ.get(environment.SOURCES), SOURCES_NAME)
     put_config(draft, _read(draft, config))
     entries = _entries(draft, sources)
-    referenced = variables([dict(entry.options) for entry in entries.values()])
+    referenced = variables([*(dict(entry.options) for entry in entries.values()), draft.values["publishing"]])
     put_environment(draft, environ, referenced=referenced)
     sections = dict(draft.sections())
     _place_state_dir(draft, sections, config)

@@ -38,10 +38,15 @@ def http_options(options: Mapping[str, Any]) -> Options:
     return new
 
 
+def s3_options(options: Mapping[str, Any]) -> Options:
+    """An entry without a prefix means the whole bucket."""
+    return {**options} if {"key", "prefix"} & options.keys() else {**options, "prefix": ""}
+
+
 def without_effect(options: Mapping[str, Any]) -> tuple[Options, dict[str, str]]:
     """Split options into those that count and those that do not, with the reason."""
     kept = {key: value for key, value in options.items() if key not in NO_EFFECT_OPTIONS}
     return kept, {key: NO_EFFECT_OPTIONS[key] for key in options if key in NO_EFFECT_OPTIONS}
 
 
-CONVERSIONS: dict[str, Callable[[Mapping[str, Any]], Options]] = {"http": http_options}
+CONVERSIONS: dict[str, Callable[[Mapping[str, Any]], Options]] = {"http": http_options, "s3": s3_options}

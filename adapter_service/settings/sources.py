@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from adapter_service.errors import SettingsError
 
-_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+# The kind whose `sources` are names of other entries.
+MIX = "mix"
+VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
 class SourceEntry(BaseModel):
@@ -33,6 +35,8 @@ class SourceEntry(BaseModel):
     """Option (`url`, `headers.Accept`) → line, for `validate_section`."""
     folder: Path | None = Field(default=None, exclude=True)
     """What a relative `path` counts from: the folder of the file."""
+    parts: Mapping[str, SourceEntry] = Field(default={}, exclude=True)
+    """Of a mix, the entries that its `sources` name."""
 
     def resolved_options(self, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
         """The options with variables replaced and `path` made absolute; for the moment of opening.
@@ -60,7 +64,7 @@ class SourceEntry(BaseModel):
         if isinstance(value, list):
             return [self._resolve(item, environ, key) for item in value]
         if isinstance(value, str):
-            return _VARIABLE.sub(lambda match: self._value(match, environ, key), value)
+            return VARIABLE.sub(lambda match: self._value(match, environ, key), value)
         return value
 
     def _value(self, match: re.Match[str], environ: Mapping[str, str], key: str) -> str:
@@ -82,4 +86,4 @@ def variables(value: Any) -> Iterator[str]:
         for item in value:
             yield from variables(item)
     elif isinstance(value, str):
-        yield from (match["name"] for match in _VARIABLE.finditer(value))
+        yield from (match["name"] for match in VARIABLE.finditer(value))

@@ -12,13 +12,19 @@ from adapter_service.adapters import artifact
 from adapter_service.adapters.artifact import (
     check_files,
     check_name,
-    publish_folder,
+    place_folder,
+    seal_folder,
     verify_folder,
     version_key,
 )
 from adapter_service.errors import AdapterFormatError, InvalidParameterError
 
 KEY = "ab" * 32
+
+
+def publish_folder(work_folder: Path, target: Path) -> None:
+    seal_folder(work_folder)
+    place_folder(work_folder, target)
 
 
 @pytest.fixture
@@ -39,7 +45,7 @@ def test_a_published_folder_is_moved_and_verifies(work: Path, tmp_path: Path) ->
     assert manifest.keys() == {"adapter_config.json", "adapter_model.safetensors"}
 
 
-@pytest.mark.parametrize("moment", ["_write_manifest", "sync"])
+@pytest.mark.parametrize("moment", ["write_manifest", "sync"])
 def test_a_crash_before_the_manifest_leaves_nothing_visible(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

@@ -37,7 +37,7 @@ class Shelf:
             key=f"{content:064x}",
             job_id="job_1",
             base_id="gemma",
-            parent=parent,
+            parent_key=parent.key if parent else None,
             gate={"loss": 2.5},
         )
 
@@ -72,6 +72,7 @@ def test_a_crash_between_folder_and_row_is_mended_by_publishing_again(shelf: She
     folder = shelf.publish(1).path
     with shelf.database.transaction() as connection:
         connection.execute("DELETE FROM versions")
+        connection.execute("DELETE FROM version_events")
     assert shelf.store.list() == ()
     assert shelf.publish(1).path == folder
     shelf.store.verify(shelf.store.resolve("hindi@1"))

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Self
 
 from pydantic import Field
 
 from adapter_service.adapters import Version, VersionStatus
+from adapter_service.adapters.uploads import Upload, UploadStatus
+from adapter_service.api.errors import without_paths
 from adapter_service.api.schemas.fields import Answer
+
+
+class UploadAnswer(Answer):
+    status: UploadStatus
+    attempts: int
+    next_attempt_at: datetime | None = Field(description="Null for one that is not pending.")
+    reason: str | None = Field(description="Why the last attempt came to nothing.")
+
+    @classmethod
+    def of(cls, upload: Upload) -> Self:
+        pending = upload.status is UploadStatus.PENDING
+        return cls(
+            status=upload.status,
+            attempts=upload.attempts,
+            next_attempt_at=upload.next_attempt_at if pending else None,
+            reason=without_paths(upload.reason) if upload.reason else None,
+        )
 
 
 class VersionAnswer(Answer):
@@ -19,9 +38,10 @@ class VersionAnswer(Answer):
     job_id: str | None
     key: str = Field(description="Hash of what the version was made of.")
     gate: Mapping[str, Any]
+    stores: Mapping[str, UploadAnswer] = Field(description="By store: whether other machines can pull the version.")
 
     @classmethod
-    def of(cls, version: Version) -> Self:
+    def of(cls, version: Version, uploads: Iterable[Upload]) -> Self:
         return cls(
             version=version.number,
             status=version.status,
@@ -29,6 +49,7 @@ class VersionAnswer(Answer):
             job_id=version.job_id,
             key=version.key,
             gate=version.gate,
+            stores={upload.store: UploadAnswer.of(upload) for upload in uploads},
         )
 
 

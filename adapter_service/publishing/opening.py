@@ -1,0 +1,72 @@
+"""From a configured store to one that can be used: variables replaced, the kind's class made."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from adapter_service.errors import InvalidParameterError, SettingsError
+from adapter_service.publishing.folder_store import FolderStore
+from adapter_service.publishing.store import Store
+from adapter_service.settings import StoreSettings
+from adapter_service.settings.sources import VARIABLE
+from adapter_service.suggestions import did_you_mean
+
+
+def open_store(settings: StoreSettings, state_dir: Path, environ: Mapping[str, str] | None = None) -> Store:
+    """The store that `settings` describe; nothing is connected to yet.
+
+    Raises:
+        SettingsError: a variable without a default is not set.
+        StoreError: what is configured is no address.
+    """
+    texts = _resolved(settings, os.environ if environ is None else environ)
+    if settings.kind == "folder":
+        return FolderStore(settings.name, Path(texts["path"]).expanduser(), writer=_writer(state_dir))
+    from adapter_service.publishing.s3_store import S3Store
+
+    return S3Store(
+        settings.name,
+        texts["bucket"],
+        prefix=texts["prefix"],
+        endpoint_url=texts.get("endpoint_url"),
+        region=texts.get("region"),
+        access_key_id=texts.get("access_key_id"),
+        secret_access_key=texts.get("secret_access_key"),
+    )
+
+
+def store_named(name: str, stores: Sequence[StoreSettings]) -> StoreSettings:
+    """The configured store of that name.
+
+    Raises:
+        InvalidParameterError: there is none; says which there are.
+    """
+    names = [store.name for store in stores]
+    if name not in names:
+        known = f"configured: {', '.join(names)}" if names else "none is configured: see publishing.stores"
+        raise InvalidParameterError(f"unknown store {name!r}{did_you_mean(name, names)} {known}", parameter="store")
+    return stores[names.index(name)]
+
+
+def _resolved(settings: StoreSettings, environ: Mapping[str, str]) -> dict[str, str]:
+    def value(match: re.Match[str]) -> str:
+        found = environ.get(match["name"]) or match["default"]
+        if found is None:
+            raise SettingsError(
+                f"store '{settings.name}' needs the environment variable {match['name']}, which is not set; "
+                f"export {match['name']}=… and start again"
+            )
+        return found
+
+    texts = settings.model_dump(exclude={"name", "kind"}, exclude_none=True)
+    return {key: VARIABLE.sub(value, text) for key, text in texts.items()}
+
+
+def _writer(state_dir: Path) -> str:
+    """This machine's service, as other machines can tell it from theirs."""
+    return hashlib.sha256(f"{socket.gethostname()}:{state_dir.resolve()}".encode()).hexdigest()[:12]
