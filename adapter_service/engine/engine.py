@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from adapter_service.adapters.artifact import verify_folder
 from adapter_service.engine.requests import (
     AdapterFiles,
     FinishReason,
@@ -304,7 +303,7 @@ class Engine:
         text = TextStream(turn.base.tokenizer, generation.sampling.stop)
         pieces: list[str] = []
         trail = TokenTrail() if generation.sampling.return_tokens else None
-        count, left = 0, False
+        count = 0
 
         def give(piece: str) -> None:
             if piece:
@@ -331,6 +330,7 @@ class Engine:
                 completion_tokens=count,
                 waited_seconds=started - generation.submitted_at,
                 seconds=time.monotonic() - started,
+                tokens=trail,
             )
         )
 
@@ -345,7 +345,6 @@ class Engine:
         while self._requests:
             self._requests.popleft().publish(error)
         while self._work:
-                tokens=trail,
             self._work.popleft()[1].set_exception(error)
 
 

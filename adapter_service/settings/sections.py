@@ -21,7 +21,7 @@ from pydantic import (
 
 from adapter_service import adapter_names
 from adapter_service.settings.masking import masked
-from adapter_service.settings.sources import SourceEntry, variables
+from adapter_service.settings.sources import SourceEntry
 from rl.errors import ConfigError
 from rl.rewards import RewardSettings
 from rl.upload_helper import destination_of
@@ -172,45 +172,6 @@ class ServingSettings(Section):
         return self
 
 
-class StorageSettings(Section):
-    """After loading, `state_dir` is absolute; a relative one counts from the configuration's folder."""
-
-    state_dir: Path = Path(".state")
-
-
-class SecuritySettings(Section):
-    loopback_only: bool = True
-    max_body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 1_048_576
-    raw_sources: list[Name] = []
-
-
-class Settings(Section):
-    """Everything the service was told. Pass its sections on, not the whole."""
-
-    model: ModelSettings = ModelSettings()
-    quantization: QuantizationSettings = QuantizationSettings()
-    lora: LoraSettings = LoraSettings()
-    training: TrainingSettings = TrainingSettings()
-    data: DataSettings = DataSettings()
-    gate: GateSettings = GateSettings()
-    serving: ServingSettings = ServingSettings()
-    storage: StorageSettings = StorageSettings()
-    security: SecuritySettings = SecuritySettings()
-    sources: dict[str, SourceEntry] = {}
-
-    config_path: Path | None = Field(default=None, exclude=True)
-    sources_path: Path | None = Field(default=None, exclude=True)
-    notes: tuple[str, ...] = Field(default=(), exclude=True)
-    """What older keys became or why they have no effect: to be logged at start and shown by `check`."""
-
-    def masked(self) -> dict[str, Any]:
-        """As JSON, to be written beside an artifact: secrets masked."""
-        return {key: masked(value) for key, value in self.model_dump(mode="json").items()}
-
-
-SECTIONS: dict[str, type[Section]] = {
-    name: type(field.default) for name, field in Settings.model_fields.items() if isinstance(field.default, Section)
-}
 class RlSettings(Section):
     log_generations: bool = False
     env_name: Name = "adapter-service"
@@ -247,4 +208,43 @@ class RlSettings(Section):
         return RewardSettings(**weights)
 
 
+class StorageSettings(Section):
+    """After loading, `state_dir` is absolute; a relative one counts from the configuration's folder."""
+
+    state_dir: Path = Path(".state")
+
+
+class SecuritySettings(Section):
+    loopback_only: bool = True
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 1_048_576
+    raw_sources: list[Name] = []
+
+
+class Settings(Section):
+    """Everything the service was told. Pass its sections on, not the whole."""
+
+    model: ModelSettings = ModelSettings()
+    quantization: QuantizationSettings = QuantizationSettings()
+    lora: LoraSettings = LoraSettings()
+    training: TrainingSettings = TrainingSettings()
+    data: DataSettings = DataSettings()
+    gate: GateSettings = GateSettings()
+    serving: ServingSettings = ServingSettings()
     rl: RlSettings = RlSettings()
+    storage: StorageSettings = StorageSettings()
+    security: SecuritySettings = SecuritySettings()
+    sources: dict[str, SourceEntry] = {}
+
+    config_path: Path | None = Field(default=None, exclude=True)
+    sources_path: Path | None = Field(default=None, exclude=True)
+    notes: tuple[str, ...] = Field(default=(), exclude=True)
+    """What older keys became or why they have no effect: to be logged at start and shown by `check`."""
+
+    def masked(self) -> dict[str, Any]:
+        """As JSON, to be written beside an artifact: secrets masked."""
+        return {key: masked(value) for key, value in self.model_dump(mode="json").items()}
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: type(field.default) for name, field in Settings.model_fields.items() if isinstance(field.default, Section)
+}
