@@ -26,7 +26,7 @@ from adapter_service.samples import Message, Sample
 class RenderedSample:
     """Token ids, of which those from `completion_start` on are trained on."""
 
-    ids: tuple[int, ...]
+    ids: Sequence[int]
     completion_start: int
 
     @property

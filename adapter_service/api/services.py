@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
 from adapter_service.adapters import VersionStore
+from adapter_service.adapters.uploads import Uploads
 from adapter_service.api.episode_log import EpisodeLog
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
@@ -22,10 +25,15 @@ from adapter_service.jobs.logs import JobLogs
 from adapter_service.jobs.runner import Runner
 from adapter_service.jobs.store import JobStore
 from adapter_service.jobs.train_request import TrainRequest
+from adapter_service.publishing.opening import open_store
+from adapter_service.publishing.sender import Sender
 from adapter_service.settings import Settings
+from adapter_service.storage_faults import check_storage
 
-# A training loop notices within one micro-step; on a slow processor that is some seconds.
-STOP_SECONDS = 30.0
+# Training and answers end at their next layer; only a source that stalls, or a base that loads, takes longer.
+STOP_SECONDS = 4.0
+# An upload under way is not waited for: it goes on at the next start with the file that it was at.
+SENDER_STOP_SECONDS = 1.0
 EPISODES_STOP_SECONDS = 0.5
 
 
@@ -35,6 +43,9 @@ class Pipeline(Protocol):
     def __call__(self, job: Job, context: JobContext) -> Mapping[str, Any]: ...
 
     def estimate(self, request: TrainRequest) -> Mapping[str, Any]: ...
+
+    def forget(self, job_id: str) -> None:
+        """Remove what was kept of a job that has ended."""
 
 
 MakePipeline = Callable[[Settings, Engine, VersionStore, Path], Pipeline]
@@ -52,6 +63,8 @@ class Services:
     engine: Engine
     pipeline: Pipeline
     runner: Runner
+    uploads: Uploads
+    sender: Sender
     episodes: EpisodeLog
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -60,13 +73,22 @@ class Services:
         self.engine.when_settled(self.runner.wake)
         self.engine.start()
         self.runner.start()
+        self.versions.when_live(self.sender.wake)
+        self.sender.start()
         self.episodes.start()
 
+    def begin_to_stop(self) -> None:
+        """Tell all that runs to end where it is, and wait for nothing: the job is saved, answers are cut short."""
+        self.runner.stop(timeout=0)
+        self.engine.stop(timeout_seconds=0)
+
     def stop(self) -> None:
-        """The running job goes back to the queue, then the engine ends, then the database is closed."""
-        self.runner.stop(STOP_SECONDS)
-        self.engine.stop(STOP_SECONDS)
-        self.runner.stop(STOP_SECONDS)  # a job that did not stop by itself has ended with the engine
+        """The running job goes back to the queue and the engine ends, then the database is closed."""
+        ends_at = time.monotonic() + STOP_SECONDS
+        self.begin_to_stop()
+        self.sender.stop(SENDER_STOP_SECONDS)
+        for stop in (self.engine.stop, self.runner.stop):
+            stop(max(0.0, ends_at - time.monotonic()))
         self.episodes.stop(EPISODES_STOP_SECONDS)  # the last answers have come
         self.database.close()
 
@@ -77,7 +99,10 @@ def build_services(
     """Make all parts in `settings.storage.state_dir`; nothing is started, loaded or connected to."""
     state = settings.storage.state_dir
     database = Database(state / "service.db")
-    jobs, versions = JobStore(database), VersionStore(database, state / "adapters")
+    publishing = settings.publishing
+    versions = VersionStore(database, state / "adapters", stores=[store.name for store in publishing.stores])
+    jobs, uploads = JobStore(database), Uploads(database)
+    stores = {store.name: partial(open_store, store, state) for store in publishing.stores}
     engine = Engine(load_base or base_loader(settings), queue_size=settings.serving.queue_size)
     pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work")
     logs = JobLogs(state / "logs")
@@ -89,7 +114,16 @@ def build_services(
         versions=versions,
         engine=engine,
         pipeline=pipeline,
-        runner=Runner(jobs, pipeline, logs, ready=lambda: engine.state == "ready"),
+        runner=Runner(
+            jobs,
+            pipeline,
+            logs,
+            forget=pipeline.forget,
+            ready=lambda: engine.state == "ready",
+            check_storage=partial(check_storage, state, min_free_mb=settings.storage.min_free_mb),
+        ),
+        uploads=uploads,
+        sender=Sender(uploads, versions, stores, max_attempts=publishing.max_attempts),
         episodes=EpisodeLog(settings.rl, state / "episodes"),
     )
 

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from adapter_service.adapters.artifact import verify_folder
 from adapter_service.engine.requests import (
     AdapterFiles,
     FinishReason,
@@ -49,13 +50,17 @@ EngineState = Literal["loading", "ready", "failed", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What long work gets: the base, the means to render and to load adapters, and the pause."""
+    """What long work gets: the base, the means to render and to load adapters, and the pause.
+
+    `check` raises when the engine stops; it is asked where there is no time to pause, between layers.
+    """
 
     base: BaseModel
     renderer: Renderer
     layers: Mapping[str, LowRankLinear]
     load_adapter: Callable[[AdapterFiles], Adapter]
     pause: Callable[[], None]
+    check: Callable[[], None]
 
 
 class Engine:
@@ -129,7 +134,9 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        return len(self._requests)
+        """How many requests wait; one whose client went away does not count any more."""
+        with self._condition:
+            return sum(not generation.cancelled for generation in self._requests)
 
     def resident_adapters(self) -> list[str]:
         return self._adapters.keys()
@@ -149,6 +156,7 @@ class Engine:
 
         Raises:
             NotReadyError: the base still loads, could not be loaded, or the engine stops.
+            UnknownAdapterError: the version was removed a moment ago.
             PromptTooLongError: prompt and answer do not fit the base's context.
             InvalidParameterError: nothing is asked.
             BusyError: the queue is full.
@@ -159,9 +167,9 @@ class Engine:
         generation = Generation(prompt_ids, sampling, adapter)
         with self._condition:
             self._refuse_when_stopping()
-            self._forget_cancelled()
-            if len(self._requests) >= self._queue_size:
+            if self.waiting >= self._queue_size:
                 raise BusyError(f"{self._queue_size} requests are waiting; try again in some seconds")
+            generation.lease()
             self._requests.append(generation)
             self._condition.notify_all()
         return generation
@@ -234,14 +242,15 @@ class Engine:
         base = self._load_base(self._set_note)
         layers = install(base.model, keep=base.model.get_output_embeddings())
 
+        def read(files: AdapterFiles) -> Adapter:
+            verify_folder(files.folder)  # of its bytes on this disk; once, as it comes to be resident
+            return read_folder(files.folder, layers).frozen_copy(base.adapter_dtype).to(base.device)
+
         def load_adapter(files: AdapterFiles) -> Adapter:
-            return self._adapters.get(
-                files.key,
-                lambda: read_folder(files.folder, layers).frozen_copy(base.adapter_dtype).to(base.device),
-            )
+            return self._adapters.get(files.key, lambda: read(files))
 
         self._set_note("ready")
-        return Turn(base, Renderer(base.tokenizer), layers, load_adapter, self._pause)
+        return Turn(base, Renderer(base.tokenizer), layers, load_adapter, self._pause, self._refuse_when_stopping)
 
     def _set_note(self, note: str) -> None:
         if not self._stopping:
@@ -289,9 +298,15 @@ class Engine:
                 self.answering = False
 
     def _next_request(self) -> Generation | None:
-        with self._condition:
-            self._forget_cancelled()
-            return None if self._stopping or not self._requests else self._requests.popleft()
+        """The oldest request that is still wanted; those whose clients went away while they waited end here."""
+        while True:
+            with self._condition:
+                if self._stopping or not self._requests:
+                    return None
+                generation = self._requests.popleft()
+            if not generation.cancelled:
+                return generation
+            generation.publish(_never_begun(generation))
 
     def _answer(self, generation: Generation) -> None:
         from adapter_service.engine.decoding import decode
@@ -303,7 +318,7 @@ class Engine:
         text = TextStream(turn.base.tokenizer, generation.sampling.stop)
         pieces: list[str] = []
         trail = TokenTrail() if generation.sampling.return_tokens else None
-        count = 0
+        count, left = 0, False
 
         def give(piece: str) -> None:
             if piece:
@@ -313,6 +328,7 @@ class Engine:
         with using(adapter):
             for token in decode(turn.base, generation.prompt_ids, generation.sampling, trail):
                 if generation.cancelled or self._stopping:
+                    left = True
                     break
                 count += 1
                 give(text.push(token))
@@ -320,7 +336,6 @@ class Engine:
                     break
         give(text.finish())
         at_limit = count == generation.sampling.max_new_tokens and not text.stopped
-        left = generation.cancelled or self._stopping
         reason: FinishReason = "cancelled" if left else "length" if at_limit else "stop"
         generation.publish(
             GenerationResult(
@@ -333,12 +348,6 @@ class Engine:
                 tokens=trail,
             )
         )
-
-    def _forget_cancelled(self) -> None:
-        """Give back the places of requests whose clients went away while they waited."""
-        for generation in [waiting for waiting in self._requests if waiting.cancelled]:
-            self._requests.remove(generation)
-            generation.publish(_never_begun(generation))
 
     def _refuse_the_rest(self) -> None:
         error = NotReadyError("the service is stopping")

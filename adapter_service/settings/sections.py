@@ -21,7 +21,7 @@ from pydantic import (
 
 from adapter_service import adapter_names
 from adapter_service.settings.masking import masked
-from adapter_service.settings.sources import SourceEntry
+from adapter_service.settings.sources import SourceEntry, variables
 from rl.errors import ConfigError
 from rl.rewards import RewardSettings
 from rl.upload_helper import destination_of
@@ -67,6 +67,7 @@ class Section(BaseModel):
 class ModelSettings(Section):
     base: Name = "package:gemma3-270m"
     revision: Name | None = None
+    tokenizer: Name | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -151,6 +152,68 @@ class GateSettings(Section):
         return self
 
 
+class StoreSettings(Section):
+    """A place from which other machines pull adapters; `${VAR}` in a text is its value when it is opened."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    kind: Literal["folder", "s3"]
+    path: Name | None = None
+    bucket: Name | None = None
+    prefix: Annotated[str, Field(max_length=500)] = ""
+    endpoint_url: Name | None = None
+    region: Name | None = None
+    access_key_id: Name | None = None
+    secret_access_key: Name | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> Self:
+        needed = "path" if self.kind == "folder" else "bucket"
+        allowed = {"name", "kind", "path"} if self.kind == "folder" else set(type(self).model_fields) - {"path"}
+        if getattr(self, needed) is None:
+            raise ValueError(f"store '{self.name}' is of kind {self.kind!r} and has no '{needed}'; add it")
+        if other := sorted(self.model_fields_set - allowed):
+            raise ValueError(
+                f"store '{self.name}' is of kind {self.kind!r} and has '{other[0]}', which is of the other kind's; "
+                "take it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _place_is_plain(self) -> Self:
+        path = self.path
+        if path is not None and not any(variables(path)) and not Path(path).expanduser().is_absolute():
+            raise ValueError(f"store '{self.name}' has the path {path!r}; give an absolute one")
+        if self.prefix and not all(part not in {"", ".", ".."} for part in self.prefix.strip("/").split("/")):
+            raise ValueError(f"store '{self.name}' has the prefix {self.prefix!r}; write it as team/adapters")
+        return self
+
+    @model_validator(mode="after")
+    def _secrets_are_variables(self) -> Self:
+        keys = {"access_key_id": self.access_key_id, "secret_access_key": self.secret_access_key}
+        given = {key: value for key, value in keys.items() if value is not None}
+        if len(given) == 1:
+            raise ValueError(f"store '{self.name}' has '{next(iter(given))}' alone; give both keys, or neither")
+        if written := [key for key, value in given.items() if not any(variables(value))]:
+            raise ValueError(
+                f"'{written[0]}' of store '{self.name}' holds a secret; put it into an environment variable and "
+                "write ${VARIABLE}, or leave both keys out: boto3 then looks where it always does"
+            )
+        return self
+
+
+class PublishingSettings(Section):
+    stores: Annotated[list[StoreSettings], Field(max_length=32)] = []
+    max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 60
+    max_pull_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 2048
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [store.name for store in self.stores]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two stores are called '{twice[0]}'; rename one")
+        return self
+
+
 class ServingSettings(Section):
     host: Name = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8100
@@ -212,6 +275,7 @@ class StorageSettings(Section):
     """After loading, `state_dir` is absolute; a relative one counts from the configuration's folder."""
 
     state_dir: Path = Path(".state")
+    min_free_mb: Annotated[int, Field(ge=0, le=1_048_576)] = 256
 
 
 class SecuritySettings(Section):
@@ -229,6 +293,7 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     data: DataSettings = DataSettings()
     gate: GateSettings = GateSettings()
+    publishing: PublishingSettings = PublishingSettings()
     serving: ServingSettings = ServingSettings()
     rl: RlSettings = RlSettings()
     storage: StorageSettings = StorageSettings()
