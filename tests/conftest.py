@@ -33,6 +33,13 @@ def small_base(bases_dir: Path) -> BaseModel:
 
 @pytest.fixture(scope="session")
 def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of `write_tiny_base`."""
+    folder = tmp_path_factory.mktemp("tiny-base")
+    write_tiny_base(folder)
+    return folder
+
+
+def write_tiny_base(folder: Path) -> None:
     """A random two-layer Llama over bytes, as transformers writes it; nothing it says means anything."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -52,10 +59,8 @@ def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    folder = tmp_path_factory.mktemp("tiny-base")
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

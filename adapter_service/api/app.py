@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,12 +15,14 @@ from starlette.exceptions import HTTPException
 
 from adapter_service import __version__
 from adapter_service.api.body_limit import BodyLimit
-from adapter_service.api.errors import on_http_error, on_service_error, on_validation_error
+from adapter_service.api.errors import on_http_error, on_service_error, on_storage_error, on_validation_error
 from adapter_service.api.openapi import DESCRIPTION, describe_problems
 from adapter_service.api.peers import LoopbackOnly
 from adapter_service.api.routes import ROUTERS
 from adapter_service.api.services import Services, build_services
+from adapter_service.api.shutdown import told_of_the_end
 from adapter_service.api.tracing import Tracing
+from adapter_service.api.watching import Watches
 from adapter_service.errors import AdapterServiceError
 from adapter_service.settings import Settings, load_settings
 
@@ -36,10 +40,13 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
         redirect_slashes=False,
     )
     app.state.services = services
+    app.state.watches = Watches(services)
     for router in ROUTERS:
         app.include_router(router)
     _add_middleware(app, services.settings)
     app.add_exception_handler(AdapterServiceError, on_service_error)
+    app.add_exception_handler(sqlite3.Error, on_storage_error)
+    app.add_exception_handler(OSError, on_storage_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)
     describe_problems(app)
@@ -57,10 +64,19 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
+    watches: Watches = app.state.watches
     for note in services.settings.notes:
         log.warning(note, extra={"action": "settings_note"})
     await asyncio.to_thread(services.start)
+
+    def begin_to_stop() -> None:
+        # The running job is saved while connections still end, and none of this waits on the event loop.
+        threading.Thread(target=services.begin_to_stop, name="stopping").start()
+        watches.close()
+
     try:
-        yield
+        with told_of_the_end(begin_to_stop):
+            yield
     finally:
+        watches.close()
         await asyncio.to_thread(services.stop)

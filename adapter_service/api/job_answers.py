@@ -8,7 +8,6 @@ from typing import Any
 from adapter_service.api.errors import without_paths
 from adapter_service.api.schemas.training import JobAnswer, JobError
 from adapter_service.api.services import Services
-from adapter_service.engine.engine import Engine
 from adapter_service.jobs.job import Job, JobStatus
 
 # What the pipeline reports and the answer has fields of its own for; the rest goes into `details`.
@@ -46,11 +45,12 @@ def job_answer(job: Job, services: Services) -> JobAnswer:
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        message=message(job, services.jobs.position(job.id), services.engine),
+        message=message(job, services),
         trace_id=job.trace_id,
         attempt=job.attempt,
         source=told.get("source") or job.request.get("source") or services.settings.data.source,
         cancel_requested=job.cancel_requested,
+        pause_requested=job.pause_requested,
         details={name: value for name, value in told.items() if name not in _NOT_DETAILS},
     )
 
@@ -62,21 +62,33 @@ def progress(job: Job) -> float:
     return min(1.0, job.step / job.total_steps) if job.total_steps else 0.0
 
 
-def message(job: Job, position: int | None, engine: Engine) -> str:
+def message(job: Job, services: Services) -> str:
     """Where the job stands, in one sentence."""
     if job.status is JobStatus.QUEUED:
-        return (f"waiting at place {position}" if position else "waiting") + _held_up(engine)
+        position = services.jobs.position(job.id)
+        return (f"waiting at place {position}" if position else "waiting") + _held_up(services)
+    if job.status is JobStatus.PAUSED:
+        done = f" at step {job.step} of {job.total_steps or '?'}" if job.step else ""
+        return f"paused{done}; POST /adapter/resume/{job.id} puts it back into the queue, at its old place"
     if job.status is JobStatus.RUNNING:
         doing = job.phase or "starting"
-        asked = "; it was asked to stop" if job.cancel_requested else ""
-        return f"{doing}, step {job.step} of {job.total_steps or '?'}{asked}"
+        return f"{doing}, step {job.step} of {job.total_steps or '?'}{_asked(job)}"
     if job.status is JobStatus.SUCCEEDED:
         return _verdict(job.result or {})
     return _error_text(job) or str(job.status)
 
 
-def _held_up(engine: Engine) -> str:
+def _asked(job: Job) -> str:
+    if job.cancel_requested:
+        return "; it was asked to stop"
+    return "; it was asked to pause" if job.pause_requested else ""
+
+
+def _held_up(services: Services) -> str:
     """Why no job begins, where none does."""
+    engine = services.engine
+    if services.runner.fault:
+        return without_paths(f"; no job begins: {services.runner.fault}")
     if engine.state == "failed":
         return without_paths(
             f"; no job begins, because the base could not be loaded: {engine.note}. "

@@ -25,9 +25,10 @@ _REASONS = {
     "429": "A queue is full; Retry-After says when another try makes sense.",
     "500": "Something unexpected; the log has it under `trace_id`.",
     "502": "The source could not be read.",
-    "503": "The base still loads, or could not be loaded; see /ready.",
+    "503": "The base still loads, or could not be loaded (see /ready), or the state database is locked or read-only.",
+    "507": "The disk of the state folder is full; nothing was accepted.",
 }
-_EVERYWHERE = ("401", "422", "500")
+_EVERYWHERE = ("401", "422", "500", "503")
 
 
 def can_fail_with(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -12,7 +12,6 @@ from adapter_service.adapters import Version, VersionStatus, VersionStore, check
 from adapter_service.connectors.opening import source_opener
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
-from adapter_service.errors import AdapterServiceError, SupersededError
 from adapter_service.jobs.adapter_files import write_adapter_files
 from adapter_service.jobs.beginning import check_same_base, trained_with
 from adapter_service.jobs.context import JobContext
@@ -60,18 +59,11 @@ class TrainingPipeline:
         }
 
     def __call__(self, job: Job, context: JobContext) -> Mapping[str, Any]:
-        folder = self._work_dir / job.id
-        try:
-            result = self._run(job, context, folder)
-        except SupersededError:
-            raise  # the folder is another attempt's now
-        except AdapterServiceError:
-            # What is stopped goes on from its checkpoint; what an unforeseen error ended is kept to be looked at.
-            if not context.stopping():
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        return result
+        return self._run(job, context, self._work_dir / job.id)
+
+    def forget(self, job_id: str) -> None:
+        """Remove the work folder of a job whose row says that it has ended; until then it may have to go on."""
+        shutil.rmtree(self._work_dir / job_id, ignore_errors=True)
 
     def _run(self, job: Job, context: JobContext, folder: Path) -> Mapping[str, Any]:
         check_name(job.adapter)

@@ -122,7 +122,7 @@ class Runner:
             while not self._stopping.is_set():
                 try:
                     job = self._claim()
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - `_hold` logs it
                     self._hold(error)
                     self._condition.wait(self._retry_seconds)
                 else:

@@ -37,6 +37,8 @@ def test_every_route_of_the_specification_is_there(document: Any) -> None:
         "POST /adapter/train-lite",
         "GET /adapter/status/{job_id}",
         "POST /adapter/cancel/{job_id}",
+        "POST /adapter/pause/{job_id}",
+        "POST /adapter/resume/{job_id}",
         "GET /adapter/list",
         "POST /adapter/{name}/rollback",
         "GET /adapter/logs/{job_id}",

@@ -93,6 +93,9 @@ class TellingStore(JobStore):
     def put_back(self, job: Job) -> Job:
         return self._told(super().put_back(job))
 
+    def broke_off(self, job: Job, code: str, message: str) -> Job:
+        return self._told(super().broke_off(job, code, message))
+
     def _finish(self, job: Job, status: JobStatus, **outcome: Any) -> Job:
         return self._told(super()._finish(job, status, **outcome))
 
@@ -114,7 +117,13 @@ class Bench:
         self.pipeline = TrainingPipeline(settings, engine, self.versions, self.work_dir)
         self.logs = JobLogs(folder / "logs")
         ticks = itertools.count()  # a second passes from report to report, so that every one is written
-        self.runner = Runner(self.store, self.pipeline, self.logs, monotonic=lambda: float(next(ticks)))
+        self.runner = Runner(
+            self.store,
+            self.pipeline,
+            self.logs,
+            forget=self.pipeline.forget,
+            monotonic=lambda: float(next(ticks)),
+        )
 
     def submit(self, adapter: str = "toy", **request: Any) -> Job:
         """A request that waits until the runner is started, or woken."""

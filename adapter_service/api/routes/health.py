@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -11,14 +13,24 @@ from adapter_service import __version__
 from adapter_service.api.errors import without_paths
 from adapter_service.api.memory import process_memory
 from adapter_service.api.openapi import can_fail_with
-from adapter_service.api.schemas.health import EngineAnswer, HealthAnswer, QueueDepths, ReadyAnswer, RunnerAnswer
+from adapter_service.api.schemas.health import (
+    EngineAnswer,
+    HealthAnswer,
+    QueueDepths,
+    ReadyAnswer,
+    RunnerAnswer,
+    StorageAnswer,
+)
 from adapter_service.api.services import Services, Wired
 from adapter_service.engine.engine import EngineState
+from adapter_service.errors import StorageError
 from adapter_service.jobs.job import JobStatus
+from adapter_service.storage_faults import storage_fault
 
 router = APIRouter(tags=["health"])
 
-_STATUS: dict[EngineState, Literal["ok", "loading", "failed", "stopped"]] = {
+_Status = Literal["ok", "degraded", "loading", "failed", "stopped"]
+_STATUS: dict[EngineState, _Status] = {
     "ready": "ok",
     "loading": "loading",
     "failed": "failed",
@@ -31,9 +43,10 @@ def health(services: Wired) -> HealthAnswer:
     """Answers at once whatever the model does: loads, trains or generates."""
     engine = services.engine
     state = engine.state
-    running = services.jobs.list(status=JobStatus.RUNNING, limit=1)
+    active_job, waiting_jobs, unreadable = _jobs(services)
+    storage = _storage(services, unreadable)
     return HealthAnswer(
-        status=_STATUS[state],
+        status="degraded" if state == "ready" and not storage.ok else _STATUS[state],
         version=__version__,
         started_at=services.started_at,
         uptime_seconds=round((datetime.now(UTC) - services.started_at).total_seconds(), 3),
@@ -46,11 +59,32 @@ def health(services: Wired) -> HealthAnswer:
         runner=RunnerAnswer(alive=services.runner.alive),
         base=services.settings.model.base,
         precision=_precision(services),
-        active_job=running[0].id if running else None,
-        queues=QueueDepths(requests=engine.waiting, jobs=services.jobs.queue_depth()),
+        storage=storage,
+        active_job=active_job,
+        queues=QueueDepths(requests=engine.waiting, jobs=waiting_jobs),
         resident_adapters=engine.resident_adapters(),
         memory=process_memory(),
     )
+
+
+def _jobs(services: Services) -> tuple[str | None, int | None, StorageError | None]:
+    """The running job, how many wait, and why neither is known where the database cannot be read."""
+    try:
+        running = services.jobs.list(status=JobStatus.RUNNING, limit=1)
+        return (running[0].id if running else None), services.jobs.queue_depth(), None
+    except sqlite3.Error as error:
+        if (fault := storage_fault(error)) is None:
+            raise
+        return None, None, fault
+
+
+def _storage(services: Services, unreadable: StorageError | None) -> StorageAnswer:
+    fault = unreadable or services.database.fault or services.runner.fault
+    try:
+        free_mb = round(shutil.disk_usage(services.settings.storage.state_dir).free / 2**20, 1)
+    except OSError:
+        free_mb = None
+    return StorageAnswer(ok=fault is None, detail=without_paths(str(fault)) if fault else None, free_mb=free_mb)
 
 
 @router.get("/ready", responses=can_fail_with(503))

@@ -1,17 +1,20 @@
-"""Start, follow and cancel a training job."""
+"""Start, follow, pause, resume and cancel a training job."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Request, Response
+from fastapi import APIRouter, Body, Header, Query, Request, Response
 
 from adapter_service.api.accepting import accept
+from adapter_service.api.following import STATUS_STREAM, StatusEventId, follow_status, refuse_event_id
 from adapter_service.api.job_answers import job_answer
 from adapter_service.api.openapi import can_fail_with
+from adapter_service.api.schemas.fields import FollowQuery
 from adapter_service.api.schemas.training import JobAnswer, TrainAnswer, TrainBody
 from adapter_service.api.services import Wired
 from adapter_service.api.tracing import use_trace_id
+from adapter_service.api.watching import Watching
 from adapter_service.jobs.train_request import TrainRequest
 
 router = APIRouter(tags=["training"])
@@ -38,7 +41,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post("/adapter/train-lite", status_code=202, responses=can_fail_with(403, 404, 409, 429))
+@router.post("/adapter/train-lite", status_code=202, responses=can_fail_with(403, 404, 409, 429, 507))
 def train(
     body: Annotated[TrainBody, Body(openapi_examples=_EXAMPLES)],
     request: Request,
@@ -60,13 +63,42 @@ def train(
     )
 
 
-@router.get("/adapter/status/{job_id}", responses=can_fail_with(404))
-def status(job_id: str, services: Wired) -> JobAnswer:
-    """Where a job stands."""
-    return job_answer(services.jobs.get(job_id), services)
+@router.get(
+    "/adapter/status/{job_id}", response_model=JobAnswer, responses={**STATUS_STREAM, **can_fail_with(404, 409, 503)}
+)
+def status(
+    job_id: str,
+    query: Annotated[FollowQuery, Query()],
+    services: Wired,
+    watches: Watching,
+    last_event_id: StatusEventId = None,
+) -> Any:
+    """Where a job stands; with `follow=true` whenever that changes, as server-sent events."""
+    job = services.jobs.get(job_id)
+    if query.follow:
+        return follow_status(job, watches, last_event_id)
+    refuse_event_id(last_event_id)
+    return job_answer(job, services)
 
 
-@router.post("/adapter/cancel/{job_id}", responses=can_fail_with(404, 409))
+@router.post("/adapter/cancel/{job_id}", responses=can_fail_with(404, 409, 507))
 def cancel(job_id: str, services: Wired) -> JobAnswer:
     """End a waiting job now, a running one within a micro-step; asking again is harmless."""
-    return job_answer(services.jobs.request_cancel(job_id), services)
+    job = services.jobs.request_cancel(job_id)
+    if job.status.finished:
+        services.pipeline.forget(job.id)
+    return job_answer(job, services)
+
+
+@router.post("/adapter/pause/{job_id}", responses=can_fail_with(404, 409, 507))
+def pause(job_id: str, services: Wired) -> JobAnswer:
+    """Hold a waiting job back; let a running one write a checkpoint and stop. Asking again is harmless."""
+    return job_answer(services.jobs.request_pause(job_id), services)
+
+
+@router.post("/adapter/resume/{job_id}", responses=can_fail_with(404, 409, 507))
+def resume(job_id: str, services: Wired) -> JobAnswer:
+    """Put a paused job back into the queue, at its old place; it goes on from its checkpoint."""
+    job = services.jobs.request_resume(job_id)
+    services.runner.wake()
+    return job_answer(job, services)

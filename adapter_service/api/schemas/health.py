@@ -21,9 +21,15 @@ class RunnerAnswer(Answer):
     alive: bool = Field(description="Whether queued jobs are run; false means that the service has to be restarted.")
 
 
+class StorageAnswer(Answer):
+    ok: bool
+    detail: str | None = Field(description="What is wrong with the disk or the state database, and what to do.")
+    free_mb: float | None = Field(description="Free on the disk of the state folder; null where it cannot be asked.")
+
+
 class QueueDepths(Answer):
     requests: int
-    jobs: int
+    jobs: int | None = Field(description="Null where the state database cannot be read.")
 
 
 class MemoryAnswer(Answer):
@@ -35,12 +41,15 @@ class MemoryAnswer(Answer):
 
 
 class HealthAnswer(Answer):
-    status: Literal["ok", "loading", "failed", "stopped"]
+    status: Literal["ok", "degraded", "loading", "failed", "stopped"] = Field(
+        description="`degraded`: it answers, and nothing can be kept; `storage` says why."
+    )
     version: str
     started_at: datetime
     uptime_seconds: float
     engine: EngineAnswer
     runner: RunnerAnswer
+    storage: StorageAnswer
     base: str
     precision: dict[str, str] | None = Field(
         description="Device, dtype, quantization and why; null before the base is loaded."

@@ -144,4 +144,5 @@ class JobAnswer(Answer):
     attempt: int
     source: str | None
     cancel_requested: bool
+    pause_requested: bool = Field(description="Whether the running job was asked to stop until it is resumed.")
     details: dict[str, Any] = Field(description="Everything else that the job reported.")
