@@ -12,13 +12,10 @@ from pathlib import Path
 
 from adapter_service import languages
 from adapter_service.base_models.locating import locate
-from adapter_service.connectors.registry import known_kinds, open_source
+from adapter_service.connectors.registry import open_source
 from adapter_service.errors import AdapterServiceError, SettingsError
 from adapter_service.settings import Settings, SourceEntry
 from adapter_service.training.batching import planned_steps, sequences_per_step
-
-# Kinds that the older service's files name and that have no connector yet.
-PLANNED_KINDS = ("hf", "s3", "qdrant")
 
 
 @dataclass
@@ -118,19 +115,10 @@ def _source(report: Report, entry: SourceEntry, settings: Settings) -> None:
     used = entry.name in {settings.data.source, settings.data.fallback_source}
     subject = f"source '{entry.name}'"
     try:
-        report.rows.append((subject, f"{entry.kind}: {_found_at(entry)}"))
+        report.rows.append((subject, f"{entry.kind}: {open_source(entry).check()}"))
     except AdapterServiceError as error:
         report.rows.append((subject, f"{entry.kind}: cannot be read now, see below"))
         (report.problems if used else report.notes).append(f"{subject}: {error}")
-
-
-def _found_at(entry: SourceEntry) -> str:
-    if entry.kind in PLANNED_KINDS and entry.kind not in known_kinds():
-        raise SettingsError(
-            f"{entry.file} line {entry.line}: kind '{entry.kind}' is not available in this version; "
-            f"available: {', '.join(known_kinds())}"
-        )
-    return open_source(entry).check()
 
 
 def _gate(settings: Settings) -> str:

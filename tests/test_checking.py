@@ -61,10 +61,10 @@ def test_the_source_in_use_has_to_be_there(tmp_path: Path) -> None:
 
 def test_another_source_that_cannot_be_read_is_a_note(tmp_path: Path) -> None:
     settings = settings_with(tmp_path)
-    planned = SourceEntry(name="later", kind="hf", options={}, line=7)
-    report = checked(settings_with(tmp_path, sources={**settings.sources, "later": planned}))
+    of_another = SourceEntry(name="later", kind="ftp", options={}, line=7)
+    report = checked(settings_with(tmp_path, sources={**settings.sources, "later": of_another}))
     assert report.ok
-    assert "mcp_connectors.yml line 7: kind 'hf' is not available in this version" in report.notes[0]
+    assert "mcp_connectors.yml line 7: source 'later': unknown connector kind 'ftp'" in report.notes[0]
 
 
 def test_an_unknown_base_and_an_unknown_language_are_both_told(tmp_path: Path) -> None:

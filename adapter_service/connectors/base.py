@@ -29,6 +29,10 @@ class StreamObserver(Protocol):
         """A record gave no sample; `reason` is one of few, so that it can be counted."""
         ...
 
+    def part(self, name: str) -> StreamObserver:
+        """Who is told of the records of one source where a stream is made of several."""
+        ...
+
 
 class Connector(Protocol):
     """One configured source.

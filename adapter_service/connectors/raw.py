@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from adapter_service.connectors.base import Connector
 from adapter_service.connectors.registry import open_source
 from adapter_service.errors import ForbiddenError, InvalidParameterError
 from adapter_service.settings import SourceEntry
 
-RAW_SCHEMES = ("http", "https")
+# The options that the part of an address behind `?` may give for a dataset of the Hub.
+_OF_DATASETS = frozenset({"config", "split", "data_dir"})
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 def is_raw(source: str) -> bool:
@@ -32,7 +37,8 @@ def open_raw(
 ) -> Connector:
     """The samples at an address; private addresses are never reached.
 
-    `allow_list` has prefixes of URLs; None stands for the operator at the command line, who needs
+    `https://…`, `s3://bucket/key` (a prefix where it ends in /), `hf:owner/name@revision?config=…&split=…`.
+    `allow_list` has prefixes of addresses; None stands for the operator at the command line, who needs
     none, and who alone may set `allow_local` to name a file. `mapping` has options of the source
     (`format`, `fields`, `file_format` …).
 
@@ -40,37 +46,74 @@ def open_raw(
         ForbiddenError: not under a prefix of the list, or a file where that is not allowed.
         InvalidParameterError: an address of another kind.
     """
-    kind, address = _kind_and_address(uri, allow_local=allow_local)
-    if kind == "http" and allow_list is not None and not any(_is_under(uri, prefix) for prefix in allow_list):
+    raw = _parsed(uri)
+    if raw.kind == "local" and not allow_local:
+        raise ForbiddenError(
+            f"{_shown(uri)!r} names a file; files are read only from configured sources: give the name of one"
+        )
+    if raw.kind != "local" and allow_list is not None and not any(_is_under(raw.name, p) for p in allow_list):
         raise ForbiddenError(
             f"the raw source {_shown(uri)!r} is not on the allow-list (security.raw_sources has "
             f"{len(allow_list)} prefixes); name a configured source instead, or ask the operator to add it"
         )
-    entry = SourceEntry(name="raw", kind=kind, options={**(mapping or {}), **address}, file="raw source")
+    entry = SourceEntry(name="raw", kind=raw.kind, options={**(mapping or {}), **raw.options}, file="raw source")
     return open_source(entry, languages=languages, seed=seed, shuffle_buffer=shuffle_buffer)
 
 
-def _kind_and_address(uri: str, *, allow_local: bool) -> tuple[str, dict[str, object]]:
-    scheme = uri.partition(":")[0].lower() if is_raw(uri) else "file"
-    if scheme in RAW_SCHEMES:
+class _Raw(NamedTuple):
+    """`name` is what the allow-list is asked about."""
+
+    kind: str
+    name: str
+    options: dict[str, object]
+
+
+def _parsed(uri: str) -> _Raw:
+    scheme, _, rest = uri.partition(":") if is_raw(uri) else ("file", "", uri)
+    scheme = scheme.lower()
+    if scheme in {"http", "https"}:
         # ${VAR} in an address would put the service's own secrets into a request.
-        return "http", {"url": uri.replace("${", "%24%7B"), "allow_private": False}
-    if scheme != "file":
-        raise InvalidParameterError(
-            f"raw source {_shown(uri)!r}: addresses of http:// and https:// are read; "
-            "for anything else configure a source in mcp_connectors.yml and give its name",
-            parameter="source",
-        )
-    if not allow_local:
-        raise ForbiddenError(
-            f"{_shown(uri)!r} names a file; files are read only from configured sources: give the name of one"
-        )
-    path = uri.removeprefix("file:").removeprefix("//")
-    return "local", {"path": str(Path(path).expanduser().absolute())}
+        return _Raw("http", uri, {"url": uri.replace("${", "%24%7B"), "allow_private": False})
+    if scheme == "file":
+        return _Raw("local", uri, {"path": str(Path(rest.removeprefix("//")).expanduser().absolute())})
+    if scheme in _PARSERS and "${" not in uri:
+        return _PARSERS[scheme](uri, rest)
+    raise _unreadable(uri, "https://…, s3://bucket/key and hf:owner/name are read")
+
+
+def _of_s3(uri: str, rest: str) -> _Raw:
+    bucket, _, key = rest.removeprefix("//").partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise _unreadable(uri, f"{bucket[:100]!r} is no name of a bucket")
+    where = {"key": key} if key and not key.endswith("/") else {"prefix": key}
+    return _Raw("s3", uri, {"bucket": bucket, **where, "allow_private": False})
+
+
+def _of_the_hub(uri: str, rest: str) -> _Raw:
+    place, _, query = rest.partition("?")
+    dataset, _, revision = place.partition("@")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if unknown := sorted(options.keys() - _OF_DATASETS):
+        raise _unreadable(uri, f"behind the ? stand {', '.join(sorted(_OF_DATASETS))}, and not {unknown[0][:100]!r}")
+    if not _HUB_ID.fullmatch(dataset):
+        raise _unreadable(uri, f"{dataset[:100]!r} is no id of a dataset (owner/name)")
+    given = {"dataset": dataset, "revision": revision, **options, "allow_private": False}
+    return _Raw("hf", f"hf:{dataset}", given)
+
+
+_PARSERS: dict[str, Callable[[str, str], _Raw]] = {"s3": _of_s3, "hf": _of_the_hub}
+
+
+def _unreadable(uri: str, why: str) -> InvalidParameterError:
+    return InvalidParameterError(
+        f"raw source {_shown(uri)!r}: {why}; for anything else configure a source in mcp_connectors.yml "
+        "and give its name",
+        parameter="source",
+    )
 
 
 def _is_under(uri: str, prefix: str) -> bool:
-    """Whether the URL lies at or below the prefix: the same host to the letter, and whole path segments."""
+    """Whether the address lies at or below the prefix: the same host to the letter, and whole path segments."""
     url, allowed = urlsplit(uri), urlsplit(prefix)
     if (url.scheme, url.netloc.lower()) != (allowed.scheme, allowed.netloc.lower()):
         return False
@@ -78,7 +121,7 @@ def _is_under(uri: str, prefix: str) -> bool:
     if "\\" in path or "@" in url.netloc or posixpath.normpath(path or "/") != (path.rstrip("/") or "/"):
         return False
     base = allowed.path.rstrip("/")
-    return path == base or path.startswith(f"{base}/")
+    return not base or path == base or path.startswith(f"{base}/")
 
 
 def _shown(uri: str) -> str:

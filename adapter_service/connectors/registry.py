@@ -12,24 +12,34 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from pydantic import BaseModel
+
 from adapter_service.connectors.base import Connector, RecordReader
+from adapter_service.connectors.mixing import MixedConnector, MixSpec
 from adapter_service.connectors.sample_stream import SampleStream
 from adapter_service.connectors.shuffle import ShuffledConnector
 from adapter_service.connectors.spec import SourceSpec
 from adapter_service.connectors.veiling import Veil, VeiledConnector
 from adapter_service.errors import SettingsError
 from adapter_service.settings import SourceEntry, validate_section
+from adapter_service.settings.sources import MIX
 from adapter_service.suggestions import did_you_mean
 
 ENTRY_POINT_GROUP = "adapter_service.connectors"
 
 # Kind → what it reads, for the reference tables.
 KINDS: dict[str, str] = {
-    "http": "a file or API over HTTP(S): JSONL, JSON, CSV, text, each also .gz; streamed by ranges",
-    "local": "files on this machine or a mounted share: JSONL, JSON, CSV, text, each also .gz",
+    "hf": "a dataset on the Hugging Face Hub, or a folder built like one: JSONL, JSON, CSV, text, Parquet",
+    "http": "a file or API over HTTP(S): JSONL, JSON, CSV, text, each also .gz and .zst, and Parquet; by ranges",
+    "local": "files on this machine or a mounted share: JSONL, JSON, CSV, text, each also .gz and .zst, and Parquet",
     "memory": "records that stand in the configuration itself, for tests",
+    MIX: "several of the other sources as one, each as often as its weight says",
+    "qdrant": "the payloads of a Qdrant collection, from a server or an embedded folder; needs the extra `qdrant`",
+    "s3": "one object or all below a prefix, from S3, MinIO or any endpoint like them; formats as for `http`",
 }
-_MODULES = {kind: f"adapter_service.connectors.{kind}" for kind in KINDS}
+_MODULES = {kind: f"adapter_service.connectors.{kind}" for kind in KINDS if kind != MIX} | {
+    "hf": "adapter_service.connectors.huggingface",
+}
 
 
 class ReaderFactory(Protocol):
@@ -43,6 +53,7 @@ class Kind(NamedTuple):
 
 _registered: dict[str, Kind] = {}
 Reader = TypeVar("Reader", bound=ReaderFactory)
+Spec = TypeVar("Spec", bound=BaseModel)
 
 
 def register(kind: str, *, spec: type[SourceSpec]) -> Callable[[Reader], Reader]:
@@ -95,7 +106,7 @@ def open_source(
     variables = entry.values_of_variables()
     veil = Veil(variables)
     with veil.over_errors():
-        connector = _mapped(entry, languages)
+        connector = _mixed(entry, languages, seed) if entry.kind == MIX else _mapped(entry, languages)
     if shuffle_buffer >= 2:
         connector = ShuffledConnector(connector, seed=seed, block_samples=shuffle_buffer)
     return VeiledConnector(connector, veil) if variables else connector
@@ -103,14 +114,26 @@ def open_source(
 
 def _mapped(entry: SourceEntry, languages: Sequence[str]) -> Connector:
     kind = _kind_of(entry)
-    spec = validate_section(
-        kind.spec,
+    spec = _validated(kind.spec, entry)
+    return SampleStream(kind.reader(spec, entry.name), spec, name=entry.name, languages=languages)
+
+
+def _mixed(entry: SourceEntry, languages: Sequence[str], seed: int) -> Connector:
+    """The parts in the order of their sources: it is the mix that is shuffled."""
+    spec = _validated(MixSpec, entry)
+    only = languages or spec.languages
+    parts = {name: open_source(entry.parts[name], languages=only, seed=seed) for name in spec.sources}
+    return MixedConnector(parts, spec, name=entry.name, seed=seed)
+
+
+def _validated(spec: type[Spec], entry: SourceEntry) -> Spec:
+    return validate_section(
+        spec,
         entry.resolved_options(),
         where=entry.file,
         lines=entry.lines or entry.line or None,
         prefix=entry.name,
     )
-    return SampleStream(kind.reader(spec, entry.name), spec, name=entry.name, languages=languages)
 
 
 def _kind_of(entry: SourceEntry) -> Kind:

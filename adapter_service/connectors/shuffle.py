@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
 
 from adapter_service.connectors.base import Connector, Cursor, StreamObserver
@@ -36,13 +37,14 @@ class ShuffledConnector(Connector):
     ) -> Iterator[tuple[Cursor, Sample]]:
         start: Cursor | None = after["start"] if after else None
         first, taken = (after["block"], after["taken"]) if after else (0, 0)
-        told = _Told(observer, is_silent=taken > 0)
+        hearing = _Hearing(is_silent=taken > 0)
+        told = _Told(observer, hearing) if observer else None
         pairs = self._inner.stream(start, told)
         for number in count(first):
             block = _next_block(pairs, self._block_samples)
             if not block:
                 return
-            told.is_silent = False
+            hearing.is_silent = False
             for i, sample in enumerate(self._ordered(block, number)[taken:], start=taken + 1):
                 if i < len(block):
                     yield {"start": start, "block": number, "taken": i}, sample
@@ -57,20 +59,30 @@ class ShuffledConnector(Connector):
         return samples
 
 
+@dataclass(slots=True)
+class _Hearing:
+    """Whether the observer has heard already what is being read."""
+
+    is_silent: bool
+
+
 class _Told:
     """Keeps from the observer what it was told when the block was read for the first time."""
 
-    def __init__(self, observer: StreamObserver | None, *, is_silent: bool) -> None:
-        self.is_silent = is_silent
+    def __init__(self, observer: StreamObserver, hearing: _Hearing) -> None:
         self._observer = observer
+        self._hearing = hearing
 
     def accepted(self, language: str | None) -> None:
-        if self._observer and not self.is_silent:
+        if not self._hearing.is_silent:
             self._observer.accepted(language)
 
     def skipped(self, origin: str, reason: str, language: str | None = None) -> None:
-        if self._observer and not self.is_silent:
+        if not self._hearing.is_silent:
             self._observer.skipped(origin, reason, language)
+
+    def part(self, name: str) -> StreamObserver:
+        return _Told(self._observer.part(name), self._hearing)
 
 
 def _next_block(pairs: Iterator[Pair], max_samples: int) -> list[Pair]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 from adapter_service.connectors.base import FILTER_REASONS, Connector, Cursor
 from adapter_service.errors import EmptySourceError, TooManyBadRecordsError
@@ -17,6 +17,7 @@ MIN_RECORDS = 20
 MAX_LOGGED = 5
 MAX_REASONS = 30
 _MORE_REASONS = "other reasons"
+_NO_LANGUAGE = "unknown"
 
 
 class Tally:
@@ -33,29 +34,40 @@ class Tally:
         self._max_fraction = max_skipped_fraction
         self._reasons: Counter[str] = Counter()
         self._languages: Counter[str] = Counter()
+        self._skipped_languages: Counter[str] = Counter()
+        self._parts: dict[str, Tally] = {}
         self._logged = 0
 
-    @classmethod
-    def resumed(cls, source: str, counts: Mapping[str, Any], *, max_skipped_fraction: float) -> Self:
-        """Go on counting from what an earlier attempt had counted at its checkpoint."""
-        tally = cls(source, max_skipped_fraction=max_skipped_fraction)
-        tally.read, tally.used = counts["read"], counts["used"]
-        tally._reasons.update(counts["reasons"])
-        tally._languages.update(counts["languages"])
-        return tally
+    def go_on_from(self, counts: Mapping[str, Any]) -> None:
+        """Go on counting from what an earlier attempt had counted at the place where the stream is resumed."""
+        self.read, self.used = counts["read"], counts["used"]
+        self._reasons.update(counts["reasons"])
+        self._languages.update(counts["languages"])
+        self._skipped_languages.update(counts["skipped_languages"])
+        for name, of_part in counts.get("sources", {}).items():
+            self.part(name).go_on_from(of_part)
 
     @property
     def bad(self) -> int:
         return sum(n for reason, n in self._reasons.items() if reason not in FILTER_REASONS)
 
     def counts(self) -> dict[str, Any]:
-        return {
+        """For the job's record; `sources` has the same for each source of a mix."""
+        counts = {
             "read": self.read,
             "used": self.used,
             "skipped": self._reasons.total(),
             "reasons": dict(self._reasons.most_common()),
             "languages": dict(self._languages.most_common()),
+            "skipped_languages": dict(self._skipped_languages.most_common()),
         }
+        return counts | ({"sources": {n: part.counts() for n, part in self._parts.items()}} if self._parts else {})
+
+    def part(self, name: str) -> Tally:
+        """The tally of one source of a mix; what it is told counts for the whole as well."""
+        if name not in self._parts:
+            self._parts[name] = _PartTally(self, name, max_skipped_fraction=self._max_fraction)
+        return self._parts[name]
 
     def accepted(self, language: str | None) -> None:  # noqa: ARG002 (counted when it is used)
         self.read += 1
@@ -66,18 +78,25 @@ class Tally:
         Raises:
             TooManyBadRecordsError: the bad ones are more than the fraction, of twenty or more.
         """
-        self.read += 1
-        is_known = reason in self._reasons or len(self._reasons) < MAX_REASONS or reason in FILTER_REASONS
-        self._reasons[reason if is_known else _MORE_REASONS] += 1
+        self._count(reason, language)
         if reason in FILTER_REASONS:
             return
         self._log(origin, reason, language)
         if self.read >= MIN_RECORDS:
             self._check_fraction()
 
+    def _count(self, reason: str, language: str | None) -> None:
+        self.read += 1
+        is_known = reason in self._reasons or len(self._reasons) < MAX_REASONS or reason in FILTER_REASONS
+        self._reasons[reason if is_known else _MORE_REASONS] += 1
+        self._skipped_languages[language or _NO_LANGUAGE] += 1
+
     def use(self, sample: Sample) -> None:
         self.used += 1
-        self._languages[sample.language or "unknown"] += 1
+        self._languages[sample.language or _NO_LANGUAGE] += 1
+        # A sample of a mix has the name of its source before the first colon of its origin.
+        if self._parts and (part := self._parts.get(sample.origin.partition(":")[0])):
+            part.use(sample)
 
     def finish(self) -> None:
         """Judge the whole stream, once it has ended.
@@ -86,6 +105,8 @@ class Tally:
             EmptySourceError: nothing came of it.
             TooManyBadRecordsError: as in `skipped`, however few the records.
         """
+        for part in self._parts.values():
+            part._check_fraction()
         self._check_fraction()
         if self.used == 0:
             raise EmptySourceError(
@@ -111,6 +132,24 @@ class Tally:
             logger.warning("skipped %s: %s (language %s)", origin, reason, language or "unknown")
         if self._logged == MAX_LOGGED:
             logger.warning("source %s: further skipped records are counted, not logged", self._source)
+
+
+class _PartTally(Tally):
+    """Counts for the whole first, which logs, may end the stream, and looks whether to go on."""
+
+    def __init__(self, whole: Tally, source: str, *, max_skipped_fraction: float) -> None:
+        super().__init__(source, max_skipped_fraction=max_skipped_fraction)
+        self._whole = whole
+
+    def accepted(self, language: str | None) -> None:
+        super().accepted(language)
+        self._whole.accepted(language)
+
+    def skipped(self, origin: str, reason: str, language: str | None = None) -> None:
+        self._count(reason, language)
+        self._whole.skipped(origin, reason, language)
+        if self.read >= MIN_RECORDS:
+            self._check_fraction()
 
 
 def tallied(connector: Connector, tally: Tally, after: Cursor | None = None) -> Iterator[tuple[Cursor, Sample]]:

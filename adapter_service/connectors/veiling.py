@@ -78,6 +78,9 @@ class _VeiledObserver:
     def skipped(self, origin: str, reason: str, language: str | None = None) -> None:
         self._observer.skipped(self._veil.over(origin), self._veil.over(reason), language)
 
+    def part(self, name: str) -> StreamObserver:
+        return _VeiledObserver(self._observer.part(name), self._veil)
+
 
 def _forms(value: str) -> set[str]:
     """As it is, as people see it trimmed, as it stands in a URL, and as `repr` has it."""

@@ -106,7 +106,8 @@ def test_the_counts_of_two_attempts_add_up_to_those_of_one(make: Make) -> None:
         stream = tallied(connector, first)
         for _ in range(stop):
             next(stream)
-        second = Tally.resumed("corpus", first.counts(), max_skipped_fraction=0)
+        second = Tally("corpus", max_skipped_fraction=0)
+        second.go_on_from(first.counts())
         list(tallied(connector, second, after=cursors[stop - 1]))
         assert second.counts() == whole.counts()
 

@@ -239,6 +239,7 @@ def test_counts_are_right_across_ranges(server: FileServer, open_http: Open) -> 
     assert tally.counts() == {
         "read": 201, "used": 200, "skipped": 1,
         "reasons": {"not valid JSON": 1}, "languages": {"unknown": 200},
+        "skipped_languages": {"unknown": 1},
     }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ def test_bad_records_within_the_fraction_are_counted() -> None:
         "skipped": 2,
         "reasons": {"a str where an object is wanted": 2},
         "languages": {"hi": 23},
+        "skipped_languages": {"unknown": 2},
     }
 
 
@@ -95,7 +96,9 @@ def test_counts_survive_a_restart() -> None:
     tally = Tally("corpus", max_skipped_fraction=0.5)
     run(tally, GOOD, GOOD, BAD)
     counts = json.loads(json.dumps(tally.counts()))
-    assert Tally.resumed("corpus", counts, max_skipped_fraction=0.5).counts() == tally.counts()
+    resumed = Tally("corpus", max_skipped_fraction=0.5)
+    resumed.go_on_from(counts)
+    assert resumed.counts() == tally.counts()
 
 
 def test_samples_in_memory_are_a_source_too() -> None:
