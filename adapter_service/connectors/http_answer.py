@@ -40,7 +40,7 @@ class ContentRange:
         return cls(first or 0, size, total)
 
 
-def refuse_status(response: requests.Response, label: str) -> None:
+def refuse_status(response: requests.Response, label: str, authorized_by: str) -> None:
     """Let 200, 206 and 416 pass.
 
     Raises:
@@ -54,8 +54,8 @@ def refuse_status(response: requests.Response, label: str) -> None:
     if status in _WORTH_ANOTHER_TRY or status >= 500:
         raise requests.HTTPError(f"the server answered {answer}", response=response)
     advice = {
-        401: "give a token under `headers` (Authorization: Bearer ${TOKEN})",
-        403: "check the token under `headers` and that it may read this file",
+        401: f"give a token under {authorized_by}",
+        403: f"check the token under {authorized_by} and that it may read this file",
         404: "check the address; the server knows no such file",
     }.get(status, "check the address")
     raise SourceUnreachableError(f"{label}: the server answered {answer}; {advice}")

@@ -57,6 +57,8 @@ class HttpOptions:
     compression: Compression | None = None
     is_immutable: bool = False
     """The URL names one state of the file for ever, whatever ETags and dates its mirrors give."""
+    authorized_by: str = "`headers` (Authorization: Bearer ${TOKEN})"
+    """Where the source's configuration has its token."""
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -149,7 +151,7 @@ class HttpFile:
             headers["If-Range"] = etag
         response = outbound.get(self._url, headers)
         try:
-            refuse_status(response, self.label)
+            refuse_status(response, self.label, self._options.authorized_by)
         except BaseException:
             response.close()
             raise
