@@ -7,9 +7,10 @@ a plain text is a conversation with that one message.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
@@ -58,3 +59,12 @@ class Sample:
             else [part for m in self.messages for part in (m.role, m.content)]
         )
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """The whole of it, in ASCII; metadata that JSON does not have becomes text."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        described = json.loads(text)
+        return cls(**{**described, "messages": tuple(Message(**message) for message in described["messages"])})

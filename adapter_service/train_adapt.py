@@ -29,16 +29,20 @@ from adapter_service.engine.requests import AdapterFiles
 from adapter_service.errors import AdapterServiceError, InvalidParameterError, SourceError
 from adapter_service.jobs.adapter_files import write_adapter_files
 from adapter_service.jobs.evaluating import measure
-from adapter_service.jobs.learning import OpenSource, Streamed, Trained, run_key, stream, train
+from adapter_service.jobs.learning import Trained, recipe_key, train
+from adapter_service.jobs.streaming import OpenSource, Streamed, stream
 from adapter_service.jobs.train_request import going_on_from, raised_budget, settings_for
 from adapter_service.progress import run_progress
 from adapter_service.settings import LoraSettings, Settings, validate_section
 from adapter_service.train_options import parser, request_of, settings_of
-from adapter_service.training.checkpoint import discard_checkpoint, has_checkpoint
+from adapter_service.training.checkpoint import has_checkpoint
 from adapter_service.training.gate import Decision, decide
+from adapter_service.training.spool import has_samples
 
 if TYPE_CHECKING:
     from adapter_service.training.loop import Progress as TrainingProgress
+
+_STREAM, _CHECKPOINTS = "stream", "checkpoints"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,42 +55,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True, soft_wrap=True).print(f"error ({error.code}): {error}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
-        kept = has_checkpoint(_checkpoint(options))
-        said = "go on with --resume" if kept else "there was no checkpoint yet, so nothing is kept"
+        said = "go on with --resume" if _is_begun(_work(options)) else "nothing was streamed yet, so nothing is kept"
         Console(stderr=True, soft_wrap=True).print(f"stopped; {said}")
         return 130
     return 0
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
-    output, checkpoint = options.output_dir.resolve(), _checkpoint(options)
+    output, work = options.output_dir.resolve(), _work(options)
     start = _start(options.init_adapter)
     settings = _settings(options, start, console)
     open_source = source_opener(settings, at_command_line=True)
     _check_output(output)
-    _check_source(settings, open_source, console)
-    _check_checkpoint(checkpoint, resume=options.resume)
+    _check_work(work, resume=options.resume)
+    if not options.resume:  # what was streamed may be all that a resumed run needs
+        _check_source(settings, open_source, console)
     engine = Engine(base_loader(settings))
     with _Display(console) as display:
         engine.start()
         display.note(f"base {settings.model.base}")
         try:
-            streamed = stream(settings, open_source, engine, display)
+            streamed = stream(settings, open_source, engine, display, work / _STREAM)
             trained = train(
                 settings,
                 streamed.dataset,
                 engine,
                 display,
                 start=start,
-                checkpoint=checkpoint,
-                run_key=run_key(settings, streamed, engine, start.key if start else None),
+                checkpoints=work / _CHECKPOINTS,
+                run_key=recipe_key(settings, streamed, engine, start.key if start else None),
             )
             display.note("measuring against the base on the holdout")
             decision = _judge(settings, streamed, trained, engine, display)
             _write(output, settings, streamed, trained, engine)
         finally:
             engine.stop()
-    discard_checkpoint(checkpoint)
+    shutil.rmtree(work, ignore_errors=True)
     console.print(_summary(output, streamed, trained, decision))
 
 
@@ -123,10 +127,14 @@ def _shape(folder: Path) -> dict[str, Any]:
     return validate_section(LoraSettings, described, where=f"{CONFIG_FILE} of --init_adapter").model_dump()
 
 
-def _checkpoint(options: argparse.Namespace) -> Path:
-    """Beside the output folder, which is to hold the adapter alone."""
+def _work(options: argparse.Namespace) -> Path:
+    """Where the run keeps what it can go on from: beside the output folder, which is to hold the adapter alone."""
     output: Path = options.output_dir.resolve()
     return output.with_name(output.name + ".checkpoint")
+
+
+def _is_begun(work: Path) -> bool:
+    return has_samples(work / _STREAM) or has_checkpoint(work / _CHECKPOINTS)
 
 
 def _check_output(output: Path) -> None:
@@ -145,12 +153,12 @@ def _check_source(settings: Settings, open_source: OpenSource, console: Console)
     console.print(f"source {settings.data.source}: {found}", markup=False, soft_wrap=True)
 
 
-def _check_checkpoint(checkpoint: Path, *, resume: bool) -> None:
+def _check_work(work: Path, *, resume: bool) -> None:
     if not resume:
-        discard_checkpoint(checkpoint)
-    elif not has_checkpoint(checkpoint):
+        shutil.rmtree(work, ignore_errors=True)
+    elif not _is_begun(work):
         raise InvalidParameterError(
-            f"--resume: there is no checkpoint {checkpoint.name!r} beside the output folder; start without it"
+            f"--resume: there is no checkpoint {work.name!r} beside the output folder; start without it"
         )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import yaml
 
 from adapter_service.engine.engine import Engine
-from adapter_service.jobs.learning import Streamed, Trained
+from adapter_service.jobs.learning import Trained
+from adapter_service.jobs.streaming import Streamed
 from adapter_service.settings import Settings
 
 

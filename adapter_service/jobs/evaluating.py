@@ -14,7 +14,7 @@ from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
 from adapter_service.errors import JobCancelledError
-from adapter_service.jobs.learning import Watch
+from adapter_service.jobs.streaming import Watch
 from adapter_service.languages.answers import chrf
 from adapter_service.rendering import RenderedSample
 from adapter_service.samples import Sample

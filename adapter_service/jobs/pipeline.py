@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapter_service.adapters import Version, VersionStatus, VersionStore, check_name
 from adapter_service.connectors.opening import source_opener
+from adapter_service.durable import write_whole
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.jobs.adapter_files import write_adapter_files
@@ -17,10 +21,12 @@ from adapter_service.jobs.beginning import check_same_base, trained_with
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.jobs.job import Job, Phase
-from adapter_service.jobs.learning import Streamed, Trained, run_key, stream, train
+from adapter_service.jobs.learning import Trained, recipe_key, run_key, train
+from adapter_service.jobs.pace import Pace, Work, work_of
+from adapter_service.jobs.streaming import Streamed, stream
 from adapter_service.jobs.train_request import TrainRequest, going_on_from, raised_budget, settings_for
 from adapter_service.settings import Settings
-from adapter_service.training.batching import TOKENS_PER_SAMPLE, planned_steps, sequences_per_step
+from adapter_service.training.batching import sequences_per_step
 from adapter_service.training.gate import Decision, decide
 
 if TYPE_CHECKING:
@@ -38,24 +44,23 @@ class TrainingPipeline:
         self._engine = engine
         self._versions = versions
         self._work_dir = work_dir
-        self._tokens_per_second: float | None = None
+        self._pace = Pace()
 
     def estimate(self, request: TrainRequest) -> dict[str, Any]:
         """How much work a request is: at most so many samples and steps, and seconds where speed is known."""
         settings = settings_for(request, self._settings)
-        samples = settings.data.max_train_samples
+        work = work_of(settings, self._pace.tokens_per_sample)
+        known = self._pace.seconds(work)
+        seconds = None if known is None else round(known)
         per_step = sequences_per_step(settings.training)
-        steps = planned_steps(samples, settings.training)
-        speed = self._tokens_per_second
-        seconds = round(steps * per_step * TOKENS_PER_SAMPLE / speed) if speed else None
         raised = raised_budget(request, self._settings)
         budget = f"; token_budget is raised to {raised}, so that max_seq_length fits" if raised else ""
         took = "time unknown until a first job was measured" if seconds is None else f"about {seconds} s"
         return {
-            "samples": samples,
-            "steps": steps,
+            "samples": work.samples,
+            "steps": work.steps,
             "seconds": seconds,
-            "message": f"at most {samples} samples, {steps} steps of {per_step} sequences; {took}{budget}",
+            "message": f"at most {work.samples} samples, {work.steps} steps of {per_step} sequences; {took}{budget}",
         }
 
     def __call__(self, job: Job, context: JobContext) -> Mapping[str, Any]:
@@ -69,37 +74,19 @@ class TrainingPipeline:
         check_name(job.adapter)
         request = TrainRequest.model_validate(dict(job.request))
         settings = settings_for(request, self._settings)
-        watch = _JobWatch(context)
         self._engine.wait_until_ready()
         base = self._engine.base
-        parent = self._parent(request)
+        parent = self._parent(request, folder)
         if parent is not None:
             settings = going_on_from(trained_with(parent), request, settings)
+        watch = _JobWatch(context, self._pace, work_of(settings, self._pace.tokens_per_sample))
         context.report(phase=Phase.STREAMING, base=base.name, precision=base.precision.to_dict())
-        streamed = stream(settings, source_opener(settings), self._engine, watch)
+        streamed = self._stream(settings, folder, watch)
         context.report(samples=streamed.counts, source=streamed.source)
-        key = run_key(settings, streamed, self._engine, parent.key if parent else None)
-        version = self._versions.find(job.adapter, key)
-        trained = None
-        if version is not None:
-            context.log(f"{version.reference} was trained on the same samples with the same settings")
-        else:
-            context.report(phase=Phase.TRAINING)
-            trained = train(
-                settings,
-                streamed.dataset,
-                self._engine,
-                watch,
-                start=_files(parent) if parent else None,
-                checkpoint=folder / "checkpoint",
-                run_key=key,
-                discards_other=True,
-            )
-            self._tokens_per_second = trained.result.tokens / max(trained.result.seconds, 1e-9)
-            version = self._publish(job, settings, streamed, trained, key, parent, folder)
+        version, trained = self._train(job, settings, streamed, parent, folder, context, watch)
         version, decision = self._judge(settings, streamed, version, trained, context, watch)
         return {
-            "training": asdict(trained.result) if trained else None,
+            "training": asdict(trained.result) if trained else _told_by(version, job),
             "version": version.number,
             "reference": version.reference,
             "version_status": str(version.status),
@@ -111,13 +98,59 @@ class TrainingPipeline:
             "recipe": {name: getattr(settings, name).model_dump(mode="json") for name in _RECIPE},
         }
 
-    def _parent(self, request: TrainRequest) -> Version | None:
-        """The version that training goes on from."""
+    def _parent(self, request: TrainRequest, folder: Path) -> Version | None:
+        """The version that training goes on from; whatever goes live meanwhile, it is that of the first attempt.
+
+        Raises:
+            AdapterFormatError: its files are no longer what was published.
+        """
         if request.init_adapter is None:
             return None
-        parent = self._versions.resolve(request.init_adapter)
+        noted = folder / "parent"
+        parent = self._versions.resolve(noted.read_text() if noted.exists() else request.init_adapter)
         check_same_base(parent, self._engine)
+        self._versions.verify(parent)
+        if not noted.exists():
+            write_whole(noted, parent.reference)
         return parent
+
+    def _stream(self, settings: Settings, folder: Path, watch: _JobWatch) -> Streamed:
+        opener = source_opener(settings)
+        streamed = stream(settings, opener, self._engine, watch, folder / "stream", discards_other=True)
+        self._pace.streamed(streamed.samples_now, streamed.seconds)
+        watch.held_out = len(streamed.dataset.holdout)
+        return streamed
+
+    def _train(
+        self,
+        job: Job,
+        settings: Settings,
+        streamed: Streamed,
+        parent: Version | None,
+        folder: Path,
+        context: JobContext,
+        watch: _JobWatch,
+    ) -> tuple[Version, Trained | None]:
+        """A version of what was streamed; one that was trained in the same way before is taken as it is."""
+        parent_key = parent.key if parent else None
+        key = run_key(settings, streamed, self._engine, parent_key)
+        version = self._versions.find(job.adapter, key)
+        if version is not None:
+            context.log(f"{version.reference} was trained on the same samples with the same settings")
+            return version, None
+        context.report(phase=Phase.TRAINING)
+        trained = train(
+            settings,
+            streamed.dataset,
+            self._engine,
+            watch,
+            start=_files(parent) if parent else None,
+            checkpoints=folder / "checkpoints",
+            run_key=recipe_key(settings, streamed, self._engine, parent_key),
+            discards_other=True,
+        )
+        self._pace.trained(trained.result.tokens, trained.result.samples, trained.result.seconds)
+        return self._publish(job, settings, streamed, trained, key, parent, folder), trained
 
     def _publish(
         self,
@@ -134,8 +167,14 @@ class TrainingPipeline:
         shutil.rmtree(artifact, ignore_errors=True)
         artifact.mkdir(parents=True)
         write_adapter_files(artifact, trained, streamed, settings, self._engine, job.adapter)
-        base_id = self._engine.base.identity
-        return self._versions.publish(job.adapter, artifact, key=key, job_id=job.id, base_id=base_id, parent=parent)
+        return self._versions.publish(
+            job.adapter,
+            artifact,
+            key=key,
+            job_id=job.id,
+            base_id=self._engine.base.identity,
+            parent_key=parent.key if parent else None,
+        )
 
     def _judge(
         self,
@@ -158,10 +197,13 @@ class TrainingPipeline:
         context.report(phase=Phase.EVALUATING)
         live = self._incumbent(version, context)
         held = streamed.dataset
-        candidate = measure(settings, held, self._engine, watch, trained.adapter if trained else _files(version))
-        if candidate.weights_finite:  # others are not loaded from files at all
-            candidate = reread(settings, held, self._engine, watch, candidate, _files(version))
-        incumbent = measure(settings, held, self._engine, watch, _files(live) if live else None)
+        with watch.evaluation():
+            candidate = measure(settings, held, self._engine, watch, trained.adapter if trained else _files(version))
+            watch.evaluated()
+            if candidate.weights_finite:  # others are not loaded from files at all
+                candidate = reread(settings, held, self._engine, watch, candidate, _files(version))
+                watch.evaluated()
+            incumbent = measure(settings, held, self._engine, watch, _files(live) if live else None)
         context.report(phase=Phase.GATING)
         decision = decide(candidate, incumbent, settings.gate, seed=settings.training.seed)
         against = live.reference if live else "the base"
@@ -186,22 +228,44 @@ class TrainingPipeline:
 
 
 class _JobWatch:
-    """Passes what happens in a run on to the job's row and log."""
+    """Passes what happens in a run on to the job's row and log, with the time that is left as far as it is known."""
 
-    def __init__(self, context: JobContext) -> None:
+    def __init__(self, context: JobContext, pace: Pace, work: Work) -> None:
         self._context = context
+        self._pace = pace
+        self._work = work
+        self._evaluating_since = 0.0
+        self.held_out = work.judged_by
 
     def streamed(self, counts: Mapping[str, Any]) -> None:
-        self._context.report(samples=dict(counts))
+        self._context.report(samples=dict(counts), seconds_left=self._pace.seconds(self._work, streamed=counts["used"]))
 
     def trained(self, progress: Progress) -> None:
         described = asdict(progress)
         step, total = described.pop("step"), described.pop("total_steps")
+        described["seconds_left"] += self._evaluating_seconds()
         self._context.report(step=step, total=total, **described)
         self._context.log(
             f"step {step} of {total}: loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s, "
-            f"{progress.seconds_left:.0f} s left"
+            f"{described['seconds_left']:.0f} s left"
         )
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Time the evaluation inside, which measures both sides on what was held out."""
+        self._evaluating_since = time.monotonic()
+        self.evaluated()
+        yield
+        self._pace.evaluated(self.held_out, time.monotonic() - self._evaluating_since)
+
+    def evaluated(self) -> None:
+        """A part of the evaluation is done."""
+        spent = time.monotonic() - self._evaluating_since
+        self._context.report(seconds_left=max(0.0, self._evaluating_seconds() - spent))
+
+    def _evaluating_seconds(self) -> float:
+        """0 before the first evaluation: it is not known then, and is short beside training."""
+        return self._pace.evaluating_seconds(self.held_out if self._work.judged_by else 0) or 0.0
 
     def note(self, message: str) -> None:
         self._context.log(message)
@@ -212,3 +276,14 @@ class _JobWatch:
 
 def _files(version: Version) -> AdapterFiles:
     return AdapterFiles(version.key, version.path)
+
+
+def _told_by(version: Version, job: Job) -> dict[str, Any] | None:
+    """What an earlier attempt of this job wrote of its training beside the weights."""
+    if version.job_id != job.id:
+        return None
+    try:
+        told: dict[str, Any] = json.loads((version.path / "training_metadata.json").read_text())["result"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return told

@@ -1,4 +1,4 @@
-"""A run's checkpoint in its hands: found or thrown away at the start, saved on the way and when the run is stopped.
+"""A run's checkpoints in its hands: found or thrown away at the start, saved on the way and when the run is stopped.
 
 How a checkpoint lies on the disk is `training/checkpoint.py`'s affair.
 """
@@ -6,11 +6,11 @@ How a checkpoint lies on the disk is `training/checkpoint.py`'s affair.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapter_service.errors import JobCancelledError, NotReadyError, TrainingError
 
@@ -22,8 +22,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunCheckpoint:
-    """The checkpoint at `folder` of the run called `run_key`; `note` tells whoever follows the run.
+    """The checkpoints in `folder` of the run called `run_key`; `note` tells whoever follows the run.
 
+    `made_with` is what the bytes of a result depend on beside its recipe: dtype, threads, token budget.
     A checkpoint of another run is an error, or with `discards_other` thrown away: a job cannot be
     given back the samples or the settings that it began with, and shall not fail for it.
     """
@@ -31,6 +32,7 @@ class RunCheckpoint:
     folder: Path
     run_key: str
     note: Callable[[str], None]
+    made_with: Mapping[str, Any]
     discards_other: bool = False
 
     def load(self, state: TrainingState) -> None:
@@ -41,14 +43,18 @@ class RunCheckpoint:
         """
         from adapter_service.training.checkpoint import discard_checkpoint, load_checkpoint
 
+        configured = state.token_budget
         try:
-            if load_checkpoint(state, self.folder, run_key=self.run_key):
-                self.note(f"going on from the checkpoint at step {state.step}")
+            made_with = load_checkpoint(state, self.folder, run_key=self.run_key, note=self.note)
         except TrainingError:
             if not self.discards_other:
                 raise
             self.note("the samples or settings changed since the last attempt; beginning anew")
             discard_checkpoint(self.folder)
+            return
+        if made_with is not None:
+            self.note(f"going on from the checkpoint at step {state.step}")
+            self._compare(made_with, state, configured)
 
     def save(self, state: TrainingState) -> None:
         """Save, or say that it was not possible: hours of training are worth more than one checkpoint."""
@@ -57,7 +63,7 @@ class RunCheckpoint:
         from adapter_service.training.checkpoint import save_checkpoint
 
         try:
-            save_checkpoint(state, self.folder, run_key=self.run_key)
+            save_checkpoint(state, self.folder, run_key=self.run_key, made_with=self.made_with)
         except (OSError, SafetensorError) as error:
             logger.warning("no checkpoint at step %s", state.step, exc_info=True)
             self.note(f"no checkpoint could be written at step {state.step} ({type(error).__name__}); going on")
@@ -74,3 +80,17 @@ class RunCheckpoint:
             if state.step:
                 self.save(state)
             raise
+
+    def _compare(self, made_with: Mapping[str, Any], state: TrainingState, configured_budget: int) -> None:
+        """Say what is different now: the recipe is the same, but the result may differ in its last bits."""
+        if made_with.get("token_budget") != configured_budget:
+            state.token_budget = configured_budget
+        elif state.token_budget != configured_budget:
+            self.note(f"the token budget stays at {state.token_budget}, because memory was short before")
+        changed = [
+            f"{name} was {made_with.get(name)} and is {now}"
+            for name, now in self.made_with.items()
+            if made_with.get(name) != now
+        ]
+        if changed:
+            self.note(f"since the checkpoint {'; '.join(changed)}: the result may differ in its last bits")

@@ -12,7 +12,7 @@ The context is a `ContextVar`: another thread, or a call nested in this one, has
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from adapter_service.lora.adapter import Adapter
 
 _in_use: ContextVar[Adapter | None] = ContextVar("adapter_in_use", default=None)
+_asked: ContextVar[Callable[[], None] | None] = ContextVar("asked_at_every_layer", default=None)
 
 
 @contextmanager
@@ -34,6 +35,19 @@ def using(adapter: Adapter | None) -> Iterator[None]:
         yield
     finally:
         _in_use.reset(token)
+
+
+@contextmanager
+def asking(check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` at every layer of the passes inside, forward and backward; what it raises ends them.
+
+    A micro-batch takes seconds on a slow processor, and a service that shall end does not wait for it.
+    """
+    token = _asked.set(check)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
 
 
 class LowRankLinear(nn.Module):
@@ -51,10 +65,17 @@ class LowRankLinear(nn.Module):
         return self.linear.weight  # type: ignore[return-value]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        check = _asked.get()
+        if check is not None:
+            check()
         y: torch.Tensor = self.linear(x)
         adapter = _in_use.get()
         pair = adapter.pairs.get(self.path) if adapter is not None else None
-        return y if pair is None else y + pair.product(x).to(y.dtype)
+        if pair is not None:
+            y = y + pair.product(x).to(y.dtype)
+        if check is not None and y.requires_grad:
+            y.register_hook(lambda _: check())  # the backward pass has no context of its own on CUDA
+        return y
 
 
 def install(model: nn.Module, keep: nn.Module | None = None) -> dict[str, LowRankLinear]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from adapter_service.errors import InvalidSampleError
 from adapter_service.settings import TrainingSettings
@@ -23,25 +22,12 @@ _WINDOW_STEPS = 32
 PAD_MULTIPLE = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One optimizer step: micro-batches of indices into the samples."""
-
-    micro_batches: tuple[tuple[int, ...], ...]
-
-    @property
-    def indices(self) -> tuple[int, ...]:
-        return tuple(index for batch in self.micro_batches for index in batch)
-
-
 def padded_length(tokens: int) -> int:
     return -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
-def plan_epoch(
-    lengths: Sequence[int], *, sequences_per_step: int, budget_tokens: int, seed: int, epoch: int
-) -> Iterator[Step]:
-    """Every index of `lengths` once, in an order that `seed` and `epoch` decide."""
+def plan_epoch(lengths: Sequence[int], *, sequences_per_step: int, seed: int, epoch: int) -> Iterator[tuple[int, ...]]:
+    """The steps of one epoch: every index of `lengths` once, in an order that `seed` and `epoch` decide."""
     shuffler = random.Random(f"{seed}:{epoch}")  # noqa: S311 - an order, not a secret
     order = list(range(len(lengths)))
     shuffler.shuffle(order)
@@ -51,9 +37,7 @@ def plan_epoch(
         chosen = sorted(order[start : start + window], key=lambda index: lengths[index])
         groups = [chosen[at : at + sequences_per_step] for at in range(0, len(chosen), sequences_per_step)]
         shuffler.shuffle(groups)
-        for group in groups:
-            packed = pack([lengths[index] for index in group], budget_tokens)
-            yield Step(tuple(tuple(group[place] for place in batch) for batch in packed))
+        yield from map(tuple, groups)
 
 
 def steps_per_epoch(samples: int, sequences_per_step: int) -> int:
@@ -68,6 +52,17 @@ def planned_steps(samples: int, settings: TrainingSettings) -> int:
     """Optimizer steps of a whole run over `samples` samples."""
     steps = settings.num_epochs * steps_per_epoch(samples, sequences_per_step(settings))
     return min(steps, settings.max_steps or steps)
+
+
+def split(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
+    """As `pack`, but what is longer than the budget is a group of its own.
+
+    For a budget that was halved since the samples were chosen, because memory was short.
+    """
+    alone = [[index] for index, length in enumerate(lengths) if length > budget_tokens]
+    others = [index for index, length in enumerate(lengths) if length <= budget_tokens]
+    packed = pack([lengths[index] for index in others], budget_tokens)
+    return [*alone, *([others[place] for place in group] for group in packed)]
 
 
 def pack(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:

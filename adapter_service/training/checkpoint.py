@@ -1,16 +1,22 @@
-"""Where a run can go on from: weights, optimizer, step and totals, without pickles.
+"""Where a run can go on from: weights, optimizer, step, totals and token budget, without pickles.
 
-A checkpoint is a folder that appears by a rename, so one that is there is whole. The one before it
-is moved aside first, and removed when the disk has the new one: at every moment one of them is whole.
+Checkpoints are folders `step-<number>` in one folder. Each is written beside it, with a manifest of
+sizes and hashes, and appears by a rename when the disk has it all; the two newest are kept. The newest
+whose bytes are those of its manifest is taken: one that the disk has damaged costs an interval more.
+
+What is not in it follows from the step and the settings: the learning rate, the numbers of dropout
+(a generator for each step), and which samples make which step.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapter_service.durable import sync, sync_folder
 from adapter_service.errors import TrainingError
@@ -18,33 +24,56 @@ from adapter_service.errors import TrainingError
 if TYPE_CHECKING:
     import torch
 
+    from adapter_service.model_utils import BaseModel
     from adapter_service.training.loop import TrainingState
 
-_TENSORS, _STATE = "state.safetensors", "state.json"
+KEPT = 2
+_TENSORS, _STATE, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
 _STEP = "step"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save_checkpoint(state: TrainingState, folder: Path, *, run_key: str) -> None:
-    """Replace the checkpoint at `folder`; `run_key` says which run it belongs to."""
+def save_checkpoint(
+    state: TrainingState, folder: Path, *, run_key: str, made_with: Mapping[str, Any] | None = None
+) -> None:
+    """Add a checkpoint to `folder` and remove what is older than the two newest.
+
+    Where this step is kept already nothing is written: a run's steps are the same each time.
+    `run_key` says which run it belongs to, `made_with` under which conditions its steps were made.
+    """
     from safetensors.torch import save_file
 
-    work = _unfinished(folder)
+    work, target = _unfinished(folder), _folder_of(folder, state.step)
+    if _fault_of(target) is None:
+        return
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
     save_file(_tensors(state), work / _TENSORS)
-    described = {"run_key": run_key, "step": state.step, "losses": state.losses, "totals": asdict(state.totals)}
+    described = {
+        "run_key": run_key,
+        "step": state.step,
+        "token_budget": state.token_budget,
+        "made_with": dict(made_with or {}),
+        "losses": state.losses,
+        "totals": asdict(state.totals),
+    }
     (work / _STATE).write_text(json.dumps(described))
+    (work / _MANIFEST).write_text(json.dumps({name: _described(work / name) for name in (_TENSORS, _STATE)}))
     sync_folder(work)
-    if folder.exists():
-        _remove_aside(folder)
-        folder.rename(_aside(folder))
-    work.rename(folder)
-    _remove_aside(folder)
+    shutil.rmtree(target, ignore_errors=True)
+    work.rename(target)
+    sync(folder)
+    for older in _newest_first(folder)[KEPT:]:
+        shutil.rmtree(older, ignore_errors=True)
 
 
-def load_checkpoint(state: TrainingState, folder: Path, *, run_key: str) -> bool:
-    """Put what `folder` holds into `state`; False when there is none.
+def load_checkpoint(
+    state: TrainingState, folder: Path, *, run_key: str, note: Callable[[str], None] = lambda _: None
+) -> Mapping[str, Any] | None:
+    """Put the newest whole checkpoint of `folder` into `state`; what it was made with, or None without one.
+
+    One that is damaged is told to `note` and removed.
 
     Raises:
         TrainingError: it belongs to a run with other samples, settings or base.
@@ -53,34 +82,44 @@ def load_checkpoint(state: TrainingState, folder: Path, *, run_key: str) -> bool
 
     from adapter_service.training.loop import Totals
 
-    if not has_checkpoint(folder):
-        return False
-    folder = folder if folder.is_dir() else _aside(folder)
-    saved = json.loads((folder / _STATE).read_text())
-    if saved["run_key"] != run_key:
-        raise TrainingError(
-            f"the checkpoint at step {saved['step']} is of a run with other samples, settings or base; "
-            "take those, or start anew without resuming"
-        )
-    _restore(state, load_file(folder / _TENSORS))
-    state.step, state.losses = int(saved["step"]), list(saved["losses"])
-    state.totals = Totals(**saved["totals"])
-    return True
+    for place in _newest_first(folder):
+        if (fault := _fault_of(place)) is not None:
+            note(f"the checkpoint at {place.name.replace('-', ' ')} is damaged ({fault}) and passed over")
+            shutil.rmtree(place, ignore_errors=True)
+            continue
+        saved = json.loads((place / _STATE).read_text())
+        if saved["run_key"] != run_key:
+            raise TrainingError(
+                f"the checkpoint at step {saved['step']} is of a run with other samples, settings or base; "
+                "take those, or start anew without resuming"
+            )
+        _restore(state, load_file(place / _TENSORS))
+        state.step, state.losses = int(saved["step"]), list(saved["losses"])
+        state.token_budget, state.totals = int(saved["token_budget"]), Totals(**saved["totals"])
+        made_with: Mapping[str, Any] = saved["made_with"]
+        return made_with
+    return None
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether `load_checkpoint` would find one for `folder`."""
-    return folder.is_dir() or _aside(folder).is_dir()
+    """Whether there is anything to load; that it is whole is seen when it is loaded."""
+    return bool(_newest_first(folder))
 
 
 def discard_checkpoint(folder: Path) -> None:
-    """Remove it with all that belongs to it; a removal that is cut short leaves no part of one to be found."""
-    unfinished = _unfinished(folder)
-    for place in (_aside(folder), folder):
-        shutil.rmtree(unfinished, ignore_errors=True)
-        if place.exists():
-            place.rename(unfinished)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    """Remove all of them; of one whose removal is cut short no part is ever taken for a whole."""
+    for place in (folder, _unfinished(folder)):
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def conditions(base: BaseModel) -> dict[str, Any]:
+    """What the bytes of a result depend on beside its recipe: how the machine multiplies."""
+    import torch
+
+    precision = base.precision.to_dict()
+    del precision["reason"]  # has a start's measurement in it
+    threads = torch.get_num_threads() if base.device.type == "cpu" else None
+    return {**precision, "threads": threads, "torch": torch.__version__}
 
 
 def _tensors(state: TrainingState) -> dict[str, torch.Tensor]:
@@ -108,15 +147,29 @@ def _restore(state: TrainingState, tensors: dict[str, torch.Tensor]) -> None:
             }
 
 
-def _remove_aside(folder: Path) -> None:
-    """The disk has to know the folder that is in its place before the older one goes."""
-    sync(folder.parent)
-    shutil.rmtree(_aside(folder), ignore_errors=True)
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)  # the numbers have one width
 
 
-def _aside(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".before")
+def _folder_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:09d}"
 
 
 def _unfinished(folder: Path) -> Path:
     return folder.with_name(folder.name + ".writing")
+
+
+def _fault_of(place: Path) -> str | None:
+    """What is wrong with the files of a checkpoint; None where they are what was written."""
+    try:
+        manifest = json.loads((place / _MANIFEST).read_text())
+        wrong = [name for name in (_TENSORS, _STATE) if _described(place / name) != manifest[name]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return type(error).__name__
+    return f"other bytes in {', '.join(wrong)}" if wrong else None
+
+
+def _described(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size_bytes": path.stat().st_size, "sha256": digest}

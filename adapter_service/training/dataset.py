@@ -2,12 +2,13 @@
 
 A sample's hash decides which side it is on, so the holdout is the same whatever the order, the
 paraphrase or the number of samples, and no later run of the same corpus trains on it either.
-Tokens are kept in memory, at most `max_bytes` of them: a source of any size can be read from.
+All of it is kept in memory, at most `max_bytes`: a source of any size can be read from.
 """
 
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -15,8 +16,9 @@ from adapter_service.errors import InvalidSampleError, NothingToLearnError, TooM
 from adapter_service.rendering import RenderedSample, Renderer
 from adapter_service.samples import Sample
 
-# A Python integer and its place in a tuple.
-_BYTES_PER_TOKEN = 40
+# Token ids are kept as 32-bit integers; the objects around those of one sample take the rest (measured).
+ID_TYPE, BYTES_PER_ID = "i", 4
+BYTES_PER_SAMPLE, _BYTES_PER_TEXT = 200, 700
 _KEY_SPACE = 16**16
 _MOST_HELD_OUT = 0.5
 # Which side a sample is on is a matter of its hash, so their number varies around the fraction.
@@ -31,7 +33,8 @@ class Dataset:
     """`train` and the rendered holdout; `holdout` keeps the samples as well, to generate and compare.
 
     `refused` counts those that could not be rendered (too long, nothing to learn), `refusals` has the
-    first reasons; `stopped_by` says why the stream was left before its end.
+    first reasons; `stopped_by` says why the stream was left before its end. `size_bytes` is what the
+    samples take in memory, and at most what they take on disk.
     """
 
     train: list[RenderedSample] = field(default_factory=list)
@@ -42,6 +45,7 @@ class Dataset:
     stopped_by: str | None = None
     tokens: int = 0
     completion_tokens: int = 0
+    size_bytes: int = 0
 
     @property
     def seen(self) -> int:
@@ -52,8 +56,31 @@ class Dataset:
         """Changes with the tokens trained on, their order, and where the completions begin."""
         digest = hashlib.sha256()
         for sample in self.train:
-            digest.update(f"{sample.completion_start}:{sample.ids};".encode())
+            digest.update(array(ID_TYPE, (sample.completion_start, len(sample.ids))).tobytes())
+            digest.update(array(ID_TYPE, sample.ids).tobytes())
         return digest.hexdigest()
+
+    def train_on(self, sample: RenderedSample) -> None:
+        self.train.append(_compact(sample))
+        self.tokens += len(sample.ids)
+        self.completion_tokens += sample.completion_tokens
+        self.size_bytes += size_of(sample)
+
+    def hold_out(self, sample: Sample, rendered: RenderedSample) -> None:
+        self.holdout.append(sample)
+        self.holdout_rendered.append(_compact(rendered))
+        self.size_bytes += size_of(rendered, sample)
+
+
+def size_of(rendered: RenderedSample, kept_text: Sample | None = None) -> int:
+    """Bytes that a sample takes in memory; on disk it takes fewer."""
+    text = _BYTES_PER_TEXT + len(kept_text.to_json()) if kept_text else 0
+    return BYTES_PER_SAMPLE + BYTES_PER_ID * len(rendered.ids) + text
+
+
+def _compact(sample: RenderedSample) -> RenderedSample:
+    """The same with its tokens in an array: a tuple of Python's integers takes ten times the memory."""
+    return RenderedSample(array(ID_TYPE, sample.ids), sample.completion_start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +106,19 @@ def is_held_out(key: str, fraction: float) -> bool:
     return int(key, 16) < fraction * _KEY_SPACE
 
 
-def collect(stream: Iterable[Sample], renderer: Renderer, limits: Limits) -> Dataset:
+def collect(stream: Iterable[Sample], renderer: Renderer, limits: Limits, *, into: Dataset | None = None) -> Dataset:
     """Read until `max_samples` are there to train on, or the stream ends, or memory's share is used.
+
+    `into` is what an earlier attempt collected of the same stream; the rest is added to it.
 
     Raises:
         TooManyBadRecordsError: too large a share is longer than `max_tokens`.
         NothingToLearnError: no sample is left to train on.
     """
-    dataset = Dataset()
+    dataset = Dataset() if into is None else into
     for sample in stream:
         _add(dataset, sample, renderer, limits)
-        if len(dataset.train) >= limits.max_samples:
-            dataset.stopped_by = f"data.max_train_samples = {limits.max_samples}"
-            break
-        if dataset.tokens * _BYTES_PER_TOKEN >= limits.max_bytes:
-            dataset.stopped_by = f"data.max_cache_mb: {len(dataset.train)} samples fill it"
+        if dataset.stopped_by:
             break
     _check(dataset, limits)
     return dataset
@@ -108,13 +133,14 @@ def _add(dataset: Dataset, sample: Sample, renderer: Renderer, limits: Limits) -
     except InvalidSampleError as error:
         _refuse(dataset, f"{sample.origin}: {error}", limits)
         return
-    if held_out:
-        dataset.holdout.append(sample)
-        dataset.holdout_rendered.append(rendered)
-        return
-    dataset.train.append(rendered)
-    dataset.tokens += len(rendered.ids)
-    dataset.completion_tokens += rendered.completion_tokens
+    if dataset.size_bytes + size_of(rendered, sample if held_out else None) > limits.max_bytes:
+        dataset.stopped_by = f"data.max_cache_mb: {len(dataset.train)} samples fill it"
+    elif held_out:
+        dataset.hold_out(sample, rendered)
+    else:
+        dataset.train_on(rendered)
+        if len(dataset.train) >= limits.max_samples:
+            dataset.stopped_by = f"data.max_train_samples = {limits.max_samples}"
 
 
 def _refuse(dataset: Dataset, reason: str, limits: Limits) -> None:

@@ -10,26 +10,30 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from itertools import chain, islice
 
 import torch
 
-from adapter_service.errors import JobCancelledError, NonFiniteLossError, NothingToLearnError, TrainingError
+from adapter_service.errors import JobCancelledError, NonFiniteLossError, NothingToLearnError, OutOfMemoryError
 from adapter_service.lora.adapter import Adapter
-from adapter_service.lora.layer import using
+from adapter_service.lora.layer import asking, using
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import TrainingSettings
-from adapter_service.training.batching import plan_epoch, planned_steps, sequences_per_step
+from adapter_service.training.batching import padded_length, plan_epoch, planned_steps, sequences_per_step, split
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head, completion_loss
+
+_NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """After one optimizer step. `loss` is nats per completion token of that step; tokens are real ones."""
+    """After one optimizer step. `loss` is nats per completion token of that step; tokens are real ones.
+
+    `token_budget` is what micro-batches are held to now: it is halved where memory is short.
+    """
 
     step: int
     total_steps: int
@@ -40,19 +44,23 @@ class Progress:
     tokens_per_second: float
     seconds_left: float
     peak_memory_mb: int
+    token_budget: int
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """How the loop meets the world; all are called on the thread that trains.
+    """How the loop meets the world; all are called on the thread that trains (`check` also on autograd's).
 
-    `pause` returns when training may go on. `save` gets the state after every `save_steps` steps.
+    `pause` returns when training may go on; `check` is called at every layer, and raises when the run
+    shall end at once. `save` gets the state after every `save_steps` steps.
     """
 
     pause: Callable[[], None] = lambda: None
+    check: Callable[[], None] = lambda: None
     cancelled: Callable[[], bool] = lambda: False
     report: Callable[[Progress], None] = lambda _: None
     save: Callable[[TrainingState], None] = lambda _: None
+    note: Callable[[str], None] = lambda _: None
 
 
 @dataclass(slots=True)
@@ -70,11 +78,12 @@ class TrainingState:
     """What a run needs to go on: weights, optimizer, how many steps are done, and what they took.
 
     The rest (which samples make which step, the rate, dropout's numbers) follows from the step and
-    the seed.
+    the seed. `token_budget` is the settings', or less since memory was short.
     """
 
     adapter: Adapter
     optimizer: torch.optim.AdamW
+    token_budget: int
     step: int = 0
     losses: list[float] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
@@ -82,7 +91,7 @@ class TrainingState:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What the whole run took, also where it was resumed."""
+    """What the whole run took, also where it was resumed; `token_budget` is that of its last step."""
 
     steps: int
     samples: int
@@ -92,6 +101,7 @@ class TrainingResult:
     first_loss: float
     last_loss: float
     peak_memory_mb: int
+    token_budget: int
 
 
 def begin(adapter: Adapter, settings: TrainingSettings) -> TrainingState:
@@ -102,7 +112,7 @@ def begin(adapter: Adapter, settings: TrainingSettings) -> TrainingState:
         weight_decay=settings.weight_decay,
         foreach=True,
     )
-    return TrainingState(adapter, optimizer)
+    return TrainingState(adapter, optimizer, settings.token_budget)
 
 
 def train(
@@ -117,6 +127,7 @@ def train(
     Raises:
         NothingToLearnError: no samples, or not one completion token in them.
         NonFiniteLossError: a loss or gradient that is not a number; the weights before it are kept.
+        OutOfMemoryError: there is no memory for one sample alone.
         JobCancelledError: `hooks.cancelled` said so; noticed within one micro-step.
     """
     if not samples or not any(sample.completion_tokens for sample in samples):
@@ -124,13 +135,12 @@ def train(
     head = Head.of(base.model)
     total_steps = planned_steps(len(samples), settings)
     meter = _Meter(total_steps, state, base.device)
-    for number, step in enumerate(_steps(samples, settings, total_steps)):
+    for number, indices in enumerate(_steps(samples, settings, total_steps)):
         if number < state.step:
             continue
-        chosen = [[samples[index] for index in batch] for batch in step.micro_batches]
+        chosen = [samples[index] for index in indices]
         rate = _set_rate(state.optimizer, number, total_steps, settings)
-        _seed_dropout(state.adapter, base, settings, number)
-        loss = _accumulate(base, state.adapter, chosen, head, hooks)
+        loss = _gradients(base, state, chosen, head, hooks, dropout_seed=settings.seed * 1_000_003 + number)
         norm = torch.nn.utils.clip_grad_norm_(state.adapter.parameters(), settings.max_grad_norm)
         if not math.isfinite(loss) or not bool(norm.isfinite()):
             raise NonFiniteLossError(
@@ -160,56 +170,85 @@ def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> fl
     return settings.learning_rate * (1 - (1 - settings.min_lr_ratio) * fall)
 
 
-def _steps(samples: Sequence[RenderedSample], settings: TrainingSettings, total: int) -> Any:
+def _steps(samples: Sequence[RenderedSample], settings: TrainingSettings, total: int) -> Iterator[tuple[int, ...]]:
     lengths = [len(sample.ids) for sample in samples]
-    count = 0
-    for epoch in range(settings.num_epochs):
-        for step in plan_epoch(
-            lengths,
-            sequences_per_step=sequences_per_step(settings),
-            budget_tokens=settings.token_budget,
-            seed=settings.seed,
-            epoch=epoch,
-        ):
-            if count == total:
-                return
-            count += 1
-            yield step
+    per_step = sequences_per_step(settings)
+    epochs = range(settings.num_epochs)
+    steps = (plan_epoch(lengths, sequences_per_step=per_step, seed=settings.seed, epoch=epoch) for epoch in epochs)
+    return islice(chain.from_iterable(steps), total)
 
 
-def _accumulate(
-    base: BaseModel, adapter: Adapter, micro_batches: list[list[RenderedSample]], head: Head, hooks: Hooks
+def _gradients(
+    base: BaseModel, state: TrainingState, samples: list[RenderedSample], head: Head, hooks: Hooks, *, dropout_seed: int
 ) -> float:
     """Gradients of one step; returns its loss per completion token.
 
     Each micro-batch's loss is divided by the completion tokens of the *whole* step, so that the
-    split does not change the gradient.
+    split does not change the gradient: where memory is short, the step is made anew in smaller ones.
     """
-    completion_tokens = max(1, sum(sample.completion_tokens for batch in micro_batches for sample in batch))
-    loss = 0.0
-    for batch in micro_batches:
-        hooks.pause()
-        if hooks.cancelled():
-            raise JobCancelledError("cancelled while training")
-        with using(adapter), _enough_memory(batch):
-            made = collate(batch, base.tokenizer.pad_token_id or 0, base.device)
-            micro_loss = completion_loss(completion_states(base.model, made), made.targets, head, completion_tokens)
-            micro_loss.backward()  # type: ignore[no-untyped-call]
-        loss += float(micro_loss.detach())
-    return loss
+    completion_tokens = max(1, sum(sample.completion_tokens for sample in samples))
+    while True:
+        _seed_dropout(state.adapter, base, dropout_seed)
+        loss = 0.0
+        for places in split([len(sample.ids) for sample in samples], state.token_budget):
+            hooks.pause()
+            if hooks.cancelled():
+                raise JobCancelledError("cancelled while training")
+            batch = [samples[place] for place in places]
+            micro_loss = _micro_step(base, state.adapter, batch, head, completion_tokens, hooks)
+            if micro_loss is None:
+                _lower_budget(state, batch, base.device, hooks)
+                break
+            loss += micro_loss
+        else:
+            return loss
 
 
-@contextmanager
-def _enough_memory(batch: list[RenderedSample]) -> Iterator[None]:
-    """Say what to do where a CUDA device, or this machine, has no room for a micro-batch."""
+def _micro_step(
+    base: BaseModel, adapter: Adapter, batch: list[RenderedSample], head: Head, completion_tokens: int, hooks: Hooks
+) -> float | None:
+    """Add a micro-batch's gradients; its share of the step's loss, or None where there is no memory for it.
+
+    It is not retried in here: the exception holds on to all that the pass had made.
+    """
     try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        tokens = sum(len(sample.ids) for sample in batch)
-        raise TrainingError(
-            f"no memory is left for a micro-batch of {len(batch)} samples, {tokens} tokens; lower "
-            "training.token_budget or max_seq_length, or hold the base in 8 bits (quantization.use_8bit)"
-        ) from error
+        with using(adapter), asking(hooks.check):
+            made = collate(batch, base.tokenizer.pad_token_id or 0, base.device)
+            loss = completion_loss(completion_states(base.model, made), made.targets, head, completion_tokens)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return float(loss.detach())
+    except (RuntimeError, MemoryError) as error:
+        if not _says_no_memory(error):
+            raise
+        return None
+
+
+def _says_no_memory(error: Exception) -> bool:
+    """CUDA has a class for it; a processor's allocator and the matrix libraries have words."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+def _lower_budget(state: TrainingState, batch: list[RenderedSample], device: torch.device, hooks: Hooks) -> None:
+    """Halve the budget until it is below what `batch` took, for the rest of the run.
+
+    Raises:
+        OutOfMemoryError: it is one sample alone.
+    """
+    state.adapter.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    longest = max(len(sample.ids) for sample in batch)
+    if len(batch) == 1:
+        raise OutOfMemoryError(
+            f"no memory is left for one sample of {longest} tokens by itself; lower training.max_seq_length, "
+            "or hold the base in fewer bits (quantization.use_8bit)"
+        )
+    while state.token_budget >= padded_length(longest) * len(batch):
+        state.token_budget //= 2
+    hooks.note(
+        f"no memory for a micro-batch of {len(batch)} samples of up to {longest} tokens; "
+        f"going on with a token budget of {state.token_budget}"
+    )
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, step: int, total: int, settings: TrainingSettings) -> float:
@@ -219,10 +258,9 @@ def _set_rate(optimizer: torch.optim.Optimizer, step: int, total: int, settings:
     return rate
 
 
-def _seed_dropout(adapter: Adapter, base: BaseModel, settings: TrainingSettings, step: int) -> None:
+def _seed_dropout(adapter: Adapter, base: BaseModel, seed: int) -> None:
     """Numbers of its own for each step: serving in between, or a resumed run, changes none of them."""
-    generator = torch.Generator(device=base.device).manual_seed(settings.seed * 1_000_003 + step)
-    adapter.set_dropout(generator)
+    adapter.set_dropout(torch.Generator(device=base.device).manual_seed(seed))
 
 
 class _Meter:
@@ -235,10 +273,7 @@ class _Meter:
         self._tokens_before, self._seconds_before = state.totals.tokens, state.totals.seconds
         self._started = time.monotonic()
 
-    def after_step(
-        self, state: TrainingState, batches: list[list[RenderedSample]], rate: float, norm: float
-    ) -> Progress:
-        samples = [sample for batch in batches for sample in batch]
+    def after_step(self, state: TrainingState, samples: list[RenderedSample], rate: float, norm: float) -> Progress:
         seconds = time.monotonic() - self._started
         totals = state.totals
         totals.samples += len(samples)
@@ -256,6 +291,7 @@ class _Meter:
             tokens_per_second=(totals.tokens - self._tokens_before) / seconds,
             seconds_left=seconds / done * (self._total_steps - state.step),
             peak_memory_mb=peak_memory_mb(self._device),
+            token_budget=state.token_budget,
         )
 
     def result(self, state: TrainingState) -> TrainingResult:
@@ -265,6 +301,7 @@ class _Meter:
             first_loss=state.losses[0] if state.losses else math.nan,
             last_loss=state.losses[-1] if state.losses else math.nan,
             peak_memory_mb=peak_memory_mb(self._device),
+            token_budget=state.token_budget,
         )
 
 

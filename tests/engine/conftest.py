@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from adapter_service.adapters.artifact import check_files, write_manifest
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.lora.adapter import Adapter, LoraConfig
@@ -59,6 +60,7 @@ def make_files(tiny_base: BaseModel, tmp_path: Path) -> MakeFiles:
         folder = tmp_path / f"adapter-{seed}"
         folder.mkdir()
         write_folder(adapter, folder, base_name="tiny")
+        write_manifest(folder, check_files(folder))
         return AdapterFiles(f"key-{seed}", folder)
 
     return make

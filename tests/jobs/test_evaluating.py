@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapter_service.engine.answering import answer_together
+from adapter_service.adapters.artifact import check_files, write_manifest
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
 from adapter_service.errors import JobCancelledError
@@ -94,6 +95,7 @@ def test_files_are_read_anew_although_the_version_is_resident(
 ) -> None:
     dataset, files = held_out(engine, *PAIRS), AdapterFiles("anew", tmp_path)
     write_folder(an_adapter(engine), tmp_path, base_name="tiny")
+    write_manifest(tmp_path, check_files(tmp_path))
     candidate = measure(settings, dataset, engine, Recorder(), files)
     same = reread(settings, dataset, engine, Recorder(), candidate, files)
     assert same.reloaded_loss == pytest.approx(candidate.loss_per_token, rel=1e-6)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from safetensors import SafetensorError
 from adapter_service.connectors.opening import source_opener
 from adapter_service.engine.engine import Engine
 from adapter_service.errors import JobCancelledError, TrainingError
-from adapter_service.jobs import learning
-from adapter_service.jobs.learning import Streamed, Trained, lora_config, stream, train
+from adapter_service.jobs import streaming
+from adapter_service.jobs.learning import Trained, lora_config, recipe_key, train
+from adapter_service.jobs.streaming import Streamed, stream
 from adapter_service.settings import LoraSettings, Settings, TrainingSettings
 from adapter_service.training import checkpoint as checkpoint_module
 from adapter_service.training.loop import Progress
@@ -89,12 +91,24 @@ def settings_in(folder: Path, **sections: Mapping[str, Any]) -> Settings:
 
 
 def streamed_by(engine: Engine, settings: Settings, watch: Recorder | None = None) -> Streamed:
-    return stream(settings, source_opener(settings), engine, watch or Recorder())
+    with TemporaryDirectory() as folder:
+        return stream(settings, source_opener(settings), engine, watch or Recorder(), Path(folder))
 
 
-def trained_by(engine: Engine, settings: Settings, streamed: Streamed, folder: Path, watch: Recorder) -> Trained:
-    checkpoint = folder / "checkpoint"
-    return train(settings, streamed.dataset, engine, watch, start=None, checkpoint=checkpoint, run_key="run")
+def trained_by(
+    engine: Engine, settings: Settings, streamed: Streamed, folder: Path, watch: Recorder, **options: Any
+) -> Trained:
+    """Into `folder/checkpoints`, as the run called "run" where `options` have no other key."""
+    checkpoints = folder / "checkpoints"
+    options = {"run_key": "run", **options}
+    return train(settings, streamed.dataset, engine, watch, start=None, checkpoints=checkpoints, **options)
+
+
+def newest(folder: Path) -> dict[str, Any]:
+    """The state in the newest checkpoint of a run in `folder`."""
+    place = max((folder / "checkpoints").iterdir())
+    state: dict[str, Any] = json.loads((place / "state.json").read_text())
+    return state
 
 
 def observed(engine: Engine, settings: Settings, folder: Path) -> dict[str, Any]:
@@ -111,7 +125,7 @@ def observed(engine: Engine, settings: Settings, folder: Path) -> dict[str, Any]
         "steps": trained.result.steps,
         "rates": [progress.learning_rate for progress in watch.told],
         "micro_steps": watch.asked,
-        "saved_at": json.loads((folder / "checkpoint" / "state.json").read_text())["step"],
+        "saved_at": newest(folder)["step"],
         "refused": streamed.counts["refused"],
     }
 
@@ -164,7 +178,7 @@ def test_a_stream_that_gives_nothing_can_be_cancelled_too(engine: Engine, tmp_pa
 def test_counts_are_told_now_and_then_and_at_the_end(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learning, "TELL_SECONDS", 3600.0)
+    monkeypatch.setattr(streaming, "TELL_SECONDS", 3600.0)
     watch = Recorder()
     streamed = streamed_by(engine, settings_in(tmp_path), watch)
     assert [counts["read"] for counts in watch.counts] == [1, streamed.counts["read"]]
@@ -191,28 +205,71 @@ def test_the_checkpoint_of_other_settings_is_refused(engine: Engine, tmp_path: P
     streamed = streamed_by(engine, settings)
     trained_by(engine, settings, streamed, tmp_path, Recorder())
     with pytest.raises(TrainingError, match="of a run with other samples, settings or base"):
-        train(
-            settings,
-            streamed.dataset,
-            engine,
-            Recorder(),
-            start=None,
-            checkpoint=tmp_path / "checkpoint",
-            run_key="another",
-        )
+        trained_by(engine, settings, streamed, tmp_path, Recorder(), run_key="another")
 
 
 def test_a_job_throws_the_checkpoint_of_other_settings_away_and_begins_anew(engine: Engine, tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     streamed = streamed_by(engine, settings)
     expected = trained_by(engine, settings, streamed, tmp_path, Recorder())
-    watch, place = Recorder(), tmp_path / "checkpoint"
-    trained = train(
-        settings, streamed.dataset, engine, watch, start=None, checkpoint=place, run_key="another", discards_other=True
-    )
+    watch = Recorder()
+    trained = trained_by(engine, settings, streamed, tmp_path, watch, run_key="another", discards_other=True)
     assert "beginning anew" in watch.notes[0]
     assert weights_of(trained.adapter) == weights_of(expected.adapter)
-    assert json.loads((place / "state.json").read_text())["run_key"] == "another"
+    assert newest(tmp_path)["run_key"] == "another"
+
+
+def test_a_checkpoint_belongs_to_its_recipe_and_not_to_how_it_was_computed(engine: Engine, tmp_path: Path) -> None:
+    def key(**training: Any) -> str:
+        settings = settings_in(tmp_path, training=training)
+        return recipe_key(settings, streamed, engine, None)
+
+    streamed = streamed_by(engine, settings_in(tmp_path))
+    assert key() == key(token_budget=512) == key(save_steps=7)
+    assert key() != key(seed=1)
+    assert key() != recipe_key(settings_in(tmp_path), streamed, engine, "a parent's key")
+
+
+def test_a_run_goes_on_with_other_threads_and_another_budget_and_says_so(engine: Engine, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    streamed = streamed_by(engine, settings)
+    with pytest.raises(JobCancelledError):
+        trained_by(engine, settings, streamed, tmp_path, Recorder(cancel_at=6))
+    state = max((tmp_path / "checkpoints").iterdir()) / "state.json"
+    elsewhere = json.loads(state.read_text())
+    elsewhere["made_with"] |= {"threads": 64, "dtype": "bfloat16"}
+    _rewrite(state, elsewhere)
+    watch = Recorder()
+    roomier = settings_in(tmp_path, training={"token_budget": 256})
+    trained = trained_by(engine, roomier, streamed, tmp_path, watch)
+    assert watch.notes[0] == "going on from the checkpoint at step 5"
+    assert "dtype was bfloat16 and is float32" in watch.notes[1]
+    assert "threads was 64 and is " in watch.notes[1]
+    assert "token_budget was 128 and is 256" in watch.notes[1]
+    assert "may differ in its last bits" in watch.notes[1]
+    assert trained.result.token_budget == 256
+
+
+def test_a_budget_that_was_halved_stays_so_when_a_run_goes_on(engine: Engine, tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    streamed = streamed_by(engine, settings)
+    with pytest.raises(JobCancelledError):
+        trained_by(engine, settings, streamed, tmp_path, Recorder(cancel_at=6))
+    state = max((tmp_path / "checkpoints").iterdir()) / "state.json"
+    _rewrite(state, json.loads(state.read_text()) | {"token_budget": 64})
+    watch = Recorder()
+    assert trained_by(engine, settings, streamed, tmp_path, watch).result.token_budget == 64
+    assert watch.notes[1:] == ["the token budget stays at 64, because memory was short before"]
+
+
+def _rewrite(state: Path, content: dict[str, Any]) -> None:
+    """Another state in a checkpoint that is whole."""
+    state.write_text(json.dumps(content))
+    manifest = state.with_name("manifest.json")
+    described = json.loads(manifest.read_text())
+    digest = hashlib.sha256(state.read_bytes()).hexdigest()
+    described["state.json"] = {"size_bytes": state.stat().st_size, "sha256": digest}
+    manifest.write_text(json.dumps(described))
 
 
 @pytest.mark.parametrize("cancel_at", [9, 10, 11, 12])

@@ -287,6 +287,7 @@ def test_a_job_cancelled_while_it_trains_leaves_nothing(bench: Bench) -> None:
     job = bench.run()
     assert (job.status, job.step, job.phase) == (JobStatus.CANCELLED, 7, Phase.TRAINING)
     assert bench.versions.list() == ()
+    assert bench.runner.stop(timeout=60)
     assert not any(bench.work_dir.iterdir())
 
 
@@ -324,24 +325,53 @@ def test_a_job_stopped_by_shutdown_goes_on_from_its_checkpoint_at_the_next_start
     assert weights_of(second_start.version_of(job).path) == expected
 
 
-def test_a_stopped_job_whose_samples_changed_since_begins_anew(make_bench: MakeBench, tmp_path: Path) -> None:
-    job = stop_at_step(make_bench(), 7)
-    second_start = make_bench(toy_settings(local_source("toy", tmp_path, toy_records(per_letter=12))))
+def test_a_stopped_job_needs_its_source_no_more(make_bench: MakeBench, tmp_path: Path) -> None:
+    undisturbed = make_bench()
+    expected = weights_of(undisturbed.version_of(undisturbed.run()).path)
+    undisturbed.close()
+    shutil.rmtree(tmp_path / "state")
+    gone = local_source("toy", tmp_path, toy_records())
+    job = stop_at_step(make_bench(toy_settings(gone)), 7)
+    (tmp_path / "toy.jsonl").unlink()
+    second_start = make_bench(toy_settings(gone))
     second_start.runner.start()
     job = second_start.ended(job)
     assert (job.status, job.error_message) == (JobStatus.SUCCEEDED, None)
-    assert "the samples or settings changed since the last attempt; beginning anew" in second_start.log_of(job)
+    assert weights_of(second_start.version_of(job).path) == expected
+    assert job.result is not None
+    assert job.result["samples"]["read"] == 80
 
 
-def test_what_an_unforeseen_error_ended_keeps_its_checkpoint(bench: Bench) -> None:
-    def break_down(job: Job) -> None:
-        if job.step == 7:
+def test_a_stopped_job_whose_source_is_another_now_begins_anew(make_bench: MakeBench, tmp_path: Path) -> None:
+    job = stop_at_step(make_bench(), 7)
+    (tmp_path / "other").mkdir()
+    other = local_source("toy", tmp_path / "other", toy_records(per_letter=12))
+    second_start = make_bench(toy_settings(other))
+    second_start.runner.start()
+    job = second_start.ended(job)
+    assert (job.status, job.error_message) == (JobStatus.SUCCEEDED, None)
+    log = second_start.log_of(job)
+    assert "the source or the settings changed since the last attempt; streaming from the beginning" in log
+    assert "the samples or settings changed since the last attempt; beginning anew" in log
+
+
+def test_after_an_unforeseen_error_a_job_goes_on_from_its_checkpoint(bench: Bench) -> None:
+    def break_down_once(job: Job) -> None:
+        if job.step == 7 and job.attempt == 1:
             raise RuntimeError("a cable came loose")
 
-    bench.store.on_progress = break_down
-    job = bench.run()
-    assert job.error_code == "internal_error"
-    assert (bench.work_dir / job.id / "checkpoint").is_dir()
+    bench.store.on_progress = break_down_once
+    job = finished(bench, bench.submit())
+    assert (job.status, job.attempt, job.crashes) == (JobStatus.SUCCEEDED, 2, 1)
+    assert "going on from the checkpoint at step 5" in bench.log_of(job)
+
+
+def finished(bench: Bench, job: Job) -> Job:
+    """The job when it is never tried again."""
+    bench.runner.start()
+    with bench.store.changed:
+        assert bench.store.changed.wait_for(lambda: bench.store.get(job.id).status.finished, timeout=240)
+    return bench.store.get(job.id)
 
 
 def test_an_estimate_counts_samples_and_steps_and_knows_the_time_after_a_first_job(bench: Bench) -> None:

@@ -7,30 +7,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapter_service.errors import InvalidSampleError
-from adapter_service.training.batching import PAD_MULTIPLE, Step, pack, padded_length, plan_epoch, steps_per_epoch
+from adapter_service.training.batching import PAD_MULTIPLE, pack, padded_length, plan_epoch, split, steps_per_epoch
 
 BUDGET = 64
 some_lengths = st.lists(st.integers(1, BUDGET), max_size=150)
 per_step = st.integers(1, 9)
 
 
-def plan(
-    lengths: list[int], sequences_per_step: int, *, budget: int = BUDGET, seed: int = 0, epoch: int = 0
-) -> list[Step]:
-    return list(
-        plan_epoch(lengths, sequences_per_step=sequences_per_step, budget_tokens=budget, seed=seed, epoch=epoch)
-    )
+def plan(lengths: list[int], sequences_per_step: int, *, seed: int = 0, epoch: int = 0) -> list[tuple[int, ...]]:
+    return list(plan_epoch(lengths, sequences_per_step=sequences_per_step, seed=seed, epoch=epoch))
 
 
 @given(lengths=some_lengths, per_step=per_step)
 def test_every_sample_is_in_exactly_one_step(lengths: list[int], per_step: int) -> None:
-    indices = [index for step in plan(lengths, per_step) for index in step.indices]
+    indices = [index for step in plan(lengths, per_step) for index in step]
     assert sorted(indices) == list(range(len(lengths)))
 
 
 @given(lengths=some_lengths, per_step=per_step)
 def test_steps_have_the_set_number_of_sequences_but_for_one_rest(lengths: list[int], per_step: int) -> None:
-    sizes = sorted((len(step.indices) for step in plan(lengths, per_step)), reverse=True)
+    sizes = sorted((len(step) for step in plan(lengths, per_step)), reverse=True)
     assert len(sizes) == steps_per_epoch(len(lengths), per_step)
     assert all(size == per_step for size in sizes[:-1])
 
@@ -49,10 +45,20 @@ def test_packing_keeps_every_sequence_once_longest_first(lengths: list[int]) -> 
     assert [lengths[index] for index in packed] == sorted(lengths, reverse=True)
 
 
-@given(lengths=some_lengths, per_step=per_step, budget=st.integers(BUDGET, 10 * BUDGET))
-def test_the_budget_splits_steps_and_changes_none(lengths: list[int], per_step: int, budget: int) -> None:
-    narrow, wide = plan(lengths, per_step), plan(lengths, per_step, budget=budget)
-    assert [set(step.indices) for step in narrow] == [set(step.indices) for step in wide]
+@given(lengths=some_lengths, budget=st.integers(1, 2 * BUDGET))
+def test_a_halved_budget_splits_what_still_fits_and_leaves_what_is_longer_alone(
+    lengths: list[int], budget: int
+) -> None:
+    groups = split(lengths, budget)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        padded = padded_length(max(lengths[index] for index in group)) * len(group)
+        assert padded <= budget or len(group) == 1
+
+
+@given(lengths=some_lengths)
+def test_a_budget_that_was_never_halved_splits_as_ever(lengths: list[int]) -> None:
+    assert split(lengths, BUDGET) == pack(lengths, BUDGET)
 
 
 @given(lengths=some_lengths, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 5))
@@ -69,12 +75,12 @@ def test_another_epoch_and_another_seed_have_other_plans() -> None:
 
 def test_samples_of_a_step_are_of_like_length() -> None:
     lengths = [4, 60] * 40
-    spread = [max(ls) - min(ls) for step in plan(lengths, 8) if (ls := [lengths[i] for i in step.indices])]
+    spread = [max(ls) - min(ls) for step in plan(lengths, 8) if (ls := [lengths[i] for i in step])]
     assert spread.count(0) == len(spread)
 
 
 def test_samples_of_like_length_meet_others_in_another_epoch() -> None:
-    steps = [{frozenset(step.indices) for step in plan([20] * 64, 4, epoch=epoch)} for epoch in range(2)]
+    steps = [{frozenset(step) for step in plan([20] * 64, 4, epoch=epoch)} for epoch in range(2)]
     assert not steps[0] & steps[1]
 
 

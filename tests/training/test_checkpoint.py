@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import torch
 
 from adapter_service.errors import JobCancelledError, TrainingError
 from adapter_service.model_utils import BaseModel
 from adapter_service.training import checkpoint as checkpoint_module
 from adapter_service.training.checkpoint import (
+    conditions,
     discard_checkpoint,
     has_checkpoint,
     load_checkpoint,
@@ -27,6 +29,9 @@ SAMPLES = some_samples(20)
 SETTINGS = small_settings(num_epochs=2, save_steps=3, learning_rate=0.01, weight_decay=0.01)
 
 
+WITH = {"threads": 1}
+
+
 def begun(base: BaseModel, dropout: float = 0.0) -> TrainingState:
     return begin(fresh_adapter(base, dropout=dropout), SETTINGS)
 
@@ -35,7 +40,8 @@ def interrupted(base: BaseModel, folder: Path, *, steps: int, dropout: float = 0
     """Train until `steps` are done, as a job that is stopped: what is after the last checkpoint is lost."""
     state = begun(base, dropout)
     hooks = Hooks(
-        cancelled=lambda: state.step == steps, save=lambda state: save_checkpoint(state, folder, run_key="run")
+        cancelled=lambda: state.step == steps,
+        save=lambda state: save_checkpoint(state, folder, run_key="run", made_with=WITH),
     )
     with pytest.raises(JobCancelledError):
         train(base, SAMPLES, state, SETTINGS, hooks)
@@ -47,7 +53,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
 ) -> None:
     interrupted(tiny_base, tmp_path / "c", steps=stopped_at, dropout=dropout)
     state = begun(tiny_base, dropout)
-    assert load_checkpoint(state, tmp_path / "c", run_key="run")
+    assert load_checkpoint(state, tmp_path / "c", run_key="run") is not None
     assert state.step == stopped_at // 3 * 3
     resumed = Ran(state, train(tiny_base, SAMPLES, state, SETTINGS, Hooks()))
     whole = run(tiny_base, SAMPLES, SETTINGS, adapter=fresh_adapter(tiny_base, dropout=dropout))
@@ -71,6 +77,7 @@ def test_what_never_had_a_gradient_is_kept_without_moments(tiny_base: BaseModel,
     load_checkpoint(saved, tmp_path / "c", run_key="run")
     unused = next(saved.adapter.parameters())
     del saved.optimizer.state[unused]
+    discard_checkpoint(tmp_path / "c")
     save_checkpoint(saved, tmp_path / "c", run_key="run")
     load_checkpoint(found, tmp_path / "c", run_key="run")
     assert len(found.optimizer.state) == len(saved.optimizer.state) == len(list(found.adapter.parameters())) - 1
@@ -80,7 +87,7 @@ def test_what_never_had_a_gradient_is_kept_without_moments(tiny_base: BaseModel,
 
 def test_without_a_checkpoint_a_run_begins_at_its_beginning(tiny_base: BaseModel, tmp_path: Path) -> None:
     state = begun(tiny_base)
-    assert not load_checkpoint(state, tmp_path / "c", run_key="run")
+    assert load_checkpoint(state, tmp_path / "c", run_key="run") is None
     assert state.step == 0
 
 
@@ -88,6 +95,79 @@ def test_the_checkpoint_of_another_run_is_refused(tiny_base: BaseModel, tmp_path
     interrupted(tiny_base, tmp_path / "c", steps=3)
     with pytest.raises(TrainingError, match="checkpoint at step 3 is of a run with other samples"):
         load_checkpoint(begun(tiny_base), tmp_path / "c", run_key="another run")
+
+
+def test_the_two_newest_are_kept(tiny_base: BaseModel, tmp_path: Path) -> None:
+    interrupted(tiny_base, tmp_path / "c", steps=9)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["step-000000006", "step-000000009"]
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_checkpoint_says_under_which_conditions_it_was_made(tiny_base: BaseModel, tmp_path: Path) -> None:
+    interrupted(tiny_base, tmp_path / "c", steps=3)
+    assert load_checkpoint(begun(tiny_base), tmp_path / "c", run_key="run") == WITH
+    assert conditions(tiny_base)["threads"] == torch.get_num_threads()
+    assert (conditions(tiny_base)["dtype"], "reason" in conditions(tiny_base)) == ("float32", False)
+
+
+def test_a_token_budget_that_was_halved_stays_so(tiny_base: BaseModel, tmp_path: Path) -> None:
+    state = begun(tiny_base)
+    state.step, state.token_budget = 3, 32
+    save_checkpoint(state, tmp_path / "c", run_key="run")
+    found = begun(tiny_base)
+    load_checkpoint(found, tmp_path / "c", run_key="run")
+    assert found.token_budget == 32
+
+
+Damage = Callable[[Path], object]
+DAMAGES: dict[str, Damage] = {
+    "a flipped bit of the weights": lambda place: _flip(place / "state.safetensors"),
+    "weights cut short": lambda place: os.truncate(place / "state.safetensors", 1000),
+    "a flipped bit of the state": lambda place: _flip(place / "state.json"),
+    "an empty manifest": lambda place: (place / "manifest.json").write_text(""),
+    "no manifest": lambda place: (place / "manifest.json").unlink(),
+    "no weights": lambda place: (place / "state.safetensors").unlink(),
+}
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_of_a_damaged_newest_one_the_one_before_is_taken_with_a_note(
+    tiny_base: BaseModel, tmp_path: Path, damage: str
+) -> None:
+    interrupted(tiny_base, tmp_path / "c", steps=9)
+    DAMAGES[damage](tmp_path / "c" / "step-000000009")
+    notes: list[str] = []
+    state = begun(tiny_base)
+    assert load_checkpoint(state, tmp_path / "c", run_key="run", note=notes.append) is not None
+    assert state.step == 6
+    assert notes[0].startswith("the checkpoint at step 000000009 is damaged")
+    resumed = Ran(state, train(tiny_base, SAMPLES, state, SETTINGS, Hooks()))
+    assert resumed.weights == run(tiny_base, SAMPLES, SETTINGS, adapter=fresh_adapter(tiny_base)).weights
+
+
+def test_where_both_are_damaged_a_run_begins_at_its_beginning(tiny_base: BaseModel, tmp_path: Path) -> None:
+    interrupted(tiny_base, tmp_path / "c", steps=6)
+    for place in (tmp_path / "c").iterdir():
+        _flip(place / "state.json")
+    state = begun(tiny_base)
+    assert load_checkpoint(state, tmp_path / "c", run_key="run") is None
+    assert (state.step, has_checkpoint(tmp_path / "c")) == (0, False)
+
+
+def test_a_step_that_is_kept_already_is_not_written_again(tiny_base: BaseModel, tmp_path: Path) -> None:
+    interrupted(tiny_base, tmp_path / "c", steps=3)
+    kept = tmp_path / "c" / "step-000000003"
+    before = kept.stat()
+    state = begun(tiny_base)
+    load_checkpoint(state, tmp_path / "c", run_key="run")
+    save_checkpoint(state, tmp_path / "c", run_key="run")
+    assert kept.stat() == before
 
 
 class PowerCut(Exception):  # noqa: N818 - it is what happens, not an error of ours
@@ -116,80 +196,59 @@ def _cut(module: object, name: str, *, at_call: int = 1) -> Fault:
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "kept"),
     [
-        _cut(safetensors.torch, "save_file"),
-        _cut(os, "fsync"),
-        _cut(os, "fsync", at_call=2),
-        _cut(Path, "rename"),
-        _cut(Path, "rename", at_call=2),
-        _cut(shutil, "rmtree", at_call=2),
-        _cut(shutil, "rmtree", at_call=3),
+        (_cut(safetensors.torch, "save_file"), 9),
+        (_cut(json, "dumps", at_call=2), 9),
+        (_cut(os, "fsync"), 9),
+        (_cut(os, "fsync", at_call=4), 9),
+        (_cut(Path, "rename"), 9),
+        (_cut(os, "fsync", at_call=5), 12),
+        (_cut(shutil, "rmtree", at_call=3), 12),
     ],
 )
 def test_a_power_cut_while_saving_leaves_a_whole_checkpoint(
-    tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+    tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, kept: int
 ) -> None:
-    interrupted(tiny_base, tmp_path / "c", steps=3)
+    interrupted(tiny_base, tmp_path / "c", steps=9)
     later = begun(tiny_base)
-    later.step = 6
     load_checkpoint(later, tmp_path / "c", run_key="run")
+    later.step = 12
     with monkeypatch.context() as patch:
         fault(patch)
-        with contextlib.suppress(PowerCut):  # some of these are not reached
-            save_checkpoint(later, tmp_path / "c", run_key="run")
-    found = begun(tiny_base)
-    assert load_checkpoint(found, tmp_path / "c", run_key="run")
-    assert Ran(found, None).weights == Ran(later, None).weights  # type: ignore[arg-type]
-
-
-def test_a_checkpoint_can_be_replaced_after_a_power_cut(
-    tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state = begun(tiny_base)
-    interrupted(tiny_base, tmp_path / "c", steps=3)
-    load_checkpoint(state, tmp_path / "c", run_key="run")
-    with monkeypatch.context() as patch:
-        _cut(Path, "rename", at_call=2)(patch)
         with pytest.raises(PowerCut):
-            save_checkpoint(state, tmp_path / "c", run_key="run")
-    save_checkpoint(state, tmp_path / "c", run_key="run")
+            save_checkpoint(later, tmp_path / "c", run_key="run", made_with=WITH)
+    found = begun(tiny_base)
+    assert load_checkpoint(found, tmp_path / "c", run_key="run") == WITH
+    assert found.step == kept
+    assert Ran(found, None).weights == Ran(later, None).weights  # type: ignore[arg-type]
+    save_checkpoint(later, tmp_path / "c", run_key="run")  # and the next one is saved as ever
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    assert max(path.name for path in (tmp_path / "c").iterdir()) == "step-000000012"
 
 
-def test_a_checkpoint_that_was_moved_aside_is_found_and_discarded(tiny_base: BaseModel, tmp_path: Path) -> None:
+def test_checkpoints_are_discarded_with_what_was_being_written(tiny_base: BaseModel, tmp_path: Path) -> None:
     folder = tmp_path / "c"
     assert not has_checkpoint(folder)
     interrupted(tiny_base, folder, steps=3)
-    folder.rename(tmp_path / "c.before")
     assert has_checkpoint(folder)
     (tmp_path / "c.writing").mkdir()
     discard_checkpoint(folder)
     assert not any(tmp_path.iterdir())
 
 
-def test_a_removal_that_is_cut_short_leaves_no_part_of_a_checkpoint(
+def test_the_disk_knows_the_new_checkpoint_before_an_old_one_goes(
     tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupted(tiny_base, tmp_path / "c", steps=3)
-    with monkeypatch.context() as patch:
-        _cut(shutil, "rmtree", at_call=3)(patch)
-        with pytest.raises(PowerCut):
-            discard_checkpoint(tmp_path / "c")
-    assert not has_checkpoint(tmp_path / "c")
-
-
-def test_the_disk_knows_the_new_checkpoint_before_the_old_one_goes(
-    tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    interrupted(tiny_base, tmp_path / "c", steps=3)
+    interrupted(tiny_base, tmp_path / "c", steps=6)
     state = begun(tiny_base)
     told: list[str] = []
     load_checkpoint(state, tmp_path / "c", run_key="run")
+    state.step = 9
     for module, name in ((Path, "rename"), (checkpoint_module, "sync"), (shutil, "rmtree")):
         monkeypatch.setattr(module, name, _noting(told, getattr(module, name)))
     save_checkpoint(state, tmp_path / "c", run_key="run")
-    assert told[-4:] == ["rename c", "rename c.writing", f"sync {tmp_path.name}", "rmtree c.before"]
+    assert told[-3:] == ["rename c.writing", "sync c", "rmtree step-000000003"]
 
 
 def _noting(told: list[str], real: Callable[..., object]) -> Callable[..., object]:
@@ -202,4 +261,5 @@ def _noting(told: list[str], real: Callable[..., object]) -> Callable[..., objec
 
 def test_a_checkpoint_holds_no_pickle(tiny_base: BaseModel, tmp_path: Path) -> None:
     interrupted(tiny_base, tmp_path / "c", steps=3)
-    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["state.json", "state.safetensors"]
+    files = sorted(path.name for path in (tmp_path / "c" / "step-000000003").iterdir())
+    assert files == ["manifest.json", "state.json", "state.safetensors"]

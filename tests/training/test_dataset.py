@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -51,8 +53,8 @@ def held_out(dataset: Dataset) -> set[str]:
 
 def test_every_sample_is_trained_on_or_held_out_and_none_both(renderer: Renderer) -> None:
     dataset = collect(PAIRS, renderer, limits())
-    trained = {sample.ids for sample in dataset.train}
-    held = {sample.ids for sample in dataset.holdout_rendered}
+    trained = {tuple(sample.ids) for sample in dataset.train}
+    held = {tuple(sample.ids) for sample in dataset.holdout_rendered}
     assert len(trained) + len(held) == len(PAIRS)
     assert not trained & held
     assert 15 < len(held) < 45
@@ -91,8 +93,22 @@ def test_reading_stops_at_the_set_number_of_samples(renderer: Renderer) -> None:
 
 def test_reading_stops_when_memorys_share_is_used(renderer: Renderer) -> None:
     dataset = collect(PAIRS, renderer, limits(max_bytes=10_000))
-    assert 0 < len(dataset.train) < 20
+    assert 10 < len(dataset.train) < 40
+    assert 8_000 < dataset.size_bytes <= 10_000
     assert str(dataset.stopped_by).startswith("data.max_cache_mb")
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_samples_take_no_more_memory_than_is_counted(renderer: Renderer, fraction: float) -> None:
+    collect(PAIRS[:10], renderer, limits(holdout_fraction=0.0))  # what the renderer keeps for itself
+    tracemalloc.start()
+    dataset = Dataset()
+    with contextlib.suppress(NothingToLearnError):
+        stream = (pair(number) for number in range(1000))
+        collect(stream, renderer, limits(holdout_fraction=fraction, max_holdout_samples=1000), into=dataset)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert dataset.size_bytes / 2 < taken <= dataset.size_bytes
 
 
 def test_a_stream_read_to_its_end_was_stopped_by_nothing(renderer: Renderer) -> None:

@@ -1,0 +1,84 @@
+"""How long a job takes on this machine: measured at every job, for the estimate of the next.
+
+Of each phase the last job that went through it counts; before the first nothing is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adapter_service.settings import Settings
+from adapter_service.training.batching import TOKENS_PER_SAMPLE, planned_steps, sequences_per_step
+from adapter_service.training.dataset import BYTES_PER_ID, BYTES_PER_SAMPLE, enough_held_out
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a job may come to at most: samples to train on and held out, optimizer steps, and what is judged by.
+
+    `seen` counts a sample as often as it is trained on.
+    """
+
+    samples: int
+    held_out: int
+    steps: int
+    seen: int
+    judged_by: int
+
+
+def work_of(settings: Settings, tokens_per_sample: float = TOKENS_PER_SAMPLE) -> Work:
+    """At most what is asked for, and what `data.max_cache_mb` holds of samples of this length."""
+    room = (settings.data.max_cache_mb << 20) / (BYTES_PER_SAMPLE + BYTES_PER_ID * tokens_per_sample)
+    samples = max(1, min(settings.data.max_train_samples, int(room)))
+    gate = settings.gate
+    fraction = enough_held_out(gate.holdout_fraction, gate.min_holdout_samples, settings.data.max_train_samples)
+    held_out = min(gate.max_holdout_samples, round(samples * fraction / (1 - fraction)))
+    steps = planned_steps(samples, settings.training)
+    seen = min(steps * sequences_per_step(settings.training), samples * settings.training.num_epochs)
+    return Work(samples, held_out, steps, seen, held_out if gate.enabled else 0)
+
+
+@dataclass(slots=True)
+class Pace:
+    """Seconds of each kind of work; None while it was not measured."""
+
+    streaming_per_sample: float | None = None
+    training_per_token: float | None = None
+    evaluating_per_sample: float | None = None
+    tokens_per_sample: float = TOKENS_PER_SAMPLE
+
+    def streamed(self, samples: int, seconds: float) -> None:
+        if samples:
+            self.streaming_per_sample = seconds / samples
+
+    def trained(self, tokens: int, samples: int, seconds: float) -> None:
+        if tokens:
+            self.training_per_token, self.tokens_per_sample = seconds / tokens, tokens / samples
+
+    def evaluated(self, held_out: int, seconds: float) -> None:
+        if held_out:
+            self.evaluating_per_sample = seconds / held_out
+
+    def streaming_seconds(self, samples: int) -> float | None:
+        """Of so many samples, trained on or held out."""
+        return None if self.streaming_per_sample is None else self.streaming_per_sample * samples
+
+    def training_seconds(self, work: Work) -> float | None:
+        if self.training_per_token is None:
+            return None
+        return self.training_per_token * self.tokens_per_sample * work.seen
+
+    def evaluating_seconds(self, held_out: int) -> float | None:
+        if not held_out:
+            return 0.0
+        return None if self.evaluating_per_sample is None else self.evaluating_per_sample * held_out
+
+    def seconds(self, work: Work, *, streamed: int = 0) -> float | None:
+        """From now to the end, when `streamed` of the samples are there; None while a part of it is unknown."""
+        parts = (
+            self.streaming_seconds(max(0, work.samples + work.held_out - streamed)),
+            self.training_seconds(work),
+            self.evaluating_seconds(work.judged_by),
+        )
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
