@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -70,12 +71,19 @@ class Services:
 
     def start(self) -> None:
         remove_leftovers(self.settings.storage.state_dir, self.jobs, self.versions)
-        self.engine.when_settled(self.runner.wake)
+        self.engine.when_settled(self._base_settled)
         self.engine.start()
         self.runner.start()
         self.versions.when_live(self.sender.wake)
         self.sender.start()
         self.episodes.start()
+
+    def _base_settled(self) -> None:
+        # A full collection looks at every object that the libraries made and holds up all threads meanwhile:
+        # measured, 220 to 420 ms, each time in the middle of a job or an answer. They stay for good anyway.
+        gc.collect()
+        gc.freeze()
+        self.runner.wake()
 
     def begin_to_stop(self) -> None:
         """Tell all that runs to end where it is, and wait for nothing: the job is saved, answers are cut short."""

@@ -1,0 +1,67 @@
+"""Questions about the service are answered while its one model is busy."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from adapter_service.engine.engine import Engine, Turn
+from adapter_service.jobs.context import JobContext
+from adapter_service.jobs.job import Job, Phase
+from tests.api.conftest import MakeServices, QuickPipeline, client_of
+
+if TYPE_CHECKING:
+    from adapter_service.model_utils import BaseModel
+
+WAIT_SECONDS = 30.0
+
+
+class HoldsTheModel(QuickPipeline):
+    """Training that never pauses until it is let go: nothing else gets at the model."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.holds, self.let_go = threading.Event(), threading.Event()
+
+    def __call__(self, job: Job, context: JobContext) -> Mapping[str, Any]:
+        context.report(phase=Phase.TRAINING, step=3, total=9)
+        self._engine.run(self._work)
+        return {"asked": dict(job.request)}
+
+    def _work(self, turn: Turn) -> None:
+        self.holds.set()
+        assert self.let_go.wait(WAIT_SECONDS)
+
+
+def test_health_and_status_are_answered_while_the_model_is_held_and_a_request_waits(
+    make_services: MakeServices, tiny_base: BaseModel
+) -> None:
+    made: list[HoldsTheModel] = []
+
+    def make_pipeline(_settings: Any, engine: Engine, *_: Any) -> HoldsTheModel:
+        made.append(HoldsTheModel(engine))
+        return made[0]
+
+    services = make_services(make_pipeline, load_base=lambda note: tiny_base)
+    with client_of(services) as client, ThreadPoolExecutor(1) as pool:
+        job_id = client.post("/adapter/train-lite", json={}).json()["job_id"]
+        (training,) = made
+        try:
+            assert training.holds.wait(WAIT_SECONDS)
+            body = {"prompt": "Hi", "adapter": "base", "max_new_tokens": 1}
+            waiting = pool.submit(client.post, "/generate-lite", json=body)
+            while services.engine.waiting == 0:
+                assert not waiting.done(), waiting.result().text
+            health = client.get("/health").json()
+            status = client.get(f"/adapter/status/{job_id}").json()
+            log = client.get(f"/adapter/logs/{job_id}/tail").json()
+            assert not waiting.done()
+        finally:
+            training.let_go.set()
+        assert waiting.result(WAIT_SECONDS).status_code == 200
+    assert (health["status"], health["engine"]["working"], health["active_job"]) == ("ok", True, job_id)
+    assert health["queues"]["requests"] == 1
+    assert (status["phase"], status["step"], status["total_steps"]) == ("training", 3, 9)
+    assert log["total"] == 1
