@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +123,9 @@ def bucket(s3: Any) -> Iterator[Any]:
     s3.delete_bucket(Bucket=BUCKET)
 
 
-def s3_store(endpoint: str, **options: Any) -> S3Store:
-    return S3Store("cloud", BUCKET, prefix="team/", endpoint_url=endpoint, region="us-east-1", **KEYS, **options)
+@cache  # boto3 takes most of a second to make a client
+def s3_store(endpoint: str) -> S3Store:
+    return S3Store("cloud", BUCKET, prefix="team/", endpoint_url=endpoint, region="us-east-1", **KEYS)
 
 
 def folder_store(root: Path, writer: str = "w1") -> FolderStore:
