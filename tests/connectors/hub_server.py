@@ -71,6 +71,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
 class _Handler(BaseHTTPRequestHandler):
     state: HubServer
     protocol_version = "HTTP/1.1"
+    # Else the answers to all but the first request of a connection wait 40 ms for an acknowledgement.
+    disable_nagle_algorithm = True
 
     def log_message(self, *args: object) -> None:
         pass

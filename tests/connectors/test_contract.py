@@ -10,20 +10,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapter_service.connectors.base import Connector
 from adapter_service.connectors.tally import Tally, tallied
 from tests.connectors.conftest import open_kind
-from tests.connectors.server import FileServer
 
 Rows = list[dict[str, str]]
 Make = Callable[..., Connector]
 
 FORMATS = ["jsonl", "json", "csv", "text"]
+FILES = [
+    *(f"{file_format}{suffix}" for file_format in FORMATS for suffix in ("", ".gz")),
+    "jsonl.zst",
+    "csv.zst",
+    "parquet",
+]
 SUFFIX = {"text": "txt"}
+COMPRESS = {"": bytes, "gz": gzip.compress, "zst": zstandard.compress}
 ROWS: Rows = [
     {"text": f'नमूना {i}, "quoted" [{i}] {{}}' + ("\nsecond line" if i % 5 == 0 else ""), "language": tag}
     for i, tag in enumerate(["hi", "ta", "hi", "bn", "en"] * 5)
@@ -37,6 +46,10 @@ def encoded(rows: Rows, file_format: str) -> bytes:
         return json.dumps(rows, ensure_ascii=False, indent=1).encode()
     if file_format == "text":
         return "".join(" ".join(row["text"].splitlines()) + "\n" for row in rows).encode()
+    if file_format == "parquet":
+        columns = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), columns, row_group_size=7)
+        return columns.getvalue()
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=["text", "language"])
     writer.writeheader()
@@ -47,26 +60,33 @@ def encoded(rows: Rows, file_format: str) -> bytes:
 @pytest.fixture(
     params=[
         "memory",
-        *(f"{kind}-{fmt}{gz}" for kind in ("local", "http") for fmt in FORMATS for gz in ("", ".gz")),
+        *(f"{kind}-{file}" for kind in ("local", "http") for file in FILES),
+        *(f"{kind}-{file}" for kind in ("hub", "folder") for file in ("jsonl", "parquet")),
     ]
 )
-def make(request: pytest.FixtureRequest, tmp_path: Path, server: FileServer) -> Make:
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     """Opens the same rows as each kind and format has them."""
     kind, _, file = request.param.partition("-")
     file_format, _, compression = file.partition(".")
+    name = ".".join(filter(None, ("train", SUFFIX.get(file_format, file_format), compression)))
 
     def make_it(rows: Rows, **options: Any) -> Connector:
         if kind == "memory":
             return open_kind("memory", items=rows, **options)
-        content = encoded(rows, file_format)
-        content = gzip.compress(content) if compression else content
-        name = f"a.{SUFFIX.get(file_format, file_format)}" + (".gz" if compression else "")
+        content = COMPRESS[compression](encoded(rows, file_format))
         # Text knows no language of its own.
         options |= {"defaults": {"language": "hi"}} if file_format == "text" else {}
         if kind == "http":
-            return open_kind("http", url=server.put(f"/{name}", content), allow_private=True, **options)
-        (tmp_path / name).write_bytes(content)
-        return open_kind("local", folder=tmp_path, path=name, **options)
+            url = request.getfixturevalue("server").put(f"/{name}", content)
+            return open_kind("http", url=url, allow_private=True, **options)
+        if kind == "hub":
+            request.getfixturevalue("hub").put("me/corpus", {name: content})
+            return open_kind("hf", dataset="me/corpus", **options)
+        (tmp_path / "corpus").mkdir()
+        (tmp_path / "corpus" / name).write_bytes(content)
+        if kind == "folder":
+            return open_kind("hf", folder=tmp_path, path="corpus", **options)
+        return open_kind("local", folder=tmp_path, path=f"corpus/{name}", **options)
 
     return make_it
 

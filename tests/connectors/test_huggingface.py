@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,24 +66,6 @@ IN_CONFIGS = {
     "ta/a.parquet": parquet("ta one", "ta two", "ta three"),
     "ta/b.parquet": parquet("ta four"),
 }
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """A Hub of this test alone, with an empty cache."""
-    import datasets
-    import huggingface_hub
-
-    server = HubServer()
-    httpd = server.start()
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
-    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    yield server
-    httpd.shutdown()
-    httpd.server_close()
 
 
 def open_hub(dataset: str = "me/corpus", **options: Any) -> Connector:
