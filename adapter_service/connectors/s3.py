@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any, Self
 
 import boto3
+import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
@@ -19,6 +20,11 @@ from adapter_service.connectors.registry import register
 from adapter_service.connectors.s3_errors import S3Errors
 from adapter_service.connectors.s3_object import S3Object, S3Options
 from adapter_service.errors import SourceFormatError, SourceUnreachableError
+
+# As many keys as one answer may have.
+PAGE_KEYS = 1000
+# Reads the API's description, 60 ms for each client if it did not keep it.
+_API = botocore.session.get_session().get_component("data_loader")
 
 
 class S3Spec(FileSpec):
@@ -121,7 +127,8 @@ class S3Reader:
     def _listed(self, client: Any, after: str | None) -> Iterator[str]:
         errors = S3Errors(self._spec.address, client.meta.endpoint_url)
         asked = {"Bucket": self._spec.bucket, "Prefix": self._spec.prefix, **({"StartAfter": after} if after else {})}
-        pages = iter(client.get_paginator("list_objects_v2").paginate(**asked))
+        config = {"PageSize": PAGE_KEYS}
+        pages = iter(client.get_paginator("list_objects_v2").paginate(**asked, PaginationConfig=config))
         while True:
             with errors.translated():
                 page = next(pages, None)
@@ -164,7 +171,9 @@ def _client(spec: S3Spec) -> Any:
         response_checksum_validation="when_required",
         user_agent_extra="adapter-service",
     )
-    return boto3.session.Session().client(
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _API)
+    return boto3.session.Session(botocore_session=session).client(
         "s3",
         config=config,
         endpoint_url=spec.endpoint_url or None,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 from adapter_service.connectors.base import Connector
 from adapter_service.connectors.registry import open_source
 from adapter_service.settings import SourceEntry
+from tests.connectors.hub_server import HubServer
+from tests.connectors.s3_bucket import Bucket, bucket_at, s3_endpoint
 from tests.connectors.server import FileServer
 
 Open = Callable[..., Connector]
@@ -19,6 +22,45 @@ def server() -> Iterator[FileServer]:
     files = FileServer()
     httpd = files.start()
     yield files
+    httpd.shutdown()
+    httpd.server_close()
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    with s3_endpoint() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(s3_url: str) -> Iterator[Bucket]:
+    with bucket_at(s3_url) as made:
+        yield made
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port on loopback where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub of this test alone, with an empty cache."""
+    import datasets
+    import huggingface_hub
+
+    server = HubServer()
+    httpd = server.start()
+    # What both libraries took from HF_ENDPOINT and HF_HOME when they were imported.
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    yield server
     httpd.shutdown()
     httpd.server_close()
 
