@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adapter_service.engine.answering import answer_together
 from adapter_service.adapters.artifact import check_files, write_manifest
+from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
 from adapter_service.errors import JobCancelledError

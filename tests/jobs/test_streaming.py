@@ -1,0 +1,182 @@
+"""A stream that is left and taken up again: the same samples and counts, whatever became of its source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapter_service.connectors.base import Connector, Cursor, StreamObserver
+from adapter_service.connectors.opening import source_opener
+from adapter_service.engine.engine import Engine
+from adapter_service.errors import JobCancelledError, SourceError, SourceUnreachableError, TrainingError
+from adapter_service.jobs.streaming import Streamed, stream
+from adapter_service.samples import Sample
+from adapter_service.settings import Settings, SourceEntry
+from adapter_service.training import spool
+from tests.jobs.bench import local_source, toy_records, toy_settings
+from tests.jobs.test_learning import Recorder
+
+BROKEN = [{"prompt": "no completion"}, {"prompt": 7, "completion": "seven"}]
+
+
+@pytest.fixture(autouse=True)
+def kept_at_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "KEEP_SECONDS", 0.0)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Good records with bad ones among them, behind a shuffle."""
+    records = toy_records()
+    records[10:10] = BROKEN
+    records[40:40] = BROKEN
+    return settings_for(local_source("toy", tmp_path, records))
+
+
+def settings_for(*sources: SourceEntry, **data: Any) -> Settings:
+    return toy_settings(*sources, data={"shuffle_buffer": 16, "source": "toy", **data})
+
+
+def read(engine: Engine, settings: Settings, folder: Path, watch: Recorder | None = None, **options: Any) -> Streamed:
+    return stream(settings, source_opener(settings), engine, watch or Recorder(), folder, **options)
+
+
+def leave_after(engine: Engine, settings: Settings, folder: Path, looks: int) -> None:
+    """Stop the stream when the watch is asked for the `looks`-th time."""
+    with pytest.raises(JobCancelledError):
+        read(engine, settings, folder, Recorder(cancel_at=looks))
+
+
+def same(one: Streamed, other: Streamed) -> bool:
+    return (one.dataset, one.source, one.counts) == (other.dataset, other.source, other.counts)
+
+
+@pytest.mark.parametrize("looks", [[25], [100], [60, 40, 20], [140, 10]])
+def test_a_stream_that_is_left_goes_on_with_the_same_samples_and_counts(
+    engine: Engine, settings: Settings, tmp_path: Path, looks: list[int]
+) -> None:
+    whole = read(engine, settings, tmp_path / "whole")
+    for number in looks:
+        leave_after(engine, settings, tmp_path / "left", number)
+    watch = Recorder()
+    resumed = read(engine, settings, tmp_path / "left", watch)
+    assert same(resumed, whole)
+    assert resumed.dataset.samples_hash == whole.dataset.samples_hash
+    assert (whole.counts["read"], whole.counts["skipped"]) == (84, 4)
+    assert watch.notes[0].endswith("samples were streamed before: going on from there")
+    assert 0 < resumed.samples_now < whole.samples_now
+
+
+def test_a_stream_that_ended_needs_its_source_no_more(engine: Engine, settings: Settings, tmp_path: Path) -> None:
+    whole = read(engine, settings, tmp_path / "stream")
+    (tmp_path / "toy.jsonl").unlink()
+    watch = Recorder()
+    again = read(engine, settings, tmp_path / "stream", watch)
+    assert same(again, whole)
+    assert (watch.notes, again.samples_now) == (["80 samples were streamed before: all of it"], 0)
+
+
+def test_a_stream_that_reached_its_limit_has_ended(engine: Engine, settings: Settings, tmp_path: Path) -> None:
+    few = settings.model_copy(update={"data": settings.data.model_copy(update={"max_train_samples": 7})})
+    whole = read(engine, few, tmp_path / "stream")
+    (tmp_path / "toy.jsonl").unlink()
+    assert same(read(engine, few, tmp_path / "stream"), whole)
+
+
+def test_a_source_that_changed_meanwhile_is_read_from_its_beginning(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    leave_after(engine, settings, tmp_path / "stream", 60)
+    (tmp_path / "toy.jsonl").write_text("".join(json.dumps(r) + "\n" for r in toy_records(per_letter=15)))
+    watch = Recorder()
+    resumed = read(engine, settings, tmp_path / "stream", watch)
+    assert resumed.counts["read"] == 60
+    assert same(resumed, read(engine, settings, tmp_path / "fresh"))
+    assert "the stream cannot go on where it was left" in watch.notes[1]
+    assert "streaming from the beginning" in watch.notes[1]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"training": {"seed": 5}}, {"data": {"shuffle_buffer": 8}}, {"gate": {"holdout_fraction": 0.4}}],
+)
+def test_what_was_streamed_under_other_settings_is_not_gone_on_from(
+    engine: Engine, settings: Settings, tmp_path: Path, changed: dict[str, dict[str, Any]]
+) -> None:
+    leave_after(engine, settings, tmp_path / "stream", 60)
+    sections = {name: getattr(settings, name).model_copy(update=values) for name, values in changed.items()}
+    other = settings.model_copy(update=sections)
+    with pytest.raises(TrainingError, match="of a run with another source, seed or base, or other limits"):
+        read(engine, other, tmp_path / "stream")
+    watch = Recorder()
+    assert same(
+        read(engine, other, tmp_path / "stream", watch, discards_other=True), read(engine, other, tmp_path / "fresh")
+    )
+    assert "the source or the settings changed" in watch.notes[0]
+
+
+def test_another_learning_rate_streams_the_same(engine: Engine, settings: Settings, tmp_path: Path) -> None:
+    whole = read(engine, settings, tmp_path / "stream")
+    training = settings.training.model_copy(update={"learning_rate": 0.5})
+    assert same(read(engine, settings.model_copy(update={"training": training}), tmp_path / "stream"), whole)
+
+
+class Failing(Connector):
+    """A source that goes away after some samples, for ever."""
+
+    def __init__(self, inner: Connector, after: int) -> None:
+        self._inner = inner
+        self._after = after
+
+    def check(self) -> str:
+        return "there, for now"
+
+    def stream(
+        self, after: Cursor | None = None, observer: StreamObserver | None = None
+    ) -> Iterator[tuple[Cursor, Sample]]:
+        for number, pair in enumerate(self._inner.stream(after, observer)):
+            if number == self._after:
+                raise SourceUnreachableError("it went away")
+            yield pair
+
+
+def test_a_fallback_is_gone_on_from_and_has_nothing_of_the_source_in_it(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    other = local_source("other", tmp_path, toy_records(per_letter=10))
+    both = settings.model_copy(
+        update={
+            "data": settings.data.model_copy(update={"fallback_source": "other"}),
+            "sources": {**settings.sources, "other": other},
+        }
+    )
+
+    def opener(name: str) -> Connector:
+        found = source_opener(both)(name)
+        return Failing(found, 30) if name == "toy" else found
+
+    def read_both(folder: Path, watch: Recorder) -> Streamed:
+        return stream(both, opener, engine, watch, folder)
+
+    whole = read_both(tmp_path / "whole", Recorder())
+    assert whole.counts["read"] == 40
+    with pytest.raises(JobCancelledError):
+        read_both(tmp_path / "left", Recorder(cancel_at=110))
+    watch = Recorder()
+    resumed = read_both(tmp_path / "left", watch)
+    assert same(resumed, whole)
+    assert resumed.source == "other (fallback for toy: source_unreachable)"
+    assert watch.notes[0].endswith("streamed before: going on from there")
+
+
+def test_a_source_that_went_away_for_good_fails_the_resumed_run(
+    engine: Engine, settings: Settings, tmp_path: Path
+) -> None:
+    leave_after(engine, settings, tmp_path / "stream", 60)
+    (tmp_path / "toy.jsonl").unlink()
+    with pytest.raises(SourceError):
+        read(engine, settings, tmp_path / "stream")
