@@ -48,6 +48,8 @@ _HARMLESS = frozenset({
 })  # fmt: skip
 
 datasets.disable_progress_bars()
+# Else each look at a card sends a request to a server of its own, and waits 5 s for its name without a network.
+datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
 
 @dataclass(frozen=True, slots=True)
