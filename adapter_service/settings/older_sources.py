@@ -43,10 +43,20 @@ def s3_options(options: Mapping[str, Any]) -> Options:
     return {**options} if {"key", "prefix"} & options.keys() else {**options, "prefix": ""}
 
 
+def hf_options(options: Mapping[str, Any]) -> Options:
+    """dataset_name and config_name → dataset and config."""
+    names = {"dataset_name": "dataset", "config_name": "config"}
+    return {names.get(key, key): value for key, value in options.items()}
+
+
 def without_effect(options: Mapping[str, Any]) -> tuple[Options, dict[str, str]]:
     """Split options into those that count and those that do not, with the reason."""
     kept = {key: value for key, value in options.items() if key not in NO_EFFECT_OPTIONS}
     return kept, {key: NO_EFFECT_OPTIONS[key] for key in options if key in NO_EFFECT_OPTIONS}
 
 
-CONVERSIONS: dict[str, Callable[[Mapping[str, Any]], Options]] = {"http": http_options, "s3": s3_options}
+CONVERSIONS: dict[str, Callable[[Mapping[str, Any]], Options]] = {
+    "hf": hf_options,
+    "http": http_options,
+    "s3": s3_options,
+}

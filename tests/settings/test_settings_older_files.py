@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from adapter_service.connectors.registry import open_source
 from adapter_service.errors import SettingsError
 from adapter_service.settings import Settings, load_settings
 from adapter_service.settings.older_config import OLDER, MovedTo
@@ -49,6 +50,19 @@ def test_older_lists_of_sources_become_sources(older: Settings) -> None:
         "news": "http",
     }
     assert older.sources["custom_api"].options["url"] == "https://api.example.org/v1/texts"
+
+
+def test_an_older_bucket_without_a_prefix_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "mcp_connectors.yml"
+    path.write_text("s3_sources:\n  corpus: {bucket: b}\n", encoding="utf-8")
+    settings = load_settings(None, path, {"ADAPTER_DATA__SOURCE": "corpus"})
+    assert settings.sources["corpus"].options == {"bucket": "b", "prefix": ""}
+
+
+def test_older_sources_are_as_their_connectors_want_them(older: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEWS", "abc")
+    for entry in older.sources.values():
+        open_source(entry)
 
 
 def test_an_older_token_variable_becomes_a_header(older: Settings) -> None:

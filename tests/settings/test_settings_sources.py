@@ -84,6 +84,38 @@ def test_masking_keeps_what_is_no_secret() -> None:
     assert masked(section) == section
 
 
+MIX = """
+sources:
+  stories: {kind: local, path: a.txt}
+  news: {kind: local, path: b.txt}
+  both:
+    kind: mix
+    sources:
+      stories: 3
+      news: 1
+"""
+
+
+def test_a_mix_has_the_entries_that_it_names(tmp_path: Path) -> None:
+    settings = load(tmp_path, f"{MIX}  multilingual_corpus: {{kind: local, path: c.txt}}\n")
+    assert settings.sources["both"].parts == {name: settings.sources[name] for name in ("stories", "news")}
+    assert "parts" not in str(settings.masked())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("newz", r"line 9: mix 'both' names the source 'newz', which there is not; did you mean 'news'\?"),
+        ("both", r"line 9: mix 'both' names itself; name the sources in it"),
+        ("other", r"line 9: mix 'both' names 'other', which is a mix too; name the sources in it"),
+    ],
+)
+def test_a_mix_of_what_it_cannot_be_made_of_is_refused_at_the_line(tmp_path: Path, name: str, message: str) -> None:
+    other = "  other: {kind: mix, sources: {news: 1}}\n"
+    with pytest.raises(SettingsError, match=message):
+        load(tmp_path, MIX.replace("news: 1", f"{name}: 1") + other)
+
+
 class _Spec(Section):
     url: str
     retries: int = 3
