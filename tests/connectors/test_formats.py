@@ -4,7 +4,6 @@ import gzip
 import itertools
 import json
 import tracemalloc
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapter_service.connectors.base import Connector
-from adapter_service.connectors.files import BLOCK_BYTES
-from adapter_service.connectors.files.compression import gunzip
 from adapter_service.connectors.files.json_array import read_elements
 from adapter_service.connectors.files.lines import split_lines
 from adapter_service.connectors.files.places import Place
@@ -162,38 +159,6 @@ def test_arrays_are_taken_apart_wherever_the_blocks_end(
     data = json.dumps({"a": [0], "b": values}, ensure_ascii=ascii_only, indent=indent).encode("utf-8", "replace")
     found = [json.loads(raw) for _, raw in read_elements(in_pieces(data, size), Place(), ["b"], 10_000)]
     assert found == json.loads(data)["b"]
-
-
-@given(st.lists(st.binary(max_size=200), max_size=4), st.integers(1, 50))
-def test_every_member_of_a_gzip_file_is_read_wherever_the_blocks_end(parts: list[bytes], size: int) -> None:
-    data = b"".join(gzip.compress(part) for part in parts)
-    assert b"".join(gunzip(in_pieces(data, size), "a.gz")) == b"".join(parts)
-
-
-def test_a_gzip_file_that_grows_a_hundredfold_comes_out_in_bounded_blocks() -> None:
-    text = b"the same line over and over\n" * 50_000
-    blocks = list(gunzip(in_pieces(gzip.compress(text), 700), "a.gz"))
-    assert b"".join(blocks) == text
-    assert max(map(len, blocks)) <= BLOCK_BYTES
-
-
-def test_a_gzip_file_that_was_cut_short_is_an_error(open_local: Open) -> None:
-    content = gzip.compress(b"one\ntwo\n" * 100)
-    with pytest.raises(SourceFormatError, match="cut short"):
-        read(open_local("a.txt.gz", content[:-9]))
-
-
-def test_what_is_not_gzip_is_an_error(open_local: Open) -> None:
-    with pytest.raises(SourceFormatError, match="not valid gzip data"):
-        read(open_local("a.txt.gz", b"one\ntwo\n"))
-
-
-def test_a_gzip_bomb_is_left_after_a_few_megabytes() -> None:
-    bomb = zlib.compressobj(wbits=31)
-    data = b"".join(bomb.compress(b"\n" * 1_000_000) for _ in range(60)) + bomb.flush()
-    with pytest.raises(SourceFormatError, match="more than 300 times"):
-        for _ in gunzip(in_pieces(data, 4096), "a.gz"):
-            pass
 
 
 def test_several_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def unzstd(blocks: Iterator[bytes], label: str) -> Iterator[bytes]:
     frames = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
     decoder = frames.decompressobj()
     read = written = 0
+    out = bytearray()
     for block in blocks:
-        out = bytearray()
         for start in range(0, len(block), _ZSTD_PIECE_BYTES):
             rest = block[start : start + _ZSTD_PIECE_BYTES]
             read += len(rest)
@@ -93,13 +93,15 @@ def unzstd(blocks: Iterator[bytes], label: str) -> Iterator[bytes]:
                 out += _unpack(decoder, rest, label)
                 rest = decoder.unused_data if decoder.eof else b""
             _check_ratio(read, written + len(out), label, "zst")
-            if len(out) >= BLOCK_BYTES:
-                written += len(out)
-                yield bytes(out)
-                out.clear()
+            while len(out) >= BLOCK_BYTES:
+                written += BLOCK_BYTES
+                yield bytes(out[:BLOCK_BYTES])
+                del out[:BLOCK_BYTES]
+        # What is there is given at the end of each block: the next may be long in coming.
         written += len(out)
         if out:
             yield bytes(out)
+            out.clear()
     if read and not decoder.eof:
         raise _cut_short(read, label, "zst")
 

@@ -47,7 +47,8 @@ def read_parquet(file: ByteFile, start: Place, spec: FileSpec) -> Iterator[Found
         with pq.ParquetFile(parts, buffer_size=_BUFFER_BYTES, pre_buffer=False) as parquet:
             yield from _rows(parquet, start.line, spec)
     except (pa.ArrowException, OSError) as error:
-        raise SourceFormatError(f"not readable as Parquet ({error}); it is damaged: write it again") from error
+        reason = " ".join(str(error).split())
+        raise SourceFormatError(f"not readable as Parquet ({reason}); it is damaged: write it again") from error
 
 
 def _rows(parquet: pq.ParquetFile, done: int, spec: FileSpec) -> Iterator[Found]:
