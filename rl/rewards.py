@@ -54,7 +54,7 @@ class RewardSettings:
     diversity_weight: Weight = 0.15
     script_weight: Weight = 0.2
     language_weight: Weight = 0.2
-    target_characters: Annotated[int, Bounds(1, 1_000_000)] = 20
+    target_characters: Annotated[int, Bounds(1, 1_000_000)] = 12
     max_characters: Annotated[int, Bounds(1, 10_000_000)] = 2000
 
     def faults(self) -> list[str]:

@@ -17,7 +17,7 @@ _UNFINISHED = ".unfinished"
 
 
 class FolderDestination:
-    """Copies into a temporary file beside the target, waits for the disk, and gives it its name."""
+    """Below `root`, which has to exist: a temporary file beside the target gets its name once it is on the disk."""
 
     def __init__(self, root: Path, place: Place) -> None:
         self._root = root
@@ -26,13 +26,16 @@ class FolderDestination:
 
     def send(self, piece: Piece, notes: Notes) -> Outcome:  # noqa: ARG002 - a copy begins anew
         target = self._root / piece.name
+        if not self._root.is_dir():
+            # Made here, it would fill this disk and hide the share once that is mounted.
+            raise RefusedError(f"{self.label}: there is no folder {str(self._root)!r}; make it, or mount the share")
         try:
             if target.exists():
                 return _same(target, piece)
             target.parent.mkdir(parents=True, exist_ok=True)
             _forget_unfinished(target)
             return _copy(piece, target)
-        except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
             raise RefusedError(f"{self.label}: {error.strerror}; make it a folder that may be written to") from error
         except OSError as error:  # a full disk, or a share that is away
             raise UnreachableError(

@@ -42,9 +42,12 @@ class HttpDestination:
     `token` goes as `Authorization: Bearer`.
     """
 
-    def __init__(self, address: str, *, token: str | None = None) -> None:
+    def __init__(
+        self, address: str, *, token: str | None = None, timeout_seconds: tuple[float, float] = TIMEOUT_SECONDS
+    ) -> None:
         self._address: SplitResult = urlsplit(address)
         self._token = token
+        self._timeout_seconds = timeout_seconds
         signed = bool(self._address.query)
         path = self._address.path
         # A signed address is what it is, whatever it ends in.
@@ -89,7 +92,7 @@ class HttpDestination:
         )
 
     def _ask(self, session: requests.Session, piece: Piece) -> _Found:
-        answer = session.head(self._url(piece), timeout=TIMEOUT_SECONDS, allow_redirects=False)
+        answer = session.head(self._url(piece), timeout=self._timeout_seconds, allow_redirects=False)
         if answer.status_code in _NOT_THERE:
             return _Found("nothing")
         if answer.status_code not in _TAKEN:
@@ -111,7 +114,7 @@ class HttpDestination:
 
     def _reads_the_same(self, session: requests.Session, piece: Piece) -> bool:
         found, size = hashlib.sha256(), 0
-        with session.get(self._url(piece), timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True) as answer:
+        with session.get(self._url(piece), timeout=self._timeout_seconds, allow_redirects=False, stream=True) as answer:
             if answer.status_code not in _TAKEN:
                 raise self._error_of(answer.status_code)
             for block in answer.iter_content(_BLOCK):
@@ -139,7 +142,7 @@ class HttpDestination:
                 self._url(piece),
                 data=_Rest(file, piece.bytes - offset),
                 headers=headers,
-                timeout=TIMEOUT_SECONDS,
+                timeout=self._timeout_seconds,
                 allow_redirects=False,
             ).status_code
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 PART_BYTES = 8 << 20  # S3 takes no less than 5 MiB but for the last
 _MAX_PARTS = 10_000
-_CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
+TIMEOUT_SECONDS = (10.0, 60.0)  # to connect; between two pieces of an answer
 # Under `IfNoneMatch="*"`: it is there, or somebody else is putting it there in this moment.
 _EXISTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _GONE = {"NoSuchUpload", "NoSuchKey", "NotFound", "404"}
@@ -39,6 +39,7 @@ class S3Destination:
         region: str | None = None,
         part_bytes: int = PART_BYTES,
         attempts: int = 3,
+        timeout_seconds: tuple[float, float] = TIMEOUT_SECONDS,
     ) -> None:
         self.place = place
         self.label = f"s3://{bucket}/{place.path.lstrip('/')}" + (f" at {endpoint_url}" if endpoint_url else "")
@@ -46,6 +47,7 @@ class S3Destination:
         self._endpoint_url, self._region = endpoint_url, region
         self._part_bytes = part_bytes
         self._attempts = attempts
+        self._timeout_seconds = timeout_seconds
 
     @cached_property
     def _client(self) -> Any:
@@ -53,8 +55,8 @@ class S3Destination:
         from botocore.config import Config
 
         config = Config(
-            connect_timeout=_CONNECT_SECONDS,
-            read_timeout=_READ_SECONDS,
+            connect_timeout=self._timeout_seconds[0],
+            read_timeout=self._timeout_seconds[1],
             retries={"mode": "standard", "total_max_attempts": self._attempts},
             # A host of one's own (MinIO, a NAS) rarely answers to bucket names as hosts.
             s3={"addressing_style": "path" if self._endpoint_url else "auto"},

@@ -50,11 +50,18 @@ def destination_of(
         endpoint_url = endpoint_url or environ.get("S3_ENDPOINT_URL")
         return S3Destination(parts.netloc, place, endpoint_url=endpoint_url, region=region)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and len(parts.path) > 1:
-        return FolderDestination(Path("/"), Place(unquote(parts.path).lstrip("/")))
+        return _folder(unquote(parts.path))
     if parts.scheme in {"http", "https"} and parts.netloc:
         return HttpDestination(upload_path, token=environ.get("RL_UPLOAD_TOKEN"))
     shown = f"{parts.scheme}://{parts.netloc}{parts.path}" if parts.scheme else upload_path
     raise ConfigError(f"the upload path is {shown[:200]!r}; wanted is {_KINDS}")
+
+
+def _folder(path: str) -> FolderDestination:
+    """The folder that is named has to be there; those that a run id makes are made."""
+    fixed = path.partition("{")[0]
+    root = fixed if fixed == path and not path.endswith(".jsonl") else fixed.rpartition("/")[0]
+    return FolderDestination(Path(root or "/"), Place(path[len(root) :].lstrip("/")))
 
 
 def said_of(report: Report, label: str) -> str:
