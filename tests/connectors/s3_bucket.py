@@ -10,7 +10,6 @@ from typing import Any
 from uuid import uuid4
 
 import boto3
-from moto.server import ThreadedMotoServer
 
 KEYS = {"access_key_id": "test-key", "secret_access_key": "test-secret"}
 
@@ -38,6 +37,9 @@ def s3_endpoint() -> Iterator[str]:
     if url := os.environ.get("S3_ENDPOINT_URL"):
         yield url
         return
+    # It takes a second to import, which other tests need not wait for.
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -18,8 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapter_service.connectors.base import Connector
+from adapter_service.connectors.registry import open_source
 from adapter_service.connectors.tally import Tally, tallied
+from adapter_service.settings import SourceEntry
 from tests.connectors.conftest import open_kind
+from tests.connectors.s3_bucket import Bucket
+from tests.connectors.test_qdrant import fill_folder
 
 Rows = list[dict[str, str]]
 Make = Callable[..., Connector]
@@ -62,6 +66,9 @@ def encoded(rows: Rows, file_format: str) -> bytes:
         "memory",
         *(f"{kind}-{file}" for kind in ("local", "http") for file in FILES),
         *(f"{kind}-{file}" for kind in ("hub", "folder") for file in ("jsonl", "parquet")),
+        "s3",
+        "qdrant",
+        "mix",
     ]
 )
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
@@ -71,8 +78,10 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     name = ".".join(filter(None, ("train", SUFFIX.get(file_format, file_format), compression)))
 
     def make_it(rows: Rows, **options: Any) -> Connector:
-        if kind == "memory":
-            return open_kind("memory", items=rows, **options)
+        if kind == "s3":
+            return open_bucket(request.getfixturevalue("bucket"), rows, **options)
+        if kind in {"memory", "mix", "qdrant"}:
+            return open_without_files(kind, rows, tmp_path, **options)
         content = COMPRESS[compression](encoded(rows, file_format))
         # Text knows no language of its own.
         options |= {"defaults": {"language": "hi"}} if file_format == "text" else {}
@@ -89,6 +98,31 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
         return open_kind("local", folder=tmp_path, path=f"corpus/{name}", **options)
 
     return make_it
+
+
+def open_bucket(bucket: Bucket, rows: Rows, **options: Any) -> Connector:
+    """The rows in several objects of several formats below one prefix."""
+    bucket.put("texts/1.jsonl", encoded(rows[:9], "jsonl"))
+    bucket.put("texts/2.parquet", encoded(rows[9:20], "parquet"))
+    bucket.put("texts/3.csv.gz", gzip.compress(encoded(rows[20:], "csv")))
+    return open_kind("s3", prefix="texts/", **bucket.options, **options)
+
+
+def open_without_files(kind: str, rows: Rows, folder: Path, **options: Any) -> Connector:
+    if kind == "mix":
+        return open_mix_of_one(rows, **options)
+    if kind == "memory":
+        return open_kind("memory", items=rows, **options)
+    fill_folder(folder / "folder", rows, "corpus")
+    return open_kind("qdrant", folder=folder, path="folder", collection="corpus", page_points=4, **options)
+
+
+def open_mix_of_one(rows: Rows, *, seed: int = 0, shuffle_buffer: int = 0, **options: Any) -> Connector:
+    """A mix keeps the order of each source alone; `test_mixing.py` has those of several."""
+    part = SourceEntry(name="part", kind="memory", options={"items": rows})
+    only = options.pop("only", ())
+    mix = SourceEntry(name="corpus", kind="mix", options={"sources": {"part": 1}, **options}, parts={"part": part})
+    return open_source(mix, languages=only, seed=seed, shuffle_buffer=shuffle_buffer)
 
 
 def assert_resumes_after_every_cursor(connector: Connector) -> None:
