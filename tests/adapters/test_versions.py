@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from adapter_service.adapters import Version, VersionStatus, VersionStore
-from adapter_service.database import Database
+from adapter_service.adapters.artifact import place_folder
+from adapter_service.adapters.lease import Lease
+from adapter_service.database import MIGRATIONS, Database
 from adapter_service.errors import (
     AdapterFormatError,
+    ConflictError,
     InvalidParameterError,
     NoVersionToRollBackError,
     SupersededError,
@@ -189,3 +193,146 @@ def test_damage_on_disk_is_found(shelf: Shelf) -> None:
     (version.path / "adapter_model.safetensors").write_bytes(b"?")
     with pytest.raises(AdapterFormatError, match="damaged"):
         shelf.store.verify(version)
+
+
+def test_a_removed_version_is_found_by_nobody_and_its_number_is_not_given_again(shelf: Shelf) -> None:
+    shelf.live(1)
+    removed = shelf.publish(2)
+    assert shelf.store.remove(removed) is None
+    with pytest.raises(UnknownAdapterError):
+        shelf.store.resolve("hindi@2")
+    assert shelf.store.delete_files(removed, wait=False)
+    assert not removed.path.exists()
+    assert shelf.publish(3).reference == "hindi@3"
+    assert shelf.publish(2).reference == "hindi@4"
+
+
+def test_the_live_version_is_removed_by_force_only_and_the_one_below_is_live_again(shelf: Shelf) -> None:
+    first, second = shelf.live(1), shelf.live(2)
+    with pytest.raises(ConflictError, match=r"hindi@2 is live and answers under the name 'hindi'; roll back"):
+        shelf.store.remove(second)
+    assert shelf.store.live("hindi") == second
+    revived = shelf.store.remove(second, force=True)
+    assert revived is not None
+    assert (revived.number, revived.status) == (first.number, VersionStatus.LIVE)
+    assert shelf.store.remove(revived, force=True) is None
+    assert shelf.store.live("hindi") is None
+
+
+def test_rollbacks_pass_over_what_was_removed(shelf: Shelf) -> None:
+    shelf.live(1)
+    second = shelf.live(2)
+    shelf.store.go_live(shelf.store.resolve("hindi@1"))
+    shelf.live(3)
+    shelf.store.remove(shelf.store.resolve(second.reference))
+    assert shelf.store.rollback("hindi").number == 1
+    with pytest.raises(NoVersionToRollBackError):  # and not once more to the same
+        shelf.store.rollback("hindi")
+
+
+def test_removing_what_is_not_there_says_what_is(shelf: Shelf) -> None:
+    version = shelf.publish(1)
+    shelf.publish(2)
+    shelf.store.remove(version)
+    with pytest.raises(UnknownAdapterError, match=r"there are: hindi@2 \(candidate\)"):
+        shelf.store.remove(version)
+
+
+def test_files_stay_while_a_request_reads_them_and_go_with_the_last(shelf: Shelf) -> None:
+    version = shelf.publish(1)
+    first, second = Lease(version.path), Lease(version.path)
+    shelf.store.remove(version)
+    first.release()
+    assert not shelf.store.delete_files(version, wait=False)
+    assert shelf.store.sweep() == []
+    shelf.store.verify(version)
+    second.release()
+    assert shelf.store.sweep() == [version.key]
+    assert not version.path.exists()
+    with pytest.raises(FileNotFoundError):
+        Lease(version.path)
+
+
+def test_a_removal_that_was_cut_short_is_finished_by_the_next_sweep(shelf: Shelf) -> None:
+    version = shelf.publish(1)
+    shelf.store.remove(version)  # and the power goes
+    assert version.path.exists()
+    assert shelf.store.sweep() == [version.key]
+    assert not version.path.exists()
+
+
+def test_a_deletion_that_was_cut_short_leaves_nothing_for_good(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    def power_cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    version = shelf.publish(1)
+    shelf.store.remove(version)
+    monkeypatch.setattr("adapter_service.adapters.versions.shutil.rmtree", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        shelf.store.delete_files(version, wait=True)
+    monkeypatch.undo()
+    assert shelf.store.sweep() == []
+    assert list((shelf.folder / "adapters").iterdir()) == [shelf.folder / "adapters" / "hindi"]
+    assert list((shelf.folder / "adapters" / "hindi").iterdir()) == []
+
+
+def test_a_sweep_takes_no_version_that_has_its_row(shelf: Shelf) -> None:
+    kept, removed = shelf.publish(1), shelf.publish(2)
+    shelf.store.remove(removed)
+    again = shelf.publish(2)
+    assert shelf.store.sweep() == []
+    for version in (kept, again):
+        shelf.store.verify(version)
+
+
+def test_what_was_published_again_is_not_deleted_with_what_it_replaces(shelf: Shelf) -> None:
+    removed = shelf.publish(1)
+    shelf.store.remove(removed)
+    again = shelf.publish(1)
+    assert again.path == removed.path
+    assert shelf.store.delete_files(removed, wait=True)
+    shelf.store.verify(again)
+
+
+def test_a_publication_under_way_in_another_process_is_not_swept(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.publish(1)
+    swept: list[list[str]] = []
+    threads: list[threading.Thread] = []
+
+    def place_and_be_swept(work: Path, target: Path) -> None:
+        place_folder(work, target)
+        other = VersionStore(Database(shelf.folder / "service.db"), shelf.folder / "adapters")
+        threads.append(threading.Thread(target=lambda: swept.append(other.sweep())))
+        threads[0].start()
+
+    monkeypatch.setattr("adapter_service.adapters.versions.place_folder", place_and_be_swept)
+    version = shelf.publish(2)
+    threads[0].join()
+    assert swept == [[]]
+    shelf.store.verify(version)
+
+
+def test_every_change_leaves_an_event(shelf: Shelf) -> None:
+    shelf.live(1)
+    shelf.store.reject(shelf.publish(2), ["No gain."])
+    shelf.live(3)
+    shelf.store.rollback("hindi")
+    shelf.store.remove(shelf.store.resolve("hindi@2"))
+    events = shelf.database.read("SELECT version, kind FROM version_events ORDER BY number")
+    assert [(row["version"], row["kind"]) for row in events] == [
+        (1, "candidate"), (1, "live"), (2, "candidate"), (2, "rejected"), (3, "candidate"), (3, "live"), (1, "live"),
+        (2, "removed"),
+    ]  # fmt: skip
+
+
+def test_versions_of_an_older_database_keep_their_numbers(tmp_path: Path) -> None:
+    database = Database(tmp_path / "service.db", MIGRATIONS[:3])
+    with database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO versions VALUES ('hindi', 7, ?, 'live', '2026-01-01T00:00:00+00:00', NULL, 'b', NULL, '{}')",
+            (f"{7:064x}",),
+        )
+    database.close()
+    shelf = Shelf(tmp_path)
+    assert shelf.publish(1).number == 8
+    shelf.database.close()
