@@ -44,14 +44,14 @@ def run(*, full: bool, console: Console | None = None) -> None:
     try:
         with TemporaryDirectory() as folder:
             streamed = stream(settings, source_opener(settings), engine, _Silent(console), Path(folder))
-        curve = engine.run(lambda turn: _curve(turn, settings, streamed.dataset.train, console))
+        engine.run(lambda turn: _measure(turn, settings, streamed.dataset.train, console))
     finally:
         engine.stop()
-    write_results(RESULTS, [row for moment, scored in curve for row in _rows(moment, scored)])
     console.print(f"curve in {RESULTS}")
 
 
-def _curve(turn: Turn, settings: Settings, samples: list[Any], console: Console) -> list[tuple[str, Evaluation]]:
+def _measure(turn: Turn, settings: Settings, samples: list[Any], console: Console) -> None:
+    """Train, and at every mark write the curve as far as it is known: an hour's run may be stopped."""
     from adapter_service.lora.adapter import Adapter
     from adapter_service.training.batching import planned_steps
     from adapter_service.training.loop import Hooks, TrainingState, begin, train
@@ -61,7 +61,7 @@ def _curve(turn: Turn, settings: Settings, samples: list[Any], console: Console)
     total = planned_steps(len(samples), settings.training)
     training = settings.training.model_copy(update={"save_steps": max(1, total // MARKS)})
     adapter = Adapter.fresh(lora_config(settings), turn.layers, seed=training.seed, device=turn.base.device)
-    curve: list[tuple[str, Evaluation]] = []
+    rows: list[Result] = []
     evaluating = 0.0
     started = time.monotonic()
 
@@ -71,14 +71,14 @@ def _curve(turn: Turn, settings: Settings, samples: list[Any], console: Console)
         minutes = (paused_at - started - evaluating) / 60
         scored = _evaluate(turn, settings, state.adapter, pairs, rest)
         moment = f"{minutes:.1f} min, {state.totals.samples} samples"
-        curve.append((moment, scored))
+        rows.extend(_rows(moment, scored))
+        write_results(RESULTS, rows)
         console.print(f"{moment}: chrF {scored.total.chrf:.1f}, right {scored.total.ok}", soft_wrap=True)
         evaluating += time.monotonic() - paused_at
 
     state = begin(adapter, training)
     train(turn.base, samples, state, training, Hooks(pause=turn.pause, save=mark))
     mark(state)
-    return curve
 
 
 def _evaluate(turn: Turn, settings: Settings, adapter: Any, pairs: list[Any], rest: list[Any]) -> Evaluation:
