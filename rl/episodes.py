@@ -5,6 +5,9 @@ A row has every field of the older service's episodes (`run_id`, `episode_index`
 log-probabilities of the policy and of the sampling, and which base, tokenizer, template and adapter
 version made them. Every row has all fields in one order, and each the same shape or null: Arrow, which
 `datasets` reads with, takes no other. What is free is text (`meta.extra`, JSON within JSON).
+
+`load_dataset("json", data_files=…)` reads a shard. Of many it takes the types from the first, where a
+field may be null throughout: `features=Features.from_dict(features())` tells it the types of all.
 """
 
 from __future__ import annotations
@@ -159,6 +162,49 @@ def row_of(episode: Episode, episode_index: int, settings: RewardSettings) -> di
             "extra": _as_json(episode.extra),
         },
     }
+
+
+def features() -> dict[str, Any]:
+    """The types of a row, as `datasets.Features.from_dict` takes them."""
+    return {name: _feature(kind) for name, kind in _TYPES.items()}
+
+
+def _feature(kind: Any) -> Any:
+    if isinstance(kind, Mapping):
+        return {name: _feature(member) for name, member in kind.items()}
+    if isinstance(kind, list):
+        return {"_type": "List", "feature": _feature(kind[0])}
+    return {"_type": "Value", "dtype": kind}
+
+
+_COMPONENT_TYPES = dict.fromkeys(COMPONENTS, "float64")
+_TYPES: dict[str, Any] = {
+    "schema_version": "int64",
+    **dict.fromkeys(("episode_id", "run_id"), "string"),
+    "episode_index": "int64",
+    **dict.fromkeys(("timestamp", "env_name", "session_id", "group_id", "adapter_id"), "string"),
+    "adapter_version": "int64",
+    **dict.fromkeys(("adapter_key", "base_model", "base_sha", "tokenizer_sha", "template_sha", "prompt"), "string"),
+    "prompt_token_ids": ["int64"],
+    "output": "string",
+    "completion_token_ids": ["int64"],
+    "completion_logprobs": ["float64"],
+    "sampling_logprobs": ["float64"],
+    "sampling": {
+        "do_sample": "bool",
+        **dict.fromkeys(("temperature", "top_p"), "float64"),
+        "top_k": "int64",
+        "repetition_penalty": "float64",
+        **dict.fromkeys(("max_new_tokens", "min_new_tokens", "seed"), "int64"),
+    },
+    "stop_reason": "string",
+    "reward": "float64",
+    "reward_components": _COMPONENT_TYPES,
+    "reward_weights": _COMPONENT_TYPES,
+    **dict.fromkeys(("reward_source", "reward_ts"), "string"),
+    "latency_s": "float64",
+    "meta": dict.fromkeys(("source", "language", "trace_id", "extra"), "string"),
+}
 
 
 def _rewarded(given: float | None, scored: Score, at: str) -> dict[str, Any]:
