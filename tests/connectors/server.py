@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -20,6 +21,9 @@ class Faults:
     trickle_seconds: float = 0.0
     etag: str = '"v1"'
     empty_answers: bool = False
+    is_stalling: bool = False
+    retry_after: str = ""
+    is_endless: bool = False
 
 
 @dataclass
@@ -70,7 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404)
         elif faults.busy:
             faults.busy -= 1
-            self._answer(503)
+            self._answer(503, {"Retry-After": faults.retry_after} if faults.retry_after else {})
+        elif faults.is_endless:
+            self._endless(self.state.files[self.path])
         else:
             self._file(self.state.files[self.path])
 
@@ -101,10 +107,24 @@ class _Handler(BaseHTTPRequestHandler):
             faults.drops -= 1
             self.wfile.write(content[: len(content) // 2])
             self.close_connection = True
+        elif faults.is_stalling and content:
+            self.wfile.write(content[: len(content) // 2])
+            # The rest never comes; the client hangs up.
+            self.rfile.read(1)
+            self.close_connection = True
         elif faults.trickle_seconds:
             self._trickle(content)
         else:
             self.wfile.write(content)
+
+    def _endless(self, content: bytes) -> None:
+        """The content again and again, without a length or an end, until the client hangs up."""
+        self.send_response(200)
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            while True:
+                self.wfile.write(content)
 
     def _trickle(self, content: bytes) -> None:
         try:

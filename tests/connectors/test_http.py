@@ -5,6 +5,9 @@ import itertools
 import json
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -94,6 +97,67 @@ def test_the_wait_between_attempts_doubles() -> None:
     with pytest.raises(SourceUnreachableError):
         next(file.blocks(0))
     assert waits == [0.5, 1.0, 2.0]
+
+
+def read_with_pauses(server: FileServer, waits: list[float]) -> bytes:
+    options = http_file.HttpOptions(attempts=4, backoff_seconds=0.5, sleep=waits.append)
+    url = f"{server.url}/a.jsonl"
+    file = http_file.HttpFile(url, lambda: Outbound(headers={}, timeout_seconds=9, allow_private=True), options)
+    return b"".join(file.blocks(0))
+
+
+def test_the_pause_that_a_busy_server_asks_for_is_kept(server: FileServer) -> None:
+    server.put("/a.jsonl", CONTENT)
+    server.faults.busy, server.faults.retry_after = 2, "7"
+    waits: list[float] = []
+    assert read_with_pauses(server, waits) == CONTENT
+    assert waits == [7.0, 7.0]
+
+
+@pytest.mark.parametrize("asked", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "-5"])
+def test_a_pause_in_the_past_or_in_other_words_is_that_of_any_failure(server: FileServer, asked: str) -> None:
+    server.put("/a.jsonl", CONTENT)
+    server.faults.busy, server.faults.retry_after = 1, asked
+    waits: list[float] = []
+    assert read_with_pauses(server, waits) == CONTENT
+    assert waits == [0.5]
+
+
+def test_a_pause_until_a_date_is_kept(server: FileServer) -> None:
+    server.put("/a.jsonl", CONTENT)
+    server.faults.busy = 1
+    server.faults.retry_after = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    waits: list[float] = []
+    assert read_with_pauses(server, waits) == CONTENT
+    assert 0.5 < waits[0] <= 60
+
+
+def test_a_pause_that_is_too_long_is_told_instead(server: FileServer) -> None:
+    server.put("/a.jsonl", CONTENT)
+    server.faults.busy, server.faults.retry_after = 1, "3600"
+    waits: list[float] = []
+    with pytest.raises(SourceUnreachableError, match=r"503.*asks to come back in 3600 s, more than 120 s are waited"):
+        read_with_pauses(server, waits)
+    assert not waits
+
+
+def test_a_few_bytes_for_each_connection_are_no_progress(server: FileServer, open_http: Open) -> None:
+    server.put("/a.jsonl", CONTENT[:400])
+    server.faults.drops = 100
+    with pytest.raises(SourceUnreachableError, match=r"\(4 attempts\)"):
+        texts(open_http())
+    assert [request["range"] for request in server.requests][:3] == ["bytes=0-999", "bytes=200-1199", "bytes=300-1299"]
+
+
+def test_a_part_of_a_file_is_one_request(server: FileServer) -> None:
+    url = server.put("/a.jsonl", CONTENT)
+    connect = partial(Outbound, headers={}, timeout_seconds=9, allow_private=True)
+    with http_file.HttpFile(url, connect, http_file.HttpOptions()) as file:
+        assert b"".join(file.blocks(1500, 4000)) == CONTENT[1500:4000]
+        assert b"".join(file.blocks(len(CONTENT) - 5, len(CONTENT) + 5)) == CONTENT[-5:]
+        assert file.stamp["size"] == len(CONTENT)
+    at_the_end = f"bytes={len(CONTENT) - 5}-{len(CONTENT) + 4}"
+    assert [request["range"] for request in server.requests] == ["bytes=1500-3999", at_the_end]
 
 
 def test_answers_with_nothing_in_them_are_given_up(server: FileServer, open_http: Open) -> None:
