@@ -1,0 +1,70 @@
+"""Starts the real server again and again, quickly: `python -m tests.chaos.launcher`, for `service.py` to drive.
+
+What takes seconds, importing torch, is done once; each line on standard input then forks a process that
+serves the real application with uvicorn. One line of JSON says where it listens, and a second how it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+from tests.chaos.points import patch_all
+
+
+def main() -> None:
+    _import_all()
+    for _ in iter(sys.stdin.readline, ""):
+        listener = socket.create_server(("127.0.0.1", 0))
+        child = os.fork()
+        if child == 0:
+            _serve(listener)
+        _say(pid=child, port=listener.getsockname()[1])
+        listener.close()
+        _, status = os.waitpid(child, 0)
+        _say(exit_code=os.waitstatus_to_exitcode(status))
+
+
+def _import_all() -> None:
+    """What a start imports, without loading or computing anything: a process with threads cannot be forked."""
+    import transformers.models.auto.modeling_auto
+    import transformers.models.auto.tokenization_auto
+    import transformers.models.llama.modeling_llama
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401
+
+    import adapter_service.api.app
+    import adapter_service.connectors.local
+    import adapter_service.engine.decoding
+    import adapter_service.jobs.evaluating
+    import adapter_service.jobs.pipeline
+    import adapter_service.lora.folder
+    import adapter_service.model_utils
+    import adapter_service.rendering
+    import adapter_service.training.checkpoint
+    import adapter_service.training.evaluation
+    import adapter_service.training.loop  # noqa: F401
+
+
+def _serve(listener: socket.socket) -> None:
+    """Never returns."""
+    import uvicorn
+
+    from adapter_service.api import app
+
+    patch_all(Path(os.environ["ADAPTER_STATE_DIR"]))
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        os._exit(0)
+
+
+def _say(**what: int) -> None:
+    print(json.dumps(what), flush=True)  # noqa: T201 - it is read by a program
+
+
+if __name__ == "__main__":
+    main()
