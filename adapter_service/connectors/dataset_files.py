@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # whichever HTTP library it was built on
 
 from adapter_service.connectors.files import FileFormat, FileSpec
 from adapter_service.errors import EmptySourceError, SourceError, SourceFormatError, SourceUnreachableError

@@ -36,7 +36,7 @@ FILES = [
     "parquet",
 ]
 SUFFIX = {"text": "txt"}
-COMPRESS = {"": bytes, "gz": gzip.compress, "zst": zstandard.compress}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"": bytes, "gz": gzip.compress, "zst": zstandard.compress}
 ROWS: Rows = [
     {"text": f'नमूना {i}, "quoted" [{i}] {{}}' + ("\nsecond line" if i % 5 == 0 else ""), "language": tag}
     for i, tag in enumerate(["hi", "ta", "hi", "bn", "en"] * 5)
@@ -65,7 +65,8 @@ def encoded(rows: Rows, file_format: str) -> bytes:
     params=[
         "memory",
         *(f"{kind}-{file}" for kind in ("local", "http") for file in FILES),
-        *(f"{kind}-{file}" for kind in ("hub", "folder") for file in ("jsonl", "parquet")),
+        "hub-parquet",
+        "folder-jsonl",
         "s3",
         "qdrant",
         "mix",

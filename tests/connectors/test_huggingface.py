@@ -264,7 +264,7 @@ def test_a_stream_that_is_left_has_fetched_a_part_and_stored_next_to_nothing(hub
         ({"path": "c", "revision": "main"}, "a folder has neither"),
     ],
 )
-def test_a_faulty_entry_is_refused_when_it_is_opened(options: dict[str, str], said: str) -> None:
+def test_a_faulty_entry_is_refused_when_it_is_opened(options: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         open_kind("hf", **options)
 

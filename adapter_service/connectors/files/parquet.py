@@ -94,7 +94,7 @@ def _values(batch: pa.RecordBatch, max_bytes: int) -> Iterator[Mapping[str, Any]
 
 
 def _batch_rows(group: pq.RowGroupMetaData) -> int:
-    bytes_per_row = group.total_byte_size // max(1, group.num_rows)
+    bytes_per_row: int = group.total_byte_size // max(1, group.num_rows)
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, bytes_per_row)))
 
 
