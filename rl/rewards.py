@@ -11,7 +11,8 @@ the mean. All of them can be gamed: they say that an answer looks like one, neve
   arXiv:1510.03055); characters take the place of words in scripts without spaces.
 - script: share of the letters in the script of the language that was asked for.
 - language: 1 or 0, whether a detector takes the answer for that language. This package has none: it is
-  what the service said, and null where nobody did.
+  what the service said, and null where nobody did. A "no" of a word or two in the right script is null too:
+  that short, languages of one script cannot be told apart.
 
 The service's judge (`adapter_service/languages/answers.py`) decides yes or no and knows instructions
 and languages; a reward wants a slope to climb, so the two share ideas and no code.
@@ -24,11 +25,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated
 
-from rl.unicode_text import graphemes, script_of_language, script_share, units
+from rl.unicode_text import graphemes, letters, script_of_language, script_share, units
 
 # A name or a number may well be the same in both languages; two words in a row hardly are.
 _MIN_COPIED_UNITS = 2
 _MAX_PERIOD = 64
+_MIN_WORDS, _MIN_LETTERS, _RIGHT_SCRIPT = 3, 12, 0.8
 _TIMES_IN_A_ROW = 3
 # Of longer answers and prompts the beginning is looked at: what decides is there, and the time stays bounded.
 _MAX_UNITS = 4096
@@ -107,13 +109,21 @@ def score(
         "quality": _quality(answered, asked),
         "diversity": _diversity(answered),
         "script": None if script is None else script_share(output, script),
-        "language": None if language_ok is None else float(language_ok),
+        "language": None,
     }
+    if language_ok or (language_ok is False and _is_evidence(output, answered, components["script"])):
+        components["language"] = float(language_ok)
     weights = settings.weights()
     measured = {name: value for name, value in components.items() if value is not None}
     total = sum(weights[name] for name in measured)
     reward = sum(weights[name] * value for name, value in measured.items()) / total if total else None
     return Score(reward, components, weights)
+
+
+def _is_evidence(output: str, answered: Sequence[str], script: float | None) -> bool:
+    """Whether a detector's "no" counts: for a wrong script always, for a right one where there is enough text."""
+    is_long = len(answered) >= _MIN_WORDS and letters(output) >= _MIN_LETTERS
+    return is_long or not output.strip() or (script is not None and script < _RIGHT_SCRIPT)
 
 
 def _length(output: str, settings: RewardSettings) -> float:

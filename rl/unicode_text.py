@@ -100,6 +100,11 @@ def units(text: str) -> list[str]:
     return found
 
 
+def letters(text: str) -> int:
+    """How many letters and marks there are."""
+    return sum(unicodedata.category(character)[0] in "LM" for character in text)
+
+
 def script_share(text: str, script: str) -> float:
     """Share, 0 to 1, of the letters and marks of `text` that are in `script` (ISO 15924); 0 without letters."""
     names = [name for name in map(_script_name, text) if name and name not in _BORROWED]

@@ -27,18 +27,19 @@ _WISHES = {
 def describe(error: RequestValidationError, request: Request) -> list[dict[str, Any]]:
     """One fault per field, as {parameter, message}."""
     faults = []
-    for detail in _one_per_field(error.errors()):
+    for detail in _one_per_field(error.errors(), error.body):
         where, name = detail["loc"][0], _name(detail, error.body)
-        message = _sentence(detail, where, name, _allowed(request, where))
+        message = _sentence(detail, where, name, _allowed(request, where, name))
         faults.append({"parameter": name or None, "message": message})
     return faults
 
 
-def _one_per_field(details: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _one_per_field(details: Iterable[Mapping[str, Any]], body: Any) -> list[Mapping[str, Any]]:
     """The members of a union each complain; kept is the one that got furthest into the value."""
     kept: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for detail in details:
-        field = tuple(detail["loc"][:2])
+        name = _name(detail, body)
+        field = (name,) if "." in name else tuple(detail["loc"][:2])
         if field not in kept or len(detail["loc"]) > len(kept[field]["loc"]):
             kept[field] = detail
     return list(kept.values())
@@ -55,7 +56,7 @@ def trace_id_in(body: Any) -> str | None:
 
 
 def _name(detail: Mapping[str, Any], body: Any) -> str:
-    """The dotted name without positions that pydantic adds for union members."""
+    """The name without positions that pydantic adds for union members; of an object in a list, `list[0].field`."""
     where, *path = detail["loc"]
     if where == "body" and (detail["type"] == "json_invalid" or not path):
         return ""
@@ -63,16 +64,21 @@ def _name(detail: Mapping[str, Any], body: Any) -> str:
     written = body if isinstance(body, Mapping) else {}
     if where == "body" and name not in written:
         name = next((old for old, new in OLDER_NAMES.items() if new == name and old in written), name)
-    index = next((f"[{part}]" for part in path[1:] if isinstance(part, int)), "")
-    return name + index
+    value = written.get(name)
+    for place, part in enumerate(path[1:], 2):
+        if isinstance(part, int):
+            value = value[part] if isinstance(value, list) and part < len(value) else None
+            field = f".{path[place]}" if isinstance(value, Mapping) and place < len(path) else ""
+            return f"{name}[{part}]{field}"
+    return name
 
 
 def _sentence(detail: Mapping[str, Any], where: str, name: str, allowed: Sequence[str]) -> str:
-    kind = detail["type"]
+    kind, word = detail["type"], name.rpartition(".")[2]
     if kind == "json_invalid":
         return f"the body is not JSON ({detail['ctx']['error']} at character {detail['loc'][1]}); mend it there"
     if kind == "extra_forbidden":
-        return f"unknown field '{name}'{did_you_mean(name, allowed)} allowed: {', '.join(allowed) or 'none'}"
+        return f"unknown field '{name}'{did_you_mean(word, allowed)} allowed: {', '.join(allowed) or 'none'}"
     if kind == "missing":
         return f"'{name}' is missing; add it" if name else "the body is missing; send JSON"
     if not name:
@@ -100,8 +106,8 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
-def _allowed(request: Request, where: str) -> list[str]:
-    """Names that the route's body (or query) takes."""
+def _allowed(request: Request, where: str, name: str) -> list[str]:
+    """Names that the route's body (or query) takes; of an object in a list, those that it takes."""
     schema = request.app.openapi()
     route = request.scope.get("route")
     path = schema["paths"].get(getattr(route, "path", ""), {})
@@ -109,5 +115,13 @@ def _allowed(request: Request, where: str) -> list[str]:
     if where == "query":
         return [p["name"] for p in operation.get("parameters", []) if p["in"] == "query"]
     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-    reference = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
-    return sorted(schema["components"]["schemas"].get(reference, {}).get("properties", {}))
+    properties = _properties(schema, content.get("schema", {}))
+    if "]." in name:
+        properties = _properties(schema, properties.get(name.partition("[")[0], {}).get("items", {}))
+    return sorted(properties)
+
+
+def _properties(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    reference = schema.get("$ref", "").rpartition("/")[2]
+    found: Mapping[str, Any] = document["components"]["schemas"].get(reference, {}).get("properties", {})
+    return found

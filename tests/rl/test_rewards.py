@@ -77,6 +77,18 @@ def test_the_wrong_script_is_worth_nothing_of_its_weight() -> None:
     assert right.reward - wrong.reward == pytest.approx(0.2 / 0.8)
 
 
+def test_a_detectors_no_to_a_word_or_two_counts_only_in_the_wrong_script() -> None:
+    def language(output: str, *, ok: bool) -> float | None:
+        return score(output, prompt="x", settings=SETTINGS, language="hi", language_ok=ok).components["language"]
+
+    assert [language("सुप्रभात", ok=False), language("सुप्रभात", ok=True), language("Morning", ok=False)] == [
+        None,
+        1.0,
+        0.0,
+    ]
+    assert language(GREETINGS["mr"], ok=False) == 0.0
+
+
 def test_what_cannot_be_measured_has_no_part_in_the_mean() -> None:
     scored = score(GREETINGS["hi"], prompt="x", settings=SETTINGS)
     assert (scored.components["script"], scored.components["language"]) == (None, None)

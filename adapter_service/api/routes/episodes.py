@@ -14,7 +14,7 @@ from adapter_service.api.schemas.episodes import CollectAnswer, CollectBody, Epi
 from adapter_service.api.services import Wired
 from adapter_service.api.tracing import use_trace_id
 from adapter_service.errors import BusyError, InvalidParameterError
-from adapter_service.languages import find
+from adapter_service.languages import Language, find
 from rl.errors import RecordError
 
 router = APIRouter(prefix="/rl", tags=["episodes"])
@@ -28,21 +28,21 @@ def collect(body: CollectBody, request: Request, services: Wired) -> CollectAnsw
     log = services.episodes
     trace_id = use_trace_id(request, body.trace_id)
     run_id, env_name = body.run_id or log.run_id, body.env_name or log.settings.env_name
-    futures = log.record_all(
-        [
-            Given(
-                episode.model_dump(),
-                find(episode.language) if episode.language is not None else None,
-                run_id,
-                env_name,
-                trace_id,
-            )
-            for episode in body.episodes
-        ]
-    )
+    given = [
+        Given(episode.model_dump(), _language(episode.language, place), run_id, env_name, trace_id)
+        for place, episode in enumerate(body.episodes)
+    ]
+    futures = log.record_all(given)
     if futures is None:
         raise BusyError(f"the {log.settings.queue_size} episodes that may wait are waiting; try again in some seconds")
     return CollectAnswer(run_id=run_id, episodes=[_written(future) for future in futures], trace_id=trace_id)
+
+
+def _language(name: str | None, place: int) -> Language | None:
+    try:
+        return None if name is None else find(name)
+    except InvalidParameterError as error:
+        raise InvalidParameterError(str(error), parameter=f"episodes[{place}].language") from error
 
 
 def _written(future: Future[Any]) -> ScoredEpisode:
