@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-from benchmarks import translation_curve
+from benchmarks import streaming, translation_curve
 
 
 def main() -> None:
+    streaming.run()
     translation_curve.run(full=os.environ.get("BENCH") == "full")
 
 

@@ -23,6 +23,8 @@ _PACKAGES = (
     "sacrebleu",
     "py3langid",
     "fastapi",
+    "boto3",
+    "datasets",
 )
 # What these programs write themselves must not make the next run's commit look changed.
 _OWN_OUTPUT = (":!smoke_results.md", ":!benchmarks/results", ":!README.md")

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import boto3
 
-KEYS = {"access_key_id": "test-key", "secret_access_key": "test-secret"}
+KEYS: dict[str, Any] = {"access_key_id": "test-key", "secret_access_key": "test-secret"}
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def test_a_page_is_no_longer_than_asked(qdrant: QdrantServer) -> None:
 
 def test_a_busy_server_is_asked_again(qdrant: QdrantServer) -> None:
     fill(qdrant.client, "notes", [{"text": "one"}])
-    options = {"url": qdrant.url, "collection": "notes", "backoff_seconds": 0}
+    options: dict[str, Any] = {"url": qdrant.url, "collection": "notes", "backoff_seconds": 0}
     qdrant.busy = 3
     assert texts(open_kind("qdrant", retry_attempts=3, **options)) == ["one"]
     qdrant.busy = 3
