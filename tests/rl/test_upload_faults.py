@@ -14,6 +14,7 @@ import pytest
 
 from rl.destination import Place
 from rl.shards import manifest_path
+from rl.to_folder import FolderDestination
 from rl.to_http import HttpDestination
 from rl.to_s3 import S3Destination
 from rl.uploading import Report, Uploader
@@ -133,7 +134,7 @@ def test_a_copy_to_a_folder_that_was_killed_leaves_nothing_that_looks_whole(in_f
     assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == -signal.SIGKILL
     (left,) = in_folder.files()
     assert left.startswith(".")
-    assert upload(shard.parent, type(in_folder.destination)(tmp_path / "nas", Place())).sent == [shard.name]
+    assert upload(shard.parent, FolderDestination(tmp_path / "nas", Place())).sent == [shard.name]
     assert in_folder.files().keys() == {shard.name, manifest_path(shard).name}
 
 
