@@ -19,7 +19,7 @@ COLLECTION = Path(__file__).resolve().parent / "api" / "postman_collection.json"
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 _ANSWERS = "/generate-lite"
 _JSON = "application/json"
-_PLACES = {"string": "", "integer": 1, "number": 1.0, "boolean": False, "array": [], "object": {}}
+_PLAIN = {"string": "", "integer": 1, "number": 1.0, "boolean": False, "null": None}
 
 Json = dict[str, Any]
 
@@ -166,4 +166,6 @@ def _example(document: Json, schema: Json) -> Any:
     if schema.get("type") == "object":
         properties = schema.get("properties", {})
         return {name: _example(document, properties[name]) for name in schema.get("required", ())}
-    return _PLACES[schema["type"]]
+    if schema.get("type") == "array":
+        return [_example(document, schema["items"]) for _ in range(schema.get("minItems", 0))]
+    return _PLAIN[schema["type"]]

@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from adapter_service.api.errors import problem_of
+from adapter_service.api.openapi import event_stream, object_of, schema_of
 from adapter_service.api.watching import Watch, Watches
 from adapter_service.errors import InvalidParameterError
 from adapter_service.jobs.job import Job
@@ -38,24 +39,23 @@ _STOPPING = format_sse_event(comment="the service is stopping", retry=5000)
 Events = Callable[[Watch], AsyncIterator[bytes]]
 
 
-def _described(words: str, example: str) -> dict[int | str, dict[str, Any]]:
-    return {
-        200: {
-            "description": words,
-            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": example}},
-        },
-        204: {"description": "`Last-Event-ID` is that of the last event: nothing follows."},
-    }
-
-
-LOG_STREAM = _described(
+_TEXT, _NUMBER = {"type": "string"}, {"type": "integer"}
+_NOTHING: dict[int | str, dict[str, Any]] = {
+    204: {"description": "`Last-Event-ID` is that of the last event: nothing follows."}
+}
+LOG_STREAM = _NOTHING | event_stream(
     "The page; with `follow`, events: `line` {line, text}, at the end `done` {job_id, status, total}, or `error`.",
     'event: line\ndata: {"line": 7, "text": "2026-03-01T12:00:00.000000Z step 40 of 140"}\nid: 7\n\n',
+    line=object_of(line=_NUMBER, text=_TEXT),
+    done=object_of(job_id=_TEXT, status=schema_of("JobStatus"), total=_NUMBER),
 )
-STATUS_STREAM = _described(
+STATUS_STREAM = _NOTHING | event_stream(
     "Where it stands; with `follow`, events: `moved` {kind, attempt, at} for each move, `status` (as without "
     "`follow`) whenever it has changed, at the end `done` (the last one), or `error`.",
     'event: moved\ndata: {"kind": "running", "attempt": 1, "at": "2026-03-01T12:00:00+00:00"}\nid: 2\n\n',
+    moved=object_of(kind=_TEXT, attempt=_NUMBER, at={"type": "string", "format": "date-time"}),
+    status=schema_of("JobAnswer"),
+    done=schema_of("JobAnswer"),
 )
 
 
@@ -119,7 +119,9 @@ def _log(logs: JobLogs, job_id: str, start: int) -> Events:
                 yield KEEPALIVE_COMMENT
                 continue
             while place < moment.log.total:
-                page = _kept(moment.log, place) or await run_in_threadpool(logs.read, job_id, place, _PAGE_LINES)
+                page = _kept(moment.log, place)
+                if page is None:
+                    page = await run_in_threadpool(logs.read, job_id, place, _PAGE_LINES)
                 if not page.lines:
                     break
                 yield b"".join(_line(number, text) for number, text in enumerate(page.lines, place))

@@ -36,6 +36,41 @@ def can_fail_with(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": _REASONS[str(status)]} for status in statuses}
 
 
+def event_stream(description: str, example: str, **events: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """For a route's `responses`: server-sent events, each with the schema of its data; `error` has a problem."""
+    known = {**events, "error": schema_of("Problem")}
+    return {
+        200: {
+            "description": description,
+            "content": {
+                "text/event-stream": {
+                    "itemSchema": {"anyOf": [_event(name, data) for name, data in known.items()]},
+                    "example": example,
+                }
+            },
+        }
+    }
+
+
+def schema_of(name: str) -> dict[str, Any]:
+    """A reference to one of the document's schemas."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def object_of(**properties: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object that has these properties and no other."""
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def _event(name: str, data: dict[str, Any]) -> dict[str, Any]:
+    properties = {
+        "event": {"const": name},
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
+        "id": {"type": "string"},
+    }
+    return {"type": "object", "properties": properties, "required": ["event", "data"], "additionalProperties": False}
+
+
 def describe_problems(app: FastAPI) -> None:
     """Replace `app.openapi` by one whose errors look as they are."""
 

@@ -143,7 +143,8 @@ def _training_pipeline(settings: Settings, engine: Engine, versions: VersionStor
     return pipeline
 
 
-def _services_of(request: Request) -> Services:
+async def _services_of(request: Request) -> Services:
+    # A plain function would wait for one of the web server's threads, and they may all be busy.
     services: Services = request.app.state.services
     return services
 

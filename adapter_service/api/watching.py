@@ -173,7 +173,7 @@ def _reader(services: Services, job_id: str) -> Callable[[], Moment]:
     return read
 
 
-def _watches_of(request: Request) -> Watches:
+async def _watches_of(request: Request) -> Watches:
     watches: Watches = request.app.state.watches
     return watches
 

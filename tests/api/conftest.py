@@ -46,6 +46,9 @@ class QuickPipeline(Pipeline):
     def estimate(self, request: TrainRequest) -> Mapping[str, Any]:
         return {"samples": 3, "steps": 1, "seconds": None, "message": "3 samples, 1 step"}
 
+    def forget(self, job_id: str) -> None:
+        """Nothing was kept."""
+
 
 def settings_in(state_dir: Path, **sections: Any) -> Settings:
     sources = {

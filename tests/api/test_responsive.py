@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from anyio.to_thread import current_default_thread_limiter
+from fastapi.testclient import TestClient
+
+from adapter_service.api.services import Services
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job, Phase
@@ -65,3 +69,21 @@ def test_health_and_status_are_answered_while_the_model_is_held_and_a_request_wa
     assert health["queues"]["requests"] == 1
     assert (status["phase"], status["step"], status["total_steps"]) == ("training", 3, 9)
     assert log["total"] == 1
+
+
+def test_health_is_answered_while_every_thread_of_the_web_server_waits(services: Services) -> None:
+    job = services.jobs.create({"source": "small"}, adapter="hindi", trace_id="t", queue_limit=9)
+    with client_of(services) as client, ThreadPoolExecutor(60) as pool:
+        with services.database.transaction():  # whoever wants to write waits
+            asked = [pool.submit(client.post, f"/adapter/cancel/{job.id}") for _ in range(60)]
+            while free_threads(client):
+                assert not any(request.done() for request in asked)
+            health = client.get("/health")
+            assert not any(request.done() for request in asked)
+        assert health.status_code == 200
+        assert sorted(request.result(WAIT_SECONDS).status_code for request in asked) == [200] + 59 * [409]
+
+
+def free_threads(client: TestClient) -> float:
+    assert client.portal is not None
+    return client.portal.call(lambda: current_default_thread_limiter().available_tokens)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from adapter_service.api.asking import ask
-from adapter_service.api.openapi import can_fail_with
+from adapter_service.api.openapi import can_fail_with, event_stream, object_of, schema_of
 from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody
 from adapter_service.api.services import Wired
 from adapter_service.api.streaming import AnswerStream, result_unless_gone
@@ -37,19 +37,16 @@ _EXAMPLES = {
         "value": {"prompt": "Say hello", "adapter_path": "none", "max_new_tokens": 50, "top_k": 50},
     },
 }
-_STREAM = {
-    "description": "The answer; with `stream`, events: `token` {text}, then `done` (the answer) or `error`.",
-    "content": {
-        "text/event-stream": {
-            "schema": {"type": "string"},
-            "example": 'event: token\ndata: {"text": "सुप्रभात"}\n\nevent: done\ndata: {"text": "सुप्रभात"}\n\n',
-        }
-    },
-}
+_STREAM = event_stream(
+    "The answer; with `stream`, events: `token` {text}, then `done` (the answer) or `error`.",
+    'event: token\ndata: {"text": "सुप्रभात"}\n\nevent: done\ndata: {"text": "सुप्रभात"}\n\n',
+    token=object_of(text={"type": "string"}),
+    done=schema_of("GenerateAnswer"),
+)
 
 
 @router.post(
-    "/generate-lite", response_model=GenerateAnswer, responses={200: _STREAM, **can_fail_with(404, 409, 429, 503)}
+    "/generate-lite", response_model=GenerateAnswer, responses={**_STREAM, **can_fail_with(404, 409, 429, 503)}
 )
 async def generate(
     body: Annotated[GenerateBody, Body(openapi_examples=_EXAMPLES)],

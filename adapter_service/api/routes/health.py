@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -38,9 +40,17 @@ _STATUS: dict[EngineState, _Status] = {
 }
 
 
+# The web server's threads may all wait: for a locked database, for sources that stall.
+_own_thread = ThreadPoolExecutor(1, "health")
+
+
 @router.get("/health")
-def health(services: Wired) -> HealthAnswer:
+async def health(services: Wired) -> HealthAnswer:
     """Answers at once whatever the model does: loads, trains or generates."""
+    return await asyncio.get_running_loop().run_in_executor(_own_thread, _look_at, services)
+
+
+def _look_at(services: Services) -> HealthAnswer:
     engine = services.engine
     state = engine.state
     active_job, waiting_jobs, unreadable = _jobs(services)
@@ -88,7 +98,7 @@ def _storage(services: Services, unreadable: StorageError | None) -> StorageAnsw
 
 
 @router.get("/ready", responses=can_fail_with(503))
-def ready(services: Wired) -> ReadyAnswer:
+async def ready(services: Wired) -> ReadyAnswer:
     """200 when the base can answer; 503 with what it is doing until then."""
     _ = services.engine.base  # raises NotReadyError with the note
     return ReadyAnswer(ready=True, note=services.engine.note)
