@@ -175,6 +175,20 @@ def test_dropped_connections_are_taken_up_at_the_byte_reached(server: FileServer
     assert texts(open_faulty(retry_attempts=1)) == LINES
 
 
+def test_a_busy_endpoint_is_asked_again_after_growing_pauses(
+    server: FileServer, open_faulty: OpenFaulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("botocore.endpoint.time.sleep", slept.append)
+    connector = open_faulty(retry_attempts=2)
+    server.faults.busy = 2
+    assert texts(connector) == LINES
+    assert len(slept) == 2
+    server.faults.busy = 9
+    with pytest.raises(SourceUnreachableError, match=r"a.jsonl: http://127.* answered 503 \(3 attempts\)"):
+        texts(connector)
+
+
 def test_a_server_that_never_gives_anything_is_given_up(server: FileServer, open_faulty: OpenFaulty) -> None:
     connector = open_faulty(retry_attempts=2)
     server.faults.empty_answers = True

@@ -180,3 +180,22 @@ def test_a_source_that_went_away_for_good_fails_the_resumed_run(
     (tmp_path / "toy.jsonl").unlink()
     with pytest.raises(SourceError):
         read(engine, settings, tmp_path / "stream")
+
+
+def test_a_mix_that_is_left_goes_on_with_the_counts_of_each_of_its_sources(engine: Engine, tmp_path: Path) -> None:
+    records = toy_records()
+    parts = {
+        "one": local_source("one", tmp_path, [*records[:30], BROKEN[0], *records[30:40]]),
+        "two": local_source("two", tmp_path, records[40:]),
+    }
+    mix = SourceEntry(name="toy", kind="mix", options={"sources": {"one": 3, "two": 1}}, parts=parts)
+    settings = settings_for(mix, *parts.values())
+    whole = read(engine, settings, tmp_path / "whole")
+    for looks in (60, 40, 20):
+        leave_after(engine, settings, tmp_path / "left", looks)
+    assert same(read(engine, settings, tmp_path / "left"), whole)
+    assert {name: (of["read"], of["used"]) for name, of in whole.counts["sources"].items()} == {
+        "one": (41, 40),
+        "two": (40, 40),
+    }
+    assert whole.counts["sources"]["one"]["reasons"] == {"no field 'completion'": 1}
