@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,9 @@ def _connectors() -> str:
     return _table(("kind", "what it reads"), [(f"`{kind}`", text) for kind, text in KINDS.items()])
 
 
-def _quality() -> str:
-    """What the last `make run` measured, from its results file."""
-    path = ROOT / "benchmarks" / "results" / "smoke.json"
+def _measured(name: str) -> str:
+    """Every row of a results file, with where it was measured."""
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
     if not path.is_file():
         return "Nothing was measured yet.\n"
     results = json.loads(path.read_text())
@@ -143,8 +144,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings": _settings,
     "routes": _routes,
     "connectors": _connectors,
-    "quality": _quality,
+    "quality": partial(_measured, "smoke"),
     "curve": _curve,
+    "streaming": partial(_measured, "streaming"),
+    "service": partial(_measured, "service"),
+    "episodes": partial(_measured, "episodes"),
 }
 
 

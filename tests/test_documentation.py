@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
+
+import pytest
 
 from adapter_service import documentation
 from adapter_service.connectors.registry import KINDS
@@ -24,9 +28,9 @@ def test_every_setting_has_the_comment_of_its_file() -> None:
 
 
 def test_a_changed_table_is_noticed_and_mended() -> None:
-    text = "<!-- generated: connectors -->\nold\n<!-- end -->"
+    text = "<!-- generated: connectors -->\nstale\n<!-- end -->"
     made = documentation.generated(text)
-    assert "old" not in made
+    assert "stale" not in made
     assert documentation.generated(made) == made
 
 
@@ -36,3 +40,14 @@ def test_the_commands_of_the_readme_exist() -> None:
     readme = documentation.README.read_text()
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     assert set(re.findall(r"`adapter-service (\w+)", readme)) <= known
+
+
+@pytest.mark.parametrize(
+    "path", sorted((documentation.ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda p: p.stem
+)
+def test_every_row_of_a_results_file_is_shown_with_its_target(path: Path) -> None:
+    rows = json.loads(path.read_text())["rows"]
+    shown = documentation._measured(path.stem)
+    for row in rows:
+        assert f"| {row['measure']} |" in shown
+    assert shown.count("| **no** |") == sum(row["met"] is False for row in rows)
