@@ -85,8 +85,6 @@ class Sender:
             try:
                 self.send_due()
             except sqlite3.Error:
-                if self._stopping.is_set():  # the database was closed under an upload that took too long
-                    return
                 log.exception("what is to be pushed is not known; looking again in %s s", LOOK_SECONDS)
             with self._condition:
                 self._condition.wait_for(lambda: self._woken, LOOK_SECONDS)
@@ -107,6 +105,8 @@ class Sender:
             log.error("pushing %s failed: %s", name, error, extra={"action": "push_failed"})
             self._uploads.failed(upload, str(error))
         except Exception as error:
+            if self._stopping.is_set():  # the database was closed under an upload that took too long
+                return
             log.exception("pushing %s failed", name, extra={"action": "push_failed"})
             self._postpone(upload, f"unexpected {type(error).__name__}; the service's log has the traceback")
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -296,19 +296,17 @@ def test_what_was_published_again_is_not_deleted_with_what_it_replaces(shelf: Sh
 
 def test_a_publication_under_way_in_another_process_is_not_swept(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.publish(1)
-    swept: list[list[str]] = []
-    threads: list[threading.Thread] = []
+    other = Database(shelf.folder / "service.db", busy_seconds=0.01)
 
     def place_and_be_swept(work: Path, target: Path) -> None:
         place_folder(work, target)
-        other = VersionStore(Database(shelf.folder / "service.db"), shelf.folder / "adapters")
-        threads.append(threading.Thread(target=lambda: swept.append(other.sweep())))
-        threads[0].start()
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            VersionStore(other, shelf.folder / "adapters").sweep()
 
     monkeypatch.setattr("adapter_service.adapters.versions.place_folder", place_and_be_swept)
     version = shelf.publish(2)
-    threads[0].join()
-    assert swept == [[]]
+    assert VersionStore(other, shelf.folder / "adapters").sweep() == []
+    other.close()
     shelf.store.verify(version)
 
 
