@@ -146,7 +146,8 @@ def test_a_few_bytes_for_each_connection_are_no_progress(server: FileServer, ope
     server.faults.drops = 100
     with pytest.raises(SourceUnreachableError, match=r"\(4 attempts\)"):
         texts(open_http())
-    assert [request["range"] for request in server.requests][:3] == ["bytes=0-999", "bytes=200-1199", "bytes=300-1299"]
+    froms = [request["range"].partition("-")[0] for request in server.requests]
+    assert froms == ["bytes=0", "bytes=200", "bytes=300", "bytes=350"]
 
 
 def test_a_part_of_a_file_is_one_request(server: FileServer) -> None:

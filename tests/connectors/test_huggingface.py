@@ -64,7 +64,7 @@ IN_CONFIGS = {
     "hi/train.jsonl": jsonl("hi one", "hi two"),
     "hi/validation.jsonl": jsonl("hi three"),
     "ta/a.parquet": parquet("ta one", "ta two", "ta three"),
-    "ta/b.parquet": parquet("ta four"),
+    "ta/b.parquet": parquet("ta four", "ta five"),
 }
 
 
@@ -81,7 +81,7 @@ def open_folder(folder: Path, files: dict[str, bytes], **options: Any) -> Connec
 
 def test_a_split_of_a_config_is_read_file_by_file(hub: HubServer) -> None:
     hub.put("me/corpus", IN_CONFIGS)
-    assert texts(open_hub(config="ta")) == ["ta one", "ta two", "ta three", "ta four"]
+    assert texts(open_hub(config="ta")) == ["ta one", "ta two", "ta three", "ta four", "ta five"]
     assert texts(open_hub(config="hi", split="validation")) == ["hi three"]
     assert not [path for path in hub.fetched() if "hi/train" in path]
 
@@ -107,9 +107,10 @@ def test_a_stream_goes_on_at_the_commit_that_it_began_with(hub: HubServer) -> No
 
 def test_a_resumed_stream_leaves_the_files_before_alone(hub: HubServer) -> None:
     hub.put("me/corpus", IN_CONFIGS)
-    cursor, _ = list(open_hub(config="ta").stream())[2]
+    cursor, _ = list(open_hub(config="ta").stream())[3]
     hub.requests.clear()
-    assert [sample.completion for _, sample in open_hub(config="ta").stream(after=cursor)] == ["ta four"]
+    assert [sample.completion for _, sample in open_hub(config="ta").stream(after=cursor)] == ["ta five"]
+    assert not [path for path in hub.fetched() if "ta/a.parquet" in path]
 
 
 def test_bad_records_are_counted_and_the_rest_is_read(hub: HubServer) -> None:
