@@ -152,7 +152,9 @@ def test_an_unknown_source_is_404_with_those_that_are_known(client: TestClient) 
         ("https://data.example.evil/corpus.jsonl", 403),
         ("https://elsewhere.example/corpus.jsonl", 403),
         ("file:///etc/passwd", 403),
-        ("hf:allenai/c4", 422),
+        ("hf:allenai/c4", 403),
+        ("s3://corpora/a.jsonl", 403),
+        ("ftp://data.example/corpus.jsonl", 422),
     ],
 )
 def test_an_address_needs_the_allow_list(client: TestClient, source: str, status: int) -> None:
