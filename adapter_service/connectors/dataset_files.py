@@ -6,9 +6,10 @@ Only cards and listings are fetched, a few kilobytes; no code of a dataset is ev
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ PUBLIC_HUB = "https://huggingface.co"
 MAX_BACKOFF_SECONDS = 30.0
 _CONVERTED = "the Hub's own conversion of it can be read: `revision: refs/convert/parquet`, `data_dir: <config>`"
 _PACKED = (".zip", ".bz2", ".xz", ".lz4", ".7z", ".tar", ".tgz")
-_KINDS: dict[str, FileFormat] = {"json": "json", "csv": "csv", "text": "text", "parquet": "parquet"}
+_KINDS: dict[str, FileFormat] = {"json": "json", "csv": "csv", "text": "text", "parquet": "parquet", "arrow": "arrow"}
 
 # Options of `datasets` for the files of a config that change nothing about which records there are.
 _HARMLESS = frozenset({
@@ -88,6 +89,8 @@ def find_folder_files(spec: HfSpec) -> DatasetFiles:
         raise SourceUnreachableError(
             f"there is no folder {folder.name!r}; check `path`, or give a `dataset` on the Hub"
         )
+    if (saved := _saved_to_disk(folder, spec)) is not None:
+        return saved
     builder = _builder(spec, str(folder))
     files = [Path(place) for place in _of_split(builder, spec)]
     if outside := [file for file in files if not file.is_relative_to(folder)]:
@@ -95,6 +98,31 @@ def find_folder_files(spec: HfSpec) -> DatasetFiles:
     found = tuple(DataFile(file.relative_to(folder).as_posix(), str(file)) for file in files)
     kind = _kind(builder, spec)
     return DatasetFiles(found, _reading(builder, spec, kind), kind)
+
+
+def _saved_to_disk(folder: Path, spec: HfSpec) -> DatasetFiles | None:
+    """The files of a folder that `save_to_disk` wrote, in which `datasets` sees only JSON."""
+    splits = _json_of(folder / "dataset_dict.json").get("splits")
+    if splits is not None and spec.split not in splits:
+        raise _no_split(spec, splits)
+    part = Path(spec.split) if splits is not None else Path()
+    state = _json_of(folder / part / "state.json")
+    if "_data_files" not in state:
+        return None
+    if splits is None and state.get("_split") not in {None, spec.split}:
+        raise _no_split(spec, [state["_split"]])
+    labels = [(part / file["filename"]).as_posix() for file in state["_data_files"]]
+    reading = FileSpec(**_shared(spec))
+    return DatasetFiles(tuple(DataFile(label, str(folder / label)) for label in labels), reading, "arrow")
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    """The object in a file; an empty one where there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def find_hub_files(spec: HfSpec, revision: str) -> DatasetFiles:
@@ -230,7 +258,7 @@ def _unreadable(spec: HfSpec, error: Exception) -> SourceError:
 def _of_split(builder: datasets.DatasetBuilder, spec: HfSpec) -> list[str]:
     splits: Mapping[str, list[str]] = {str(name): files for name, files in builder.config.data_files.items()}
     if spec.split not in splits:
-        raise SourceFormatError(f"dataset '{spec.shown}' has no split '{spec.split}'; there are: {', '.join(splits)}")
+        raise _no_split(spec, splits)
     files = [str(file) for file in splits[spec.split]]
     if packed := [file for file in files if file.lower().endswith(_PACKED)]:
         raise SourceFormatError(
@@ -238,6 +266,10 @@ def _of_split(builder: datasets.DatasetBuilder, spec: HfSpec) -> list[str]:
             f"{f'; {_CONVERTED}' if spec.dataset else ''}"
         )
     return files
+
+
+def _no_split(spec: HfSpec, there_are: Iterable[str]) -> SourceFormatError:
+    return SourceFormatError(f"dataset '{spec.shown}' has no split '{spec.split}'; there are: {', '.join(there_are)}")
 
 
 def _kind(builder: datasets.DatasetBuilder, spec: HfSpec) -> FileFormat:
@@ -260,8 +292,11 @@ def _reading(builder: datasets.DatasetBuilder, spec: HfSpec, kind: FileFormat) -
             f"dataset '{spec.shown}' has its {kind} files read with {shown}, which is not done here"
             f"{f'; {_CONVERTED}' if spec.dataset else ''}"
         )
-    shared = {name: getattr(spec, name) for name in ("format", "fields", "defaults", "max_line_bytes")}
-    return FileSpec(**shared, **ours)
+    return FileSpec(**_shared(spec), **ours)
+
+
+def _shared(spec: HfSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in ("format", "fields", "defaults", "max_line_bytes")}
 
 
 def _in_our_words(kind: FileFormat, config: Any) -> tuple[dict[str, Any], set[str]]:

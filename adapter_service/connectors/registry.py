@@ -29,7 +29,7 @@ ENTRY_POINT_GROUP = "adapter_service.connectors"
 
 # Kind → what it reads, for the reference tables.
 KINDS: dict[str, str] = {
-    "hf": "a dataset on the Hugging Face Hub, or a folder built like one: JSONL, JSON, CSV, text, Parquet",
+    "hf": "a dataset on the Hugging Face Hub, or a folder built like one: JSONL, JSON, CSV, text, Parquet, Arrow",
     "http": "a file or API over HTTP(S): JSONL, JSON, CSV, text, each also .gz and .zst, and Parquet; by ranges",
     "local": "files on this machine or a mounted share: JSONL, JSON, CSV, text, each also .gz and .zst, and Parquet",
     "memory": "records that stand in the configuration itself, for tests",

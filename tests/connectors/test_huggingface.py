@@ -305,3 +305,26 @@ def test_the_hub_is_the_one_that_the_environment_names(hub: HubServer, tmp_path:
     environ = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url}
     ran = subprocess.run([sys.executable, "-c", READ], env=environ, cwd=ROOT, check=True, capture_output=True)
     assert ran.stdout == b"one two\n"
+
+
+SAVED = {"text": ["one", "two", "three"], "language": ["hi", "ta", "hi"]}
+
+
+def test_a_folder_that_save_to_disk_wrote_is_read_and_resumed(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict(SAVED).save_to_disk(tmp_path / "corpus", num_shards=2)
+    connector = open_kind("hf", folder=tmp_path, path="corpus")
+    pairs = list(connector.stream())
+    assert [sample.completion for _, sample in pairs] == SAVED["text"]
+    for i, (cursor, _) in enumerate(pairs):
+        assert list(connector.stream(after=json.loads(json.dumps(cursor)))) == pairs[i + 1 :]
+
+
+def test_a_split_of_several_that_save_to_disk_wrote_is_read(tmp_path: Path) -> None:
+    import datasets
+
+    part = datasets.Dataset.from_dict(SAVED)
+    datasets.DatasetDict({"train": part, "test": part.select([2, 1])}).save_to_disk(tmp_path / "corpus")
+    assert texts(open_kind("hf", folder=tmp_path, path="corpus", split="test")) == ["three", "two"]
+    with pytest.raises(SourceFormatError, match="has no split 'dev'; there are: train, test"):
+        texts(open_kind("hf", folder=tmp_path, path="corpus", split="dev"))

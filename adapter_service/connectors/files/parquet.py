@@ -9,15 +9,14 @@ Not covered: a single page is decompressed at once, and may be as large as its h
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adapter_service.connectors.files.batches import rows_of
 from adapter_service.connectors.files.byte_file import ByteFile
 from adapter_service.connectors.files.compression import MAX_RATIO, RATIO_SLACK_BYTES
-from adapter_service.connectors.files.lines import NOT_UTF8
 from adapter_service.connectors.files.places import Found, Place
 from adapter_service.connectors.files.spec import FileSpec
 from adapter_service.connectors.spec import FIELDS, names_of
@@ -63,34 +62,8 @@ def _rows(parquet: pq.ParquetFile, done: int, spec: FileSpec) -> Iterator[Found]
             for batch in batches:
                 fresh = batch.slice(max(0, done - row))
                 row += batch.num_rows
-                yield from _found(fresh, row - fresh.num_rows, spec.max_line_bytes)
+                yield from rows_of(fresh, row - fresh.num_rows, spec.max_line_bytes)
         first += group.num_rows
-
-
-def _found(batch: pa.RecordBatch, row: int, max_bytes: int) -> Iterator[Found]:
-    for i, fields in enumerate(_values(batch, max_bytes)):
-        end = Place(line=row + i + 1)
-        yield Found(end, None, fields) if isinstance(fields, str) else Found(end, fields)
-
-
-def _values(batch: pa.RecordBatch, max_bytes: int) -> Iterator[Mapping[str, Any] | str]:
-    """Each row as an object, or its fault."""
-    if batch.nbytes <= max_bytes:
-        try:
-            yield from batch.to_pylist()
-        except UnicodeDecodeError:
-            pass
-        else:
-            return
-    for i in range(batch.num_rows):
-        row = batch.slice(i, 1)
-        if row.nbytes > max_bytes:
-            yield f"longer than {max_bytes} bytes (max_line_bytes)"
-            continue
-        try:
-            yield row.to_pylist()[0]
-        except UnicodeDecodeError:
-            yield NOT_UTF8
 
 
 def _batch_rows(group: pq.RowGroupMetaData) -> int:

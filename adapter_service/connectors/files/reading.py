@@ -56,10 +56,17 @@ def _read_parquet(file: ByteFile, start: Place, spec: FileSpec) -> Iterator[Foun
     yield from read_parquet(file, start, spec)
 
 
+def _read_arrow(file: ByteFile, start: Place, spec: FileSpec) -> Iterator[Found]:
+    from adapter_service.connectors.files.arrow import read_arrow
+
+    yield from read_arrow(file, start, spec)
+
+
 _READERS: dict[FileFormat, Callable[[ByteFile, Place, FileSpec], Iterator[Found]]] = {
     "jsonl": read_jsonl,
     "json": read_json,
     "csv": read_csv,
     "text": read_text,
     "parquet": _read_parquet,
+    "arrow": _read_arrow,
 }

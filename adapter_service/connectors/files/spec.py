@@ -11,7 +11,7 @@ from adapter_service.connectors.files.compression import Compression
 from adapter_service.connectors.spec import SourceSpec
 from adapter_service.errors import SourceFormatError
 
-FileFormat = Literal["jsonl", "json", "csv", "text", "parquet"]
+FileFormat = Literal["jsonl", "json", "csv", "text", "parquet", "arrow"]
 _FORMATS: dict[str, FileFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -20,6 +20,7 @@ _FORMATS: dict[str, FileFormat] = {
     ".tsv": "csv",
     ".txt": "text",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst"}
 CONTENT_TYPES: dict[str, FileFormat] = {
@@ -36,7 +37,7 @@ CONTENT_TYPES: dict[str, FileFormat] = {
 class FileSpec(SourceSpec):
     """The options of every kind that reads files, in the same words."""
 
-    file_format: Literal["auto", "jsonl", "json", "csv", "text", "parquet"] = "auto"
+    file_format: Literal["auto", "jsonl", "json", "csv", "text", "parquet", "arrow"] = "auto"
     compression: Literal["auto", "none", "gz", "zst"] = "auto"
     records: str = Field(default="", description="keys down to the array in a JSON object: `data.items`")
     split: Literal["line", "paragraph"] = "line"
@@ -57,7 +58,7 @@ class FileSpec(SourceSpec):
         if found is None:
             raise SourceFormatError(
                 f"cannot tell the format of {name!r} from its name (known: {', '.join(_FORMATS)}, "
-                "each but .parquet also .gz and .zst); say `file_format: jsonl` (or json, csv, text, parquet)"
+                "each but .parquet also .gz and .zst); say `file_format: jsonl` (or json, csv, text, parquet, arrow)"
             )
         return found
 
