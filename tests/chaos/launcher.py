@@ -6,17 +6,22 @@ serves the real application with uvicorn. One line of JSON says where it listens
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 from tests.chaos.points import patch_all
 
 
 def main() -> None:
+    _die_with_the_parent()
     _import_all()
+    assert threading.active_count() == len(list(Path("/proc/self/task").iterdir())) == 1  # else a fork may hang
     for _ in iter(sys.stdin.readline, ""):
         listener = socket.create_server(("127.0.0.1", 0))
         child = os.fork()
@@ -32,7 +37,7 @@ def _import_all() -> None:
     """What a start imports, without loading or computing anything: a process with threads cannot be forked."""
     import transformers.models.auto.modeling_auto
     import transformers.models.auto.tokenization_auto
-    import transformers.models.llama.modeling_llama
+    import transformers.models.llama.modeling_llama  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast  # noqa: F401
 
     import adapter_service.api.app
@@ -50,6 +55,7 @@ def _import_all() -> None:
 
 def _serve(listener: socket.socket) -> None:
     """Never returns."""
+    _die_with_the_parent()
     import uvicorn
 
     from adapter_service.api import app
@@ -60,6 +66,13 @@ def _serve(listener: socket.socket) -> None:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         os._exit(0)
+
+
+def _die_with_the_parent() -> None:
+    """However that ends: no server is to be left over from a test that was killed itself."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _say(**what: int) -> None:
