@@ -71,10 +71,10 @@ def _comments(yaml_text: str) -> dict[str, str]:
 
 
 def _routes() -> str:
-    return _table(("route", "what it does"), _operations(_described()))
+    return _table(("route", "what it does"), _operations(api_document()))
 
 
-def _described() -> dict[str, Any]:
+def api_document() -> dict[str, Any]:
     """The OpenAPI document of a service with the settings' defaults."""
     from adapter_service.api import create_app
 
@@ -158,7 +158,7 @@ def main(arguments: list[str]) -> int:
     readme = generated(text)
     if "--check" in arguments and _measured_here():
         readme = _with_quality_of(readme, text)
-    wanted = {README: readme, COLLECTION: collection_text(_described(), Settings())}
+    wanted = {README: readme, COLLECTION: collection_text(api_document(), Settings())}
     differing = [path for path in wanted if not path.exists() or path.read_text() != wanted[path]]
     if "--check" not in arguments:
         for path in differing:

@@ -1,7 +1,7 @@
 """Bounds request bodies, with Starlette's middleware and our kind of answer.
 
-FastAPI's `max_body_size` puts the same middleware outside of every handler, where its plain-text 413
-cannot be made a problem.
+FastAPI's `max_body_size`, of the application or of a router, puts the same middleware outside of every
+handler, where its plain-text 413 for an announced body cannot be made a problem.
 """
 
 from __future__ import annotations

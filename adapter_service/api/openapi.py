@@ -28,6 +28,13 @@ _REASONS = {
     "503": "The base still loads, or could not be loaded (see /ready), or the state database is locked or read-only.",
     "507": "The disk of the state folder is full; nothing was accepted.",
 }
+_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}}
+_HEADERS = {
+    "401": {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    "429": _RETRY_AFTER,
+    "503": _RETRY_AFTER,
+    "507": _RETRY_AFTER,
+}
 _EVERYWHERE = ("401", "422", "500", "503")
 
 
@@ -106,7 +113,8 @@ def _describe(operation: dict[str, Any]) -> None:
     for status in sorted(statuses):
         responses[status] = {
             "description": _REASONS[status],
-            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            "content": {PROBLEM_JSON: {"schema": schema_of("Problem")}},
+            "headers": dict(_HEADERS.get(status, {})),
         }
     for response in responses.values():
         response.setdefault("headers", {})["X-Trace-Id"] = {"schema": {"type": "string"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -100,6 +101,7 @@ def make_services(tmp_path: Path) -> Iterator[MakeServices]:
     yield make
     for services in made:
         services.database.close()
+    gc.unfreeze()  # a service freezes what there is when its base is loaded; here that is a test's
 
 
 def client_of(services: Services, peer: str = "127.0.0.1") -> TestClient:

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service.api.services import Services
-from adapter_service.documentation import _described
+from adapter_service.documentation import api_document
 from adapter_service.jobs.job import Job
 from adapter_service.postman import COLLECTION, PROMPTS, SCHEMA, collection_text
 from adapter_service.settings import Settings
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def document() -> Json:
-    return _described()
+    return api_document()
 
 
 @pytest.fixture(scope="module")
