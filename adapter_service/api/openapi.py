@@ -29,7 +29,7 @@ _REASONS = {
     "507": "The disk of the state folder is full; nothing was accepted.",
 }
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}}
-_HEADERS = {
+_HEADERS: dict[str, dict[str, Any]] = {
     "401": {"WWW-Authenticate": {"schema": {"type": "string"}}},
     "429": _RETRY_AFTER,
     "503": _RETRY_AFTER,
