@@ -111,7 +111,7 @@ def _server(services: Services) -> Iterator[str]:
         port=serving.port,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=2,
         proxy_headers=False,
     )
     server = uvicorn.Server(config)

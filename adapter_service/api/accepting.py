@@ -9,7 +9,7 @@ from adapter_service.api.services import Services
 from adapter_service.connectors.opening import configured
 from adapter_service.connectors.raw import is_raw, open_raw
 from adapter_service.errors import InvalidParameterError, SettingsError
-from adapter_service.jobs.beginning import check_same_base, check_targets, trained_with
+from adapter_service.jobs.beginning import check_memory, check_same_base, check_targets, trained_with
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.train_request import TrainRequest, going_on_from, settings_for
 from adapter_service.languages import find
@@ -54,11 +54,13 @@ def _check_beginning(request: TrainRequest, wanted: Settings, services: Services
     engine, is_ready = services.engine, services.engine.state == "ready"
     if request.init_adapter is not None:
         parent = services.versions.resolve(request.init_adapter)
-        going_on_from(trained_with(parent), request, wanted)
+        wanted = going_on_from(trained_with(parent), request, wanted)
         if is_ready:
             check_same_base(parent, engine)
     elif is_ready:
         check_targets(wanted, engine)
+    if is_ready:
+        check_memory(wanted, engine)
 
 
 def check_source(source: str, settings: Settings) -> None:

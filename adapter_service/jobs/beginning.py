@@ -1,4 +1,4 @@
-"""What a job's training begins with: an adapter that there is, or layers that the base has.
+"""What a job's training begins with: an adapter that there is, or layers that the base has, and room for it.
 
 The API asks the same before it accepts a request, as far as the base is loaded.
 """
@@ -47,3 +47,24 @@ def check_targets(settings: Settings, engine: Engine) -> None:
     from adapter_service.lora.adapter import select_layers
 
     select_layers(lora_config(settings), engine.layers)
+
+
+def check_memory(settings: Settings, engine: Engine) -> None:
+    """Raise DoesNotFitError for a job that this machine has not the memory for, with an estimate.
+
+    While another job runs, what it holds is not free and will be: a job is then judged when it begins.
+    """
+    from adapter_service.training.memory import check_fits
+
+    if not engine.working:
+        longest = min(settings.training.max_seq_length, engine.base.context_tokens)
+        check_fits(engine.base, engine.layers, lora_config(settings), settings.training, longest)
+
+
+def megabytes_needed(settings: Settings, engine: Engine) -> int:
+    """The estimate of what training takes at most beside the base."""
+    from adapter_service.training.memory import estimate_bytes, largest_micro_batch
+
+    longest = min(settings.training.max_seq_length, engine.base.context_tokens)
+    tokens = largest_micro_batch(settings.training, longest)
+    return estimate_bytes(engine.base, engine.layers, lora_config(settings), tokens) >> 20

@@ -49,6 +49,7 @@ def train(
     the run's `recipe_key`. With `discards_other` a checkpoint of another run is thrown away.
 
     Raises:
+        DoesNotFitError: this machine has not the memory for it.
         TrainingError: `checkpoints` are of another run.
         JobCancelledError: the watch said so; what was done is in `checkpoints`.
     """
@@ -57,7 +58,10 @@ def train(
         from adapter_service.training.checkpoint import conditions
         from adapter_service.training.loop import Hooks, begin
         from adapter_service.training.loop import train as run_loop
+        from adapter_service.training.memory import check_fits
 
+        longest = max((len(sample.ids) for sample in dataset.train), default=0)
+        check_fits(turn.base, turn.layers, lora_config(settings), settings.training, longest)
         made_with = conditions(turn.base) | {"token_budget": settings.training.token_budget}
         kept = RunCheckpoint(checkpoints, run_key, watch.note, made_with, discards_other)
         state = begin(_first_weights(settings, turn, start), settings.training)

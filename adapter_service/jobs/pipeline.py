@@ -17,7 +17,7 @@ from adapter_service.durable import write_whole
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.jobs.adapter_files import write_adapter_files
-from adapter_service.jobs.beginning import check_same_base, trained_with
+from adapter_service.jobs.beginning import check_same_base, megabytes_needed, trained_with
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.jobs.job import Job, Phase
@@ -47,7 +47,7 @@ class TrainingPipeline:
         self._pace = Pace()
 
     def estimate(self, request: TrainRequest) -> dict[str, Any]:
-        """How much work a request is: at most so many samples and steps, and seconds where speed is known."""
+        """How much a request is: at most so many samples and steps, seconds where speed is known, memory of a base."""
         settings = settings_for(request, self._settings)
         work = work_of(settings, self._pace.tokens_per_sample)
         known = self._pace.seconds(work)
@@ -60,6 +60,7 @@ class TrainingPipeline:
             "samples": work.samples,
             "steps": work.steps,
             "seconds": seconds,
+            "memory_mb": megabytes_needed(settings, self._engine) if self._engine.state == "ready" else None,
             "message": f"at most {work.samples} samples, {work.steps} steps of {per_step} sequences; {took}{budget}",
         }
 

@@ -15,7 +15,7 @@ import torch
 from adapter_service.errors import BaseModelError
 
 # Rows of logits at a time: 128 × 262,144 bfloat16 are 67 MB.
-_CHUNK_ROWS = 128
+CHUNK_ROWS = 128
 # Columns that are widened to float32 at a time: 128 × 8,192 stay in the processor's cache. Working on
 # whole rows of logits instead is memory-bound and took twice as long.
 _CHUNK_COLUMNS = 8192
@@ -82,8 +82,8 @@ class _CompletionLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, head: Head, normalizer: float) -> torch.Tensor:
         loss = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.empty_like(hidden)  # (rows, hidden)
-        for start in range(0, hidden.shape[0], _CHUNK_ROWS):
-            chunk = slice(start, start + _CHUNK_ROWS)
+        for start in range(0, hidden.shape[0], CHUNK_ROWS):
+            chunk = slice(start, start + CHUNK_ROWS)
             logits = head.logits(hidden[chunk])  # (chunk, vocabulary)
             losses, at_target, totals = _row_losses(head, logits, targets[chunk], sloped=True)
             loss += losses.sum()
@@ -138,7 +138,7 @@ def completion_loss(hidden: torch.Tensor, targets: torch.Tensor, head: Head, nor
 def token_losses(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
     """Cross-entropy of each row (rows,), float32; for scoring."""
     losses = []
-    for start in range(0, hidden.shape[0], _CHUNK_ROWS):
-        logits = head.logits(hidden[start : start + _CHUNK_ROWS])
-        losses.append(_row_losses(head, logits, targets[start : start + _CHUNK_ROWS], sloped=False)[0][:, 0])
+    for start in range(0, hidden.shape[0], CHUNK_ROWS):
+        logits = head.logits(hidden[start : start + CHUNK_ROWS])
+        losses.append(_row_losses(head, logits, targets[start : start + CHUNK_ROWS], sloped=False)[0][:, 0])
     return torch.cat(losses)

@@ -20,6 +20,7 @@ from adapter_service.errors import (
     InvalidParameterError,
     NotReadyError,
     PromptTooLongError,
+    UnknownAdapterError,
 )
 from adapter_service.samples import Message
 from tests.engine.conftest import WAIT_SECONDS, MakeEngine, MakeFiles, Work
@@ -135,8 +136,9 @@ def test_a_request_cancelled_while_it_waits_gives_its_place_back(make_engine: Ma
     waiting = submit(engine)
     waiting.cancel()
     next_one = submit(engine)
-    assert waiting.result(WAIT_SECONDS).finish_reason == "cancelled"
+    assert engine.waiting == 1
     work.end()
+    assert waiting.result(WAIT_SECONDS).finish_reason == "cancelled"
     assert next_one.result(WAIT_SECONDS).completion_tokens == 6
 
 
@@ -149,6 +151,13 @@ def test_a_cancelled_answer_stops_within_one_token(engine: Engine, busy: Work) -
     assert result.finish_reason == "cancelled"
     assert len(pieces) <= 2  # the one at which it was cancelled, and what was held back then
     assert result.completion_tokens < 10
+
+
+def test_an_answer_that_is_whole_when_its_client_leaves_is_not_called_cancelled(engine: Engine, busy: Work) -> None:
+    generation = submit(engine, sampling=Sampling(max_new_tokens=1))
+    generation.listen(lambda event: generation.cancel())
+    busy.go_on()
+    assert generation.result(WAIT_SECONDS).finish_reason == "length"
 
 
 def test_a_listener_that_fails_ends_its_own_answer_only(
@@ -185,8 +194,19 @@ def test_an_adapter_that_had_to_go_comes_back_the_same(make_engine: MakeEngine, 
 
 
 def test_a_missing_adapter_ends_that_request_alone(engine: Engine, tmp_path: Path) -> None:
-    with pytest.raises(AdapterFormatError, match="missing"):
+    with pytest.raises(UnknownAdapterError, match="removed a moment ago; ask for another"):
         answer(engine, adapter=AdapterFiles("gone", tmp_path / "gone"))
+    assert answer(engine).completion_tokens == 6
+
+
+def test_an_adapter_that_the_disk_has_damaged_is_never_served(engine: Engine, make_files: MakeFiles) -> None:
+    files = make_files(1)
+    weights = files.folder / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(AdapterFormatError, match=r"damaged: adapter_model\.safetensors"):
+        answer(engine, adapter=files)
     assert answer(engine).completion_tokens == 6
 
 

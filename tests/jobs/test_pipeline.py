@@ -19,6 +19,7 @@ from adapter_service.jobs.train_request import TrainRequest
 from adapter_service.lora import folder as folder_module
 from adapter_service.lora.adapter import Adapter
 from adapter_service.model_utils import BaseModel
+from adapter_service.training import loop, memory
 from tests.jobs.bench import Bench, Record, local_source, shuffled, toy_records, toy_settings
 from tests.jobs.conftest import MakeBench
 
@@ -385,6 +386,80 @@ def test_an_estimate_counts_samples_and_steps_and_knows_the_time_after_a_first_j
     second = bench.pipeline.estimate(request)
     assert second["seconds"] is not None
     assert f"about {second['seconds']} s" in second["message"]
+
+
+def test_an_estimate_is_of_what_memory_holds_whatever_is_asked_for(bench: Bench) -> None:
+    bench.run(num_epochs=1)
+    estimate = bench.pipeline.estimate(TrainRequest(adapter="toy", max_train_samples=1_000_000_000))
+    assert 100_000 < estimate["samples"] < 1_000_000  # of some 50 bytes of text, in 100 MiB
+    assert 0 < estimate["seconds"] < 3600 * 24 * 30
+    few = bench.pipeline.estimate(TrainRequest(adapter="toy", max_train_samples=10))
+    assert (few["samples"], few["memory_mb"] >= 0) == (10, True)
+    assert few["seconds"] < estimate["seconds"]
+
+
+def test_the_time_that_is_left_has_the_evaluation_in_it(bench: Bench) -> None:
+    bench.run()  # of the first job the evaluation's time is unknown
+    bench.store.seen.clear()
+    bench.run(seed=1)
+    left: dict[Phase, list[Any]] = {phase: [] for phase in Phase}
+    for job in bench.store.seen:
+        if job.phase is not None:
+            left[job.phase].append(job.progress.get("seconds_left"))
+    assert left[Phase.STREAMING][-1] > 0
+    assert left[Phase.TRAINING][-1] > 0  # after the last step: what is left is the evaluation
+    assert left[Phase.EVALUATING][-1] <= left[Phase.EVALUATING][0] == pytest.approx(left[Phase.TRAINING][-1], rel=0.5)
+
+
+def test_a_job_that_does_not_fit_fails_with_the_estimate(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    job = bench.run()
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "does_not_fit")
+    assert "0 MB are free" in str(job.error_message)
+
+
+def test_short_memory_costs_a_job_half_its_budget_and_its_record_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.completion_states
+
+    def short(model: Any, batch: Any) -> Any:
+        if batch.ids.numel() > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, batch)
+
+    monkeypatch.setattr(loop, "completion_states", short)
+    job = bench.run()
+    assert job.result is not None, job.error_message
+    assert (job.progress["token_budget"], job.result["training"]["token_budget"]) == (64, 64)
+    assert "going on with a token budget of 64" in bench.log_of(job)
+
+
+def test_training_does_not_go_on_from_a_version_that_is_damaged(bench: Bench) -> None:
+    parent = bench.version_of(bench.run("parent", num_epochs=1))
+    weights = parent.path / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    job = bench.run("child", init_adapter="parent")
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "adapter_format")
+    assert "damaged: adapter_model.safetensors" in str(job.error_message)
+
+
+def test_a_job_goes_on_from_the_parent_of_its_first_attempt_whatever_is_live_since(make_bench: MakeBench) -> None:
+    first_start = make_bench()
+    first_start.run("parent", num_epochs=1)
+    second = first_start.version_of(first_start.run("parent", num_epochs=2, init_adapter="parent@1"))
+    first_start.store.on_progress = lambda job: job.step == 7 and first_start.runner.stop(timeout=0)
+    job = first_start.run("child", init_adapter="parent")
+    assert first_start.runner.stop(timeout=60)
+    second_start = make_bench()
+    live = second_start.versions.rollback("parent")
+    assert live.reference == "parent@1"
+    second_start.runner.start()
+    child = second_start.version_of(second_start.ended(job))
+    assert child.parent_key == second.key
+    assert "going on from the checkpoint at step 7" in second_start.log_of(job)
 
 
 CAPITALS = {

@@ -59,7 +59,7 @@ def value_and_gradient(
 def test_value_and_gradient_are_those_of_full_logits(
     shaping: str, chunks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss_module, "_CHUNK_ROWS", chunks[0])
+    monkeypatch.setattr(loss_module, "CHUNK_ROWS", chunks[0])
     monkeypatch.setattr(loss_module, "_CHUNK_COLUMNS", chunks[1])
     head = some_head(**SHAPINGS[shaping])
     ours = value_and_gradient(lambda h: completion_loss(h, TARGETS, head, NORMALIZER), some_hidden())
@@ -69,7 +69,7 @@ def test_value_and_gradient_are_those_of_full_logits(
 
 @pytest.mark.parametrize("shaping", SHAPINGS)
 def test_token_losses_are_those_of_full_logits(shaping: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "_CHUNK_ROWS", 8)
+    monkeypatch.setattr(loss_module, "CHUNK_ROWS", 8)
     monkeypatch.setattr(loss_module, "_CHUNK_COLUMNS", 30)
     head = some_head(**SHAPINGS[shaping])
     torch.testing.assert_close(token_losses(some_hidden(), TARGETS, head), plain_losses(some_hidden(), head).detach())
@@ -117,7 +117,7 @@ class LargestResult(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def test_full_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "_CHUNK_ROWS", 8)
+    monkeypatch.setattr(loss_module, "CHUNK_ROWS", 8)
     hidden, head = some_hidden(), some_head()
     with LargestResult() as largest:  # type: ignore[no-untyped-call]
         completion_loss(hidden, TARGETS, head, NORMALIZER).backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,109 @@
+"""The estimate of memory: what it grows with, that it is near what is taken, and what is refused by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from adapter_service.errors import DoesNotFitError, InvalidParameterError
+from adapter_service.lora.adapter import LoraConfig
+from adapter_service.lora.layer import install, using
+from adapter_service.model_utils import BaseModel
+from adapter_service.training import memory as memory_module
+from adapter_service.training.forward import collate, completion_states
+from adapter_service.training.loss import Head, completion_loss
+from adapter_service.training.memory import check_fits, estimate_bytes, free_bytes, largest_micro_batch
+from tests.training.small_run import fresh_adapter, small_settings, some_samples
+
+CPU = torch.device("cpu")
+
+
+def layers_of(base: BaseModel) -> Any:
+    return install(base.model, keep=base.model.get_output_embeddings())
+
+
+def estimate(base: BaseModel, tokens: int = 512, **lora: Any) -> int:
+    return estimate_bytes(base, layers_of(base), LoraConfig(**lora), tokens)
+
+
+def test_the_estimate_grows_with_tokens_rank_and_dropout(tiny_base: BaseModel) -> None:
+    plain = estimate(tiny_base)
+    assert estimate(tiny_base, 1024) > plain
+    assert estimate(tiny_base, r=64) > plain
+    assert estimate(tiny_base, dropout=0.1) > plain
+    assert estimate(tiny_base, target_modules=("q_proj",)) < plain
+
+
+def test_a_layer_that_the_base_lacks_is_told_and_not_estimated(tiny_base: BaseModel) -> None:
+    with pytest.raises(InvalidParameterError, match="match no linear layer"):
+        estimate(tiny_base, target_modules=("nothing",))
+
+
+def test_the_estimate_covers_what_the_backward_pass_keeps_and_is_not_many_times_that(tiny_base: BaseModel) -> None:
+    kept = [_kept_bytes(tiny_base, count) for count in (8, 32)]
+    estimates = [estimate(tiny_base, count * 24, r=4) for count in (8, 32)]
+    growth, estimated_growth = kept[1] - kept[0], estimates[1] - estimates[0]
+    assert growth < estimated_growth < 3 * growth
+
+
+def _kept_bytes(base: BaseModel, count: int) -> int:
+    """Of `count` samples of 24 padded tokens, without weights."""
+    samples = [sample for sample in some_samples(400) if 16 < len(sample.ids) <= 24][:count]
+    assert len(samples) == count
+    adapter = fresh_adapter(base, b=0.1)
+    modules = (*base.model.parameters(), *base.model.buffers(), *adapter.parameters())
+    weights = {tensor.untyped_storage().data_ptr() for tensor in modules}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    made = collate(samples, 1, CPU)
+    with using(adapter), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = completion_loss(completion_states(base.model, made), made.targets, Head.of(base.model), 1.0)
+    taken = sum(kept.values())
+    del loss
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("longest", "budget", "sequences", "tokens"),
+    [(100, 512, 14, 512), (30, 512, 4, 128), (500, 504, 14, 504), (501, 501, 14, 504)],
+)
+def test_the_largest_micro_batch_is_bound_by_budget_step_and_longest_sample(
+    longest: int, budget: int, sequences: int, tokens: int
+) -> None:
+    settings = small_settings(max_seq_length=8, token_budget=budget, per_device_train_batch_size=sequences)
+    assert largest_micro_batch(settings, longest) == tokens
+
+
+def test_what_does_not_fit_is_refused_with_both_figures_and_what_to_lower(
+    tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_settings(token_budget=64)
+    needed = estimate_bytes(tiny_base, layers_of(tiny_base), LoraConfig(r=256), 64)
+    monkeypatch.setattr(memory_module, "free_bytes", lambda device: needed)
+    check_fits(tiny_base, layers_of(tiny_base), LoraConfig(r=256), settings, 32)
+    monkeypatch.setattr(memory_module, "free_bytes", lambda device: needed - 1)
+    with pytest.raises(DoesNotFitError, match=r"about \d+ MB of memory beside the base, and \d+ MB are free") as caught:
+        check_fits(tiny_base, layers_of(tiny_base), LoraConfig(r=256), settings, 32)
+    assert "micro-batches of 64 tokens at rank 256: lower token_budget (now 64)" in str(caught.value)
+
+
+def test_a_group_of_processes_has_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limit, use = tmp_path / "max", tmp_path / "current"
+    monkeypatch.setattr(memory_module, "_GROUP_LIMIT", limit)
+    monkeypatch.setattr(memory_module, "_GROUP_USE", use)
+    assert free_bytes(CPU) == pytest.approx(psutil.virtual_memory().available, rel=0.5)
+    limit.write_text("max\n")
+    use.write_text("100\n")
+    assert free_bytes(CPU) > 1 << 20
+    limit.write_text("1100\n")
+    assert free_bytes(CPU) == 1000
