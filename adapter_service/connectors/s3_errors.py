@@ -73,13 +73,17 @@ class S3Errors:
                 f"{self.label} cannot be read: {error}; check `endpoint_url`, the network and whether the server runs"
             ) from error
 
+    def changed(self) -> SourceFormatError:
+        """The object is another than the one in which a place was noted."""
+        return SourceFormatError(
+            f"{self.label} has changed since the place in it was noted: it has another ETag; "
+            "start again from the beginning"
+        )
+
     def _of_answer(self, error: ClientError) -> SourceError:
         code = _code(error)
         if code in _CHANGED:
-            return SourceFormatError(
-                f"{self.label} has changed since the place in it was noted: it has another ETag; "
-                "start again from the beginning"
-            )
+            return self.changed()
         metadata = error.response.get("ResponseMetadata", {})
         attempts = metadata.get("RetryAttempts", 0) + 1
         answer = f"{metadata.get('HTTPStatusCode', '')} {'' if code.isdecimal() else code}".strip()

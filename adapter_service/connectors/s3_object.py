@@ -92,6 +92,9 @@ class S3Object:
                 f"{self.label}: asked for the {reading.header}, the endpoint gave "
                 f"{answer['ContentRange']!r}; it does not do ranges as S3 does"
             )
+        # Not every server that speaks the API knows If-Match.
+        if self.stamp.get("etag", answer["ETag"]) != answer["ETag"]:
+            raise self._errors.changed()
         self.stamp = {"etag": answer["ETag"], "size": given.total}
         return given
 

@@ -103,6 +103,16 @@ def test_an_object_that_changed_is_not_read_on(bucket: Bucket) -> None:
         next(connector.stream(after=cursor))
 
 
+def test_a_change_is_noticed_where_the_server_knows_no_preconditions(
+    server: FileServer, open_faulty: OpenFaulty
+) -> None:
+    stream = open_faulty().stream()
+    next(stream)
+    server.faults.etag = '"v2"'
+    with pytest.raises(SourceFormatError, match="has changed since"):
+        list(stream)
+
+
 def test_a_check_names_the_object_and_its_first_sample(bucket: Bucket) -> None:
     bucket.put("texts/a.jsonl", CONTENT)
     found = open_kind("s3", key="texts/a.jsonl", **bucket.options).check()
