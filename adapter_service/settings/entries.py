@@ -101,7 +101,8 @@ class EntryReader:
             first = self.entries[name].line
             self._fault(path, f"source '{name}' was given in line {first} already; rename one")
         else:
-            self._refuse_secrets(name, options, path)
+            if kind != MIX:  # whose keys are names of sources, such as `secretary_letters`
+                self._refuse_secrets(name, options, path)
             self.entries[name] = SourceEntry(
                 name=name,
                 kind=kind,

@@ -102,6 +102,12 @@ def test_a_mix_has_the_entries_that_it_names(tmp_path: Path) -> None:
     assert "parts" not in str(settings.masked())
 
 
+def test_a_source_of_a_mix_may_have_any_name(tmp_path: Path) -> None:
+    renamed = MIX.replace("news", "secretary_letters")
+    settings = load(tmp_path, f"{renamed}  multilingual_corpus: {{kind: local, path: c.txt}}\n")
+    assert "secretary_letters" in settings.sources["both"].parts
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
