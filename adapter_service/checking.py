@@ -12,9 +12,11 @@ from pathlib import Path
 
 from adapter_service import languages
 from adapter_service.base_models.locating import locate
+from adapter_service.base_models.own_tokenizer import locate_tokenizer
 from adapter_service.connectors.registry import open_source
 from adapter_service.errors import AdapterServiceError, SettingsError
-from adapter_service.settings import Settings, SourceEntry
+from adapter_service.publishing.opening import open_store
+from adapter_service.settings import Settings, SourceEntry, StoreSettings
 from adapter_service.training.batching import planned_steps, sequences_per_step
 
 
@@ -43,6 +45,8 @@ def check(settings: Settings, *, measure_precision: bool = True) -> Report:
     for entry in settings.sources.values():
         _source(report, entry, settings)
     report.rows.append(("gate", _gate(settings)))
+    for store in settings.publishing.stores:
+        _store(report, store, settings.storage.state_dir)
     _try(report, "state", lambda: _state(settings.storage.state_dir))
     report.rows.append(("callers", _callers(settings)))
     return report
@@ -72,7 +76,9 @@ def _base(settings: Settings) -> str:
         "folder": f"from the folder {place.folder}",
         "hub": f"from the Hugging Face Hub, revision {place.revision or 'main'}",
     }
-    return f"{place.name}, {whence[place.kind]}"
+    tokenizer = settings.model.tokenizer
+    own = "" if tokenizer is None else f", with the tokenizer {locate_tokenizer(tokenizer).name} in place of its own"
+    return f"{place.name}, {whence[place.kind]}{own}"
 
 
 def _precision(settings: Settings) -> str:
@@ -119,6 +125,17 @@ def _source(report: Report, entry: SourceEntry, settings: Settings) -> None:
     except AdapterServiceError as error:
         report.rows.append((subject, f"{entry.kind}: cannot be read now, see below"))
         (report.problems if used else report.notes).append(f"{subject}: {error}")
+
+
+def _store(report: Report, settings: StoreSettings, state_dir: Path) -> None:
+    """One row; a store that is away is a note, because what is to be pushed there waits for it."""
+    subject = f"store '{settings.name}'"
+    try:
+        store = open_store(settings, state_dir)
+        report.rows.append((subject, f"{store.shown}, {sum(1 for _ in store.places())} versions"))
+    except AdapterServiceError as error:
+        report.rows.append((subject, f"{settings.kind}: cannot be reached now, see below"))
+        report.notes.append(f"{subject}: {error}")
 
 
 def _gate(settings: Settings) -> str:

@@ -9,9 +9,11 @@ from adapter_service.connectors.registry import open_source
 from adapter_service.settings import (
     DataSettings,
     ModelSettings,
+    PublishingSettings,
     Settings,
     SourceEntry,
     StorageSettings,
+    StoreSettings,
     load_settings,
 )
 
@@ -76,3 +78,18 @@ def test_an_unknown_base_and_an_unknown_language_are_both_told(tmp_path: Path) -
 def test_a_state_folder_below_a_file_is_a_problem(tmp_path: Path) -> None:
     storage = StorageSettings(state_dir=tmp_path / "mine.jsonl" / "state")
     assert "ADAPTER_STATE_DIR" in checked(settings_with(tmp_path, storage=storage)).problems[0]
+
+
+def test_a_store_is_looked_into_and_one_that_is_away_is_a_note(tmp_path: Path) -> None:
+    there, away = tmp_path / "share", tmp_path / "not-mounted"
+    there.mkdir()
+    stores = [StoreSettings(name=path.name, kind="folder", path=str(path)) for path in (there, away)]
+    report = checked(settings_with(tmp_path, publishing=PublishingSettings(stores=stores)))
+    assert report.ok
+    assert dict(report.rows)["store 'share'"] == f"{there}, 0 versions"
+    assert "mount the share" in report.notes[0]
+
+
+def test_a_tokenizer_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
+    model = ModelSettings(base=str(tmp_path), tokenizer=str(tmp_path / "gone.model"))
+    assert "give a SentencePiece .model file" in checked(settings_with(tmp_path, model=model)).problems[0]
