@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import datasets
+import yaml
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -92,7 +94,8 @@ def find_folder_files(spec: HfSpec) -> DatasetFiles:
     if (saved := _saved_to_disk(folder, spec)) is not None:
         return saved
     builder = _builder(spec, str(folder))
-    files = [Path(place) for place in _of_split(builder, spec)]
+    # By the letter: the files of a copy of the Hub's cache are links to places outside of it.
+    files = [Path(os.path.normpath(place)) for place in _of_split(builder, spec)]
     if outside := [file for file in files if not file.is_relative_to(folder)]:
         raise SourceFormatError(f"{spec.shown}: its card names {outside[0].name!r}, which lies outside of the folder")
     found = tuple(DataFile(file.relative_to(folder).as_posix(), str(file)) for file in files)
@@ -229,6 +232,9 @@ def _builder(spec: HfSpec, place: str, **options: Any) -> datasets.DatasetBuilde
             raise _wrong_config(spec, error) from error
         except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, RuntimeError) as error:
             raise _unreadable(spec, error) from error
+        except (yaml.YAMLError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise SourceFormatError(f"dataset '{spec.shown}': its card (README.md) cannot be read: {reason}") from error
         except ConnectionError as error:
             raise SourceUnreachableError(f"dataset '{spec.shown}': {error}; check the network") from error
 

@@ -237,6 +237,30 @@ def test_a_card_that_names_files_of_this_machine_does_not_get_them(hub: HubServe
         texts(open_hub())
 
 
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ("configs: [", r"its card \(README.md\) cannot be read"),
+        (
+            "configs:\n- config_name: a\n  data_files: ../secret.txt",
+            "names 'secret.txt', which lies outside of the folder",
+        ),
+    ],
+)
+def test_a_card_that_makes_no_sense_says_so(tmp_path: Path, card: str, said: str) -> None:
+    (tmp_path / "secret.txt").write_text("s3cret")
+    files = {"README.md": f"---\n{card}\n---\n".encode(), "a.txt": b"one\n"}
+    with pytest.raises(SourceFormatError, match=said):
+        texts(open_folder(tmp_path / "corpus", files))
+
+
+def test_files_of_a_folder_may_be_links(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(jsonl("one"))
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "train.jsonl").symlink_to("../blob")
+    assert texts(open_kind("hf", folder=tmp_path, path="corpus")) == ["one"]
+
+
 def test_a_busy_hub_is_asked_again(hub: HubServer) -> None:
     hub.put("me/corpus", {"train.jsonl": jsonl("one")})
     hub.busy = 2
