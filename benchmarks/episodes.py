@@ -99,7 +99,7 @@ def _answers(services: Services, recording: Services, console: Console) -> list[
     what = f"answer of {TOKENS} tokens"
     return [
         Result(
-            f"{what}, {name}", median[name], f"ms, median of {ROUNDS} rounds; target is the ratio",
+            f"{what}, {name}", median[name], f"ms, median of {ROUNDS} rounds; ratio and target within a round",
             "the same without", median["without"], ratio[name], _MAX_RATIO, met[name],
         )
         for name in ("recorded", "with its tokens")

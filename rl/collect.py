@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EpisodesError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except OSError as error:
+        sys.stderr.write(f"error: {error}; make room, or name another folder with --out\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what was recorded lies there, and rl/upload_helper.py sends it\n")
         return 130

@@ -17,7 +17,7 @@ from typing import Any
 
 from rl.episodes import Episode, row_of
 from rl.rewards import RewardSettings
-from rl.shards import ShardWriter
+from rl.shards import ShardWriter, seal_abandoned
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ class Recorder:
             return self._condition.wait_for(lambda: not self._sealing, timeout_seconds)
 
     def _run(self) -> None:
+        self._guarded(self._seal_what_was_left)
         while (item := self._next()) is not None or not self._stopping:
             if item is not None:
                 self._write(item)
@@ -161,6 +162,10 @@ class Recorder:
             with self._condition:
                 self._sealing = False
                 self._condition.notify_all()
+
+    def _seal_what_was_left(self) -> None:
+        if seal_abandoned(self._writer.folder):
+            self._sealed()
 
     def _seal_if_due(self) -> None:
         if self._writer.seal_if_due() is not None:

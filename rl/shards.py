@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rl.episodes import SCHEMA_VERSION, checked_run_id, line_of
+from rl.errors import RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +175,18 @@ def manifest_path(shard: Path) -> Path:
 
 
 def read_manifest(shard: Path) -> Manifest:
-    return Manifest(**json.loads(manifest_path(shard).read_text(encoding="utf-8")))
+    """What the manifest of a sealed shard says.
+
+    Raises:
+        RefusedError: it was damaged, or another version of this package wrote it.
+    """
+    path = manifest_path(shard)
+    try:
+        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RefusedError(
+            f"{path.name} is no manifest of this version ({error}); remove it, and it is made anew"
+        ) from error
 
 
 def sealed_shards(folder: Path) -> list[Path]:

@@ -217,11 +217,13 @@ def _plainly(label: str) -> Iterator[None]:
 def _error_of(error: Any, label: str) -> Exception:
     code = _code(error)
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    if code in _BUSY | _DAMAGED_ON_THE_WAY or status in {408, 409, 429} or status >= 500 or status < 400:
+    is_theirs = (status >= 500 and code != "NotImplemented") or status < 400
+    if code in _BUSY | _DAMAGED_ON_THE_WAY or status in {408, 409, 429} or is_theirs:
         return UnreachableError(f"{label}: {code or status}; it may take it at another try")
     hint = {
         "NoSuchBucket": "there is no such bucket; make it, or name another",
         "AccessDenied": "these credentials may not write there; give them s3:PutObject",
+        "NotImplemented": "the storage knows no writing under conditions (If-None-Match); use a newer version of it",
         "PreconditionFailed": "something has that name and may not be looked at; use another key",
         "InvalidAccessKeyId": "the access key is not known; check AWS_ACCESS_KEY_ID",
         "SignatureDoesNotMatch": "the secret does not fit the access key; check AWS_SECRET_ACCESS_KEY",

@@ -115,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EpisodesError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except OSError as error:
+        sys.stderr.write(f"error: {error}; make room, or make it a folder that may be written to\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on where it was\n")
         return 130

@@ -47,9 +47,14 @@ class UploadState:
     def __init__(self, folder: Path, destination: str) -> None:
         self._path = folder / STATE
         self._document: dict[str, Any] = {"version": 1, "destinations": {}}
-        if self._path.is_file():
-            self._document = json.loads(self._path.read_text(encoding="utf-8"))
-        self._shards: dict[str, dict[str, Any]] = self._document["destinations"].setdefault(destination, {})
+        try:
+            if self._path.is_file():
+                self._document = json.loads(self._path.read_text(encoding="utf-8"))
+            self._shards: dict[str, dict[str, Any]] = self._document["destinations"].setdefault(destination, {})
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RefusedError(
+                f"{STATE} is damaged ({error}); remove it: the destination is then asked what is there"
+            ) from error
 
     def is_sent(self, manifest: Manifest) -> bool:
         known = self._shards.get(manifest.shard, {})
@@ -139,8 +144,11 @@ class Uploader:
         """How many sealed shards have not gone yet."""
         if not self._folder.is_dir():
             return 0
-        state = UploadState(self._folder, self._destination.label)
-        return sum(not state.is_sent(read_manifest(shard)) for shard in self._shards())
+        try:
+            state = UploadState(self._folder, self._destination.label)
+            return sum(not state.is_sent(read_manifest(shard)) for shard in self._shards())
+        except (RefusedError, FileNotFoundError):  # damaged, or a shard that went in this moment
+            return len(self._shards())
 
     def start(self) -> None:
         """Send whatever is there, and then whatever comes, on a thread of its own."""
@@ -179,15 +187,18 @@ class Uploader:
         return [path for path in sealed_shards(self._folder) if self._only is None or f"-{self._only}-" in path.name]
 
     def _upload(self, shard: Path, state: UploadState, report: Report) -> None:
-        manifest = read_manifest(shard)
+        try:
+            manifest = read_manifest(shard)
+        except RefusedError as error:
+            self._failed(shard, error, report)
+            return
         if state.is_sent(manifest):
             return
         try:
             outcome = self._send_with_retries(shard, manifest, state)
         except UploadError as error:
             state.failed(manifest, str(error))
-            report.failed[shard.name] = self.last_error = str(error)
-            log.warning("%s was not sent: %s", shard.name, error, extra={"action": "upload_failed"})
+            self._failed(shard, error, report)
             return
         state.sent(manifest, self._destination.place.name_of(shard.name))
         (report.sent if outcome == "sent" else report.already_there).append(shard.name)
@@ -198,6 +209,10 @@ class Uploader:
         if not self._keep:
             shard.unlink()
             manifest_path(shard).unlink()
+
+    def _failed(self, shard: Path, error: UploadError, report: Report) -> None:
+        report.failed[shard.name] = self.last_error = str(error)
+        log.warning("%s was not sent: %s", shard.name, error, extra={"action": "upload_failed"})
 
     def _send_with_retries(self, shard: Path, manifest: Manifest, state: UploadState) -> Outcome:
         pauses = self._pauses()

@@ -282,6 +282,14 @@ def test_a_server_without_digests_is_asked_for_the_content(
     assert not any(header.get("content-type") == "application/x-ndjson" for header in put_server.headers)
 
 
+def test_a_folder_that_cannot_be_written_is_said_in_one_line(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").write_text("a file in the way")
+    assert main(["--url", service.url, "--out", f"{tmp_path}/runs/e.jsonl"]) == 1
+    assert "name another folder with --out" in capsys.readouterr().err
+
+
 def test_a_watching_uploader_ends_when_it_is_told_to(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "nas").mkdir()

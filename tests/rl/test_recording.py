@@ -113,6 +113,16 @@ def test_after_the_stop_nothing_is_taken(tmp_path: Path) -> None:
     assert recorder.record(episode) is False
 
 
+def test_what_an_earlier_process_left_is_sealed_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "episodes-20260101T000000Z-dead-00000.jsonl.part").write_text('{"n":0}\n')
+    sealed = threading.Event()
+    recorder = recorder_in(tmp_path, sealed=sealed.set)
+    recorder.start()
+    assert sealed.wait(30)
+    assert read_manifest(sealed_shards(tmp_path)[0]).count == 1
+    recorder.stop(30)
+
+
 def test_a_flush_seals_what_came_before_it_and_says_so(tmp_path: Path) -> None:
     sealed: list[None] = []
     recorder = recorder_in(tmp_path, sealed=lambda: sealed.append(None))

@@ -129,7 +129,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_row_leaves_whole_rows(
 
     class Full:
         def write(self, data: bytes) -> int:
-            whole.write(data[:3])
+            whole.write(data[:-1])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         def __getattr__(self, name: str) -> object:
@@ -137,7 +137,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_row_leaves_whole_rows(
 
     monkeypatch.setattr(shard, "file", Full())
     with pytest.raises(OSError, match="No space"):
-        writer.append({"n": 1})
+        writer.append({"n": 1, "long": "x" * 100})
     monkeypatch.setattr(shard, "file", whole)
     writer.append({"n": 2})
     path = writer.seal()

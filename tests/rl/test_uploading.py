@@ -164,6 +164,27 @@ def test_the_state_file_says_what_went_where(in_folder: There, tmp_path: Path) -
     assert entry["sha256"] == read_manifest(shard).sha256
 
 
+def test_a_damaged_manifest_holds_up_its_shard_alone(in_folder: There, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    bad, good = shard_in(runs, run_id="a"), shard_in(runs, run_id="b")
+    manifest_path(bad).write_text("{")
+    uploader = Uploader(runs, in_folder.destination)
+    assert uploader.waiting() == 2
+    report = uploader.upload()
+    assert report.sent == [good.name]
+    assert "remove it, and it is made anew" in report.failed[bad.name]
+    manifest_path(bad).unlink()
+    assert Uploader(runs, in_folder.destination).upload().sent == [bad.name]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"version": 1}', '{"destinations": 5}'])
+def test_a_damaged_state_file_says_what_to_do(in_folder: There, tmp_path: Path, text: str) -> None:
+    shard = shard_in(tmp_path / "runs")
+    (shard.parent / STATE).write_text(text)
+    with pytest.raises(RefusedError, match="remove it: the destination is then asked"):
+        Uploader(shard.parent, in_folder.destination).upload()
+
+
 @pytest.mark.parametrize(
     ("path", "number", "name"),
     [
