@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from urllib.parse import quote
 
-from adapter_service.connectors.base import Connector, Cursor, StreamObserver
+from adapter_service.connectors.base import FILTER_REASONS, Connector, Cursor, StreamObserver
 from adapter_service.errors import AdapterServiceError
 from adapter_service.samples import Sample
 
@@ -76,7 +76,9 @@ class _VeiledObserver:
         self._observer.accepted(language)
 
     def skipped(self, origin: str, reason: str, language: str | None = None) -> None:
-        self._observer.skipped(self._veil.over(origin), self._veil.over(reason), language)
+        # The words of a filter are ours, and the tally knows them by the letter.
+        shown = reason if reason in FILTER_REASONS else self._veil.over(reason)
+        self._observer.skipped(self._veil.over(origin), shown, language)
 
     def part(self, name: str) -> StreamObserver:
         return _VeiledObserver(self._observer.part(name), self._veil)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from adapter_service.connectors.base import OTHER_LANGUAGE
 from adapter_service.connectors.tally import Tally, tallied
 from adapter_service.errors import AdapterServiceError, SettingsError, SourceUnreachableError
 from tests.connectors.conftest import Open, open_kind
@@ -87,3 +88,11 @@ def test_a_value_of_a_few_letters_is_veiled_as_a_whole_word_alone(
     message = message_of(server, open_http)
     assert "/key-${MY_TOKEN}/x.jsonl" in message
     assert "answered 404" in message
+
+
+def test_a_value_that_is_a_word_leaves_the_words_of_a_filter_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "other")
+    rows = [{"text": "one", "language": "hi"}, {"text": "two", "language": "ta"}]
+    tally = Tally("corpus", max_skipped_fraction=0)
+    list(tallied(open_kind("memory", items=rows, note="${MY_TOKEN}", only=("hi",)), tally))
+    assert (tally.bad, tally.counts()["reasons"]) == (0, {OTHER_LANGUAGE: 1})
