@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
-from benchmarks import streaming, translation_curve
+from benchmarks import episodes, service, streaming, translation_curve
 
 
 def main() -> None:
     streaming.run()
+    episodes.run()
+    service.run(full=os.environ.get("BENCH") == "full")
     translation_curve.run(full=os.environ.get("BENCH") == "full")
 
 

@@ -11,7 +11,8 @@ def test_memory_that_grows_with_every_call_misses_the_target_and_its_slope_is_to
     flat = [900.0] * SETTLED + [950.0] * (CALLS - SETTLED)
     leaking = [call / 32 + memory for call, memory in enumerate(flat)]
     _, growth, slope = _memory_rows(leaking)
-    assert (growth.met, slope.figure) == (False, pytest.approx(32.0))
+    assert growth.met is False
+    assert slope.figure == pytest.approx(32.0)
 
 
 def test_memory_that_fills_caches_first_and_then_stays_meets_it() -> None:
