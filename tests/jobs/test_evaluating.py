@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from adapter_service.adapters.artifact import check_files, write_manifest
 from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Sampling
-from adapter_service.errors import JobCancelledError
+from adapter_service.errors import JobCancelledError, NotReadyError
 from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.folder import write_folder
+from adapter_service.model_utils import BaseModel
 from adapter_service.samples import Message, Sample
 from adapter_service.settings import Settings
+from adapter_service.training import evaluation
 from adapter_service.training.dataset import Dataset
+from adapter_service.training.forward import MicroBatch
 from adapter_service.training.gate import decide
 from tests.jobs.bench import toy_settings
 from tests.jobs.test_learning import Recorder
@@ -88,6 +93,27 @@ def test_measuring_stops_when_the_job_is_cancelled(engine: Engine, settings: Set
     with pytest.raises(JobCancelledError, match="while evaluating"):
         measure(settings, held_out(engine, *PAIRS), engine, watch, None)
     assert watch.asked == 2
+
+
+def test_measuring_ends_between_two_layers_with_the_engine(
+    tiny_base: BaseModel, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(lambda note: tiny_base)
+    engine.start()
+    engine.wait_until_ready(60)
+    real, passes = evaluation.completion_states, list[str]()
+
+    def while_the_engine_stops(model: Any, batch: MicroBatch) -> torch.Tensor:
+        engine.stop(timeout_seconds=0)
+        passes.append("begun")
+        hidden = real(model, batch)
+        passes.append("whole")
+        return hidden
+
+    monkeypatch.setattr(evaluation, "completion_states", while_the_engine_stops)
+    with pytest.raises(NotReadyError, match="stopping"):
+        measure(settings, held_out(engine, *PAIRS), engine, Recorder(), None)
+    assert passes == ["begun"]
 
 
 def test_files_are_read_anew_although_the_version_is_resident(
