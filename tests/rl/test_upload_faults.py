@@ -86,6 +86,18 @@ def test_a_large_shard_whose_answers_get_lost_arrives_once(
     assert len(numbered) == len(set(numbered)) == 4
 
 
+def test_a_retry_that_finds_its_own_work_is_done(
+    in_s3: There, s3_url: str, bucket: str, proxy_to: ProxyTo, tmp_path: Path
+) -> None:
+    """boto3 tries again by itself; the second try is refused, for the first one has arrived."""
+    shard, proxy = shard_in(tmp_path / "runs"), proxy_to(s3_url)
+    proxy.faults.append(Fault("lost", b"PUT"))
+    destination = S3Destination(bucket, Place("ep/"), endpoint_url=proxy.url, attempts=3)
+    report = Uploader(shard.parent, destination, attempts=1).upload()
+    assert (report.already_there, report.failed) == ([shard.name], {})
+    assert in_s3.files()[f"ep/{shard.name}"] == shard.read_bytes()
+
+
 @pytest.mark.parametrize("noted", [True, False], ids=["noted", "found on the server"])
 def test_an_upload_to_s3_that_was_killed_goes_on_with_the_part_that_it_was_at(
     in_s3: There, s3_url: str, bucket: str, proxy_to: ProxyTo, s3_client: Any, tmp_path: Path, noted: bool
