@@ -74,7 +74,8 @@ class LowRankLinear(nn.Module):
         if pair is not None:
             y = y + pair.product(x).to(y.dtype)
         if check is not None and y.requires_grad:
-            y.register_hook(lambda _: check())  # the backward pass has no context of its own on CUDA
+            # The backward pass on CUDA runs on a thread that has no such context.
+            y.register_hook(lambda _: check())  # type: ignore[no-untyped-call]
         return y
 
 

@@ -97,21 +97,25 @@ class Spool:
             found = json.loads((self._folder / _PLACE).read_text(encoding="utf-8"))
             is_own, extent, place = found["key"] == self._key, _Extent(**found["extent"]), Place(**found["place"])
         except FileNotFoundError:
-            return self._anew(None)
+            self.discard()
+            return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            return self._anew(f"the place in the stream cannot be read ({type(error).__name__})")
+            self._begin_anew(f"the place in the stream cannot be read ({type(error).__name__})")
+            return None
         if not is_own:
             if not discards_other:
                 raise TrainingError(
                     "what was streamed is of a run with another source, seed or base, or other limits; "
                     "take those, or start anew without resuming"
                 )
-            return self._anew("the source or the settings changed since the last attempt")
+            self._begin_anew("the source or the settings changed since the last attempt")
+            return None
         dataset = Dataset(refused=extent.refused, refusals=extent.refusals, stopped_by=extent.stopped_by)
         try:
             self._read_into(dataset, extent)
         except (OSError, ValueError, EOFError, struct.error) as error:
-            return self._anew(f"what was streamed is damaged ({type(error).__name__})")
+            self._begin_anew(f"what was streamed is damaged ({type(error).__name__})")
+            return None
         self._bytes, self._crc32 = extent.bytes, extent.crc32
         self._count(dataset)
         return dataset, place
@@ -140,9 +144,8 @@ class Spool:
         self._bytes = self._crc32 = self._trained = self._held_out = 0
         self._written_at, self._is_broken = float("-inf"), False
 
-    def _anew(self, reason: str | None) -> None:
-        if reason is not None:
-            self._note(f"{reason}; streaming from the beginning")
+    def _begin_anew(self, reason: str) -> None:
+        self._note(f"{reason}; streaming from the beginning")
         self.discard()
 
     def _append(self, dataset: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from adapter_service.samples import Message, Sample
 from adapter_service.settings import Settings
 from adapter_service.training import evaluation
 from adapter_service.training.dataset import Dataset
-from adapter_service.training.forward import MicroBatch
+from adapter_service.training.forward import MicroBatch, completion_states
 from adapter_service.training.gate import decide
 from tests.jobs.bench import toy_settings
 from tests.jobs.test_learning import Recorder
@@ -101,12 +102,14 @@ def test_measuring_ends_between_two_layers_with_the_engine(
     engine = Engine(lambda note: tiny_base)
     engine.start()
     engine.wait_until_ready(60)
-    real, passes = evaluation.completion_states, list[str]()
+    passes: list[str] = []
 
     def while_the_engine_stops(model: Any, batch: MicroBatch) -> torch.Tensor:
-        engine.stop(timeout_seconds=0)
+        stopping = threading.Thread(target=engine.stop, args=[0.0])
+        stopping.start()
+        stopping.join()
         passes.append("begun")
-        hidden = real(model, batch)
+        hidden = completion_states(model, batch)
         passes.append("whole")
         return hidden
 

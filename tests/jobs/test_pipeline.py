@@ -20,6 +20,7 @@ from adapter_service.lora import folder as folder_module
 from adapter_service.lora.adapter import Adapter
 from adapter_service.model_utils import BaseModel
 from adapter_service.training import loop, memory
+from adapter_service.training.forward import MicroBatch, completion_states
 from tests.jobs.bench import Bench, Record, local_source, shuffled, toy_records, toy_settings
 from tests.jobs.conftest import MakeBench
 
@@ -421,12 +422,10 @@ def test_a_job_that_does_not_fit_fails_with_the_estimate(bench: Bench, monkeypat
 def test_short_memory_costs_a_job_half_its_budget_and_its_record_says_so(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.completion_states
-
-    def short(model: Any, batch: Any) -> Any:
+    def short(model: Any, batch: MicroBatch) -> torch.Tensor:
         if batch.ids.numel() > 64:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(model, batch)
+        return completion_states(model, batch)
 
     monkeypatch.setattr(loop, "completion_states", short)
     job = bench.run()

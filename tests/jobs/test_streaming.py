@@ -17,10 +17,10 @@ from adapter_service.jobs.streaming import Streamed, stream
 from adapter_service.samples import Sample
 from adapter_service.settings import Settings, SourceEntry
 from adapter_service.training import spool
-from tests.jobs.bench import local_source, toy_records, toy_settings
+from tests.jobs.bench import Record, local_source, toy_records, toy_settings
 from tests.jobs.test_learning import Recorder
 
-BROKEN = [{"prompt": "no completion"}, {"prompt": 7, "completion": "seven"}]
+BROKEN: list[Record] = [{"prompt": "no completion"}, {"prompt": 7, "completion": "seven"}]
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import torch
 from adapter_service.errors import NotReadyError, OutOfMemoryError
 from adapter_service.model_utils import BaseModel
 from adapter_service.training import loop as loop_module
-from adapter_service.training.forward import MicroBatch
+from adapter_service.training.forward import MicroBatch, completion_states
 from adapter_service.training.loop import Hooks, Progress, begin, train
 from tests.training.small_run import NO_CLIPPING, fresh_adapter, run, small_settings, some_samples, weights_of
 
@@ -46,16 +46,16 @@ def memory_for(
     tokens: int, monkeypatch: pytest.MonkeyPatch, fault: Fault = no_cuda_memory, *, in_backward: bool = False
 ) -> Iterator[list[int]]:
     """Micro-batches of more padded tokens than that fail; yields the sizes of those that were tried."""
-    real, tried = loop_module.completion_states, list[int]()
+    tried: list[int] = []
 
     def states(model: Any, batch: MicroBatch) -> torch.Tensor:
         tried.append(batch.ids.numel())
         if batch.ids.numel() <= tokens:
-            return real(model, batch)
+            return completion_states(model, batch)
         if not in_backward:
             fault()
-        hidden = real(model, batch)
-        hidden.register_hook(lambda _: fault())
+        hidden = completion_states(model, batch)
+        hidden.register_hook(lambda _: fault())  # type: ignore[no-untyped-call]
         return hidden
 
     with monkeypatch.context() as patch:
