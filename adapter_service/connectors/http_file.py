@@ -55,6 +55,7 @@ class HttpOptions:
     backoff_seconds: float = 0.5
     timeout_seconds: float = 30.0
     compression: Compression | None = None
+    least_range_bytes: int = 0
     is_immutable: bool = False
     """The URL names one state of the file for ever, whatever ETags and dates its mirrors give."""
     authorized_by: str = "`headers` (Authorization: Bearer ${TOKEN})"
@@ -94,7 +95,7 @@ class HttpFile:
         self._exits.close()
 
     def blocks(self, offset: int, stop: int | None = None) -> Iterator[bytes]:
-        reading = Reading(offset, stop)
+        reading = Reading(offset, stop, self._options.least_range_bytes)
         failures, reached = 0, offset
         with self._connection() as outbound:
             while not reading.is_complete:

@@ -23,6 +23,8 @@ from adapter_service.errors import SourceUnreachableError
 if TYPE_CHECKING:
     from adapter_service.connectors.dataset_files import DataFile, DatasetFiles
 
+# The Hub redirects each request to its storage, and counts them.
+_LEAST_RANGE_BYTES = 524_288
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -142,6 +144,7 @@ class HfReader:
             backoff_seconds=self._spec.backoff_seconds,
             timeout_seconds=self._spec.timeout_seconds,
             compression=reading.compression_of(file.label),
+            least_range_bytes=_LEAST_RANGE_BYTES,
             is_immutable=True,
             authorized_by="`token` (${HF_TOKEN})",
         )

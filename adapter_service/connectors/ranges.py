@@ -14,13 +14,17 @@ _FRACTION = 16
 
 
 class Reading:
-    """The bytes from `offset` on, up to `stop` where only a part is read; whoever reads moves `offset`."""
+    """The bytes from `offset` on, up to `stop` where only a part is read; whoever reads moves `offset`.
 
-    def __init__(self, offset: int, stop: int | None = None) -> None:
+    `least_bytes` is a longer first range, for where a request costs more than bytes in vain.
+    """
+
+    def __init__(self, offset: int, stop: int | None = None, least_bytes: int = 0) -> None:
         self.offset = offset
         self.stop = stop
         self.is_at_end = False
         self._began_at = offset
+        self._least_bytes = least_bytes
 
     @property
     def is_complete(self) -> bool:
@@ -31,7 +35,8 @@ class Reading:
         """The length of the next range."""
         if self.stop is not None:
             return min(self.stop - self.offset, MAX_RANGE_BYTES)
-        return min(max((self.offset - self._began_at) // _FRACTION, MIN_RANGE_BYTES), MAX_RANGE_BYTES)
+        read_before = self.offset - self._began_at
+        return min(max(read_before // _FRACTION, MIN_RANGE_BYTES, self._least_bytes), MAX_RANGE_BYTES)
 
     @property
     def header(self) -> str:

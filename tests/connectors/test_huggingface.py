@@ -274,7 +274,7 @@ def test_a_stream_that_is_left_has_fetched_a_part_and_stored_next_to_nothing(hub
     content = jsonl(*(f"{i} " + "word " * 200 for i in range(5000)))
     hub.put("me/corpus", {"README.md": b"a card", "train.jsonl": content})
     assert len(list(itertools.islice(open_hub().stream(), 100))) == 100
-    assert hub.fetched().count(f"{COMMITS[0]}/train.jsonl") < 6
+    assert hub.fetched().count(f"{COMMITS[0]}/train.jsonl") == 2
     stored = sum(path.stat().st_size for path in (tmp_path / "hub-cache").rglob("*") if path.is_file())
     assert stored < 10_000 < len(content)
 

@@ -22,6 +22,10 @@ def test_a_reading_that_goes_on_needs_few_requests() -> None:
     assert Reading(0, stop=None).asked_bytes == MIN_RANGE_BYTES
 
 
+def test_ranges_may_begin_longer() -> None:
+    assert ends_of_ranges(Reading(0, least_bytes=500_000), 2_000_000) == [500_000, 1_000_000, 1_500_000, 2_000_000]
+
+
 def test_a_reading_that_begins_in_the_middle_begins_with_little_too() -> None:
     assert Reading(1_000_000_000).header == f"bytes=1000000000-{1_000_000_000 + MIN_RANGE_BYTES - 1}"
 
