@@ -175,7 +175,7 @@ def test_a_check_tells_of_the_first_sample(make: Make) -> None:
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)),
     block=st.integers(0, 5),
-    file_format=st.sampled_from(["jsonl", "json", "csv"]),
+    file_format=st.sampled_from(["jsonl", "json", "csv", "parquet"]),
 )
 def test_any_text_comes_through_and_resumes(tmp_path: Path, texts: list[str], block: int, file_format: str) -> None:
     rows = [{"text": text, "language": "hi"} for text in texts]

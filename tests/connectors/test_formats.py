@@ -101,6 +101,11 @@ def test_a_quote_that_swallows_line_after_line_is_given_up_and_reading_goes_on(o
     assert reasons["not valid CSV: a quote is not closed within max_line_bytes"] == 1
 
 
+def test_a_cell_of_csv_may_be_as_long_as_a_line(open_local: Open) -> None:
+    content = b"text\n" + b"x" * 200_000 + b"\ny\n"
+    assert [len(text) for text in read(open_local("a.csv", content))[0]] == [200_000, 1]
+
+
 def test_tabs_part_the_columns_of_a_tsv(open_local: Open) -> None:
     assert read(open_local("a.tsv", b"text\tlanguage\na,b\thi\n"))[0] == ["a,b"]
 

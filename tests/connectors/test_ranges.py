@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from adapter_service.connectors.ranges import MAX_RANGE_BYTES, MIN_RANGE_BYTES, Reading
 
 
@@ -13,7 +15,7 @@ def ends_of_ranges(reading: Reading, total: int) -> list[int]:
 
 def test_a_reading_that_is_left_anywhere_has_fetched_few_per_cent_in_vain() -> None:
     ends = ends_of_ranges(Reading(0), 300_000_000)
-    for begin, end in zip(ends, ends[1:], strict=False):
+    for begin, end in pairwise(ends):
         assert end - begin <= max(begin / 16, MIN_RANGE_BYTES)
 
 

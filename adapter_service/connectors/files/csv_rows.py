@@ -12,6 +12,9 @@ from adapter_service.connectors.files.places import Found, Place
 from adapter_service.connectors.files.spec import FileSpec
 from adapter_service.errors import SourceFormatError
 
+# Of one cell, and for the whole process: 131,072 by itself. A row is bounded by `max_line_bytes`, which is less than this.
+csv.field_size_limit(16_000_000)
+
 
 def read_csv(file: ByteFile, start: Place, spec: FileSpec) -> Iterator[Found]:
     """Rows as objects by the names in the first line, which is read again when a stream is resumed."""
