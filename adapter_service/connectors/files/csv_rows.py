@@ -12,7 +12,7 @@ from adapter_service.connectors.files.places import Found, Place
 from adapter_service.connectors.files.spec import FileSpec
 from adapter_service.errors import SourceFormatError
 
-# Of one cell, and for the whole process: 131,072 by itself. A row is bounded by `max_line_bytes`, which is less than this.
+# Of one cell, for the whole process, and 131,072 by itself; `max_line_bytes` bounds a row, and is at most this.
 csv.field_size_limit(16_000_000)
 
 
