@@ -11,6 +11,7 @@ written is lost, but for a line that the end cut in two.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -55,7 +56,8 @@ class ShardWriter:
     """Appends rows to shards in `folder`, for one thread. A shard is begun with its first row.
 
     A row is in the system's hands when `append` returns: a killed process loses none, a power cut those
-    since the last `sync`.
+    since the last `sync`. No shard is begun while the folder holds `max_folder_bytes`: `append` then raises
+    OSError (EDQUOT), as on a disk that is full.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ShardWriter:
         name: str = "episodes",
         max_bytes: int = 32 << 20,
         max_age_seconds: float = 3600.0,
+        max_folder_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
@@ -73,6 +76,7 @@ class ShardWriter:
         self._run_id = checked_run_id(run_id)
         self._max_bytes = max_bytes
         self._max_age_seconds = max_age_seconds
+        self._max_folder_bytes = max_folder_bytes
         self._clock = clock
         self._number = 0
         self._open: _OpenShard | None = None
@@ -106,12 +110,22 @@ class ShardWriter:
 
     def _begin(self) -> _OpenShard:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_room()
         while True:
             stem = f"{self._beginning}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{self._run_id}-{self._number:05d}.jsonl"
             self._number += 1
             with contextlib.suppress(FileExistsError):  # of an earlier process with the same run id
                 self._open = _OpenShard(self.folder / stem, self._run_id, self._clock())
                 return self._open
+
+    def _check_room(self) -> None:
+        held, allowed = folder_bytes(self.folder), self._max_folder_bytes
+        if allowed is not None and held >= allowed:
+            raise OSError(
+                errno.EDQUOT,
+                f"the episodes here have {held >> 20} MiB, and {allowed >> 20} are allowed; have them sent, or move "
+                "them away",
+            )
 
 
 class _OpenShard:
@@ -187,6 +201,15 @@ def read_manifest(shard: Path) -> Manifest:
         raise RefusedError(
             f"{path.name} is no manifest of this version ({error}); remove it, and it is made anew"
         ) from error
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files of a flat folder; those that go in this moment count as nothing."""
+    total = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def sealed_shards(folder: Path) -> list[Path]:

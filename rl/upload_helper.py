@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         uploader = Uploader(
             options.folder,
             destination,
-            keep=not options.remove_sent,
+            keep_bytes=0 if options.remove_sent else None,
             only=options.run_id,
             attempts=max(1, options.attempts),
             poll_seconds=options.watch or 0.0,

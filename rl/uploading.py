@@ -22,7 +22,16 @@ from typing import Any
 
 from rl.destination import Destination, Outcome, Piece, manifest_name
 from rl.errors import RefusedError, UnreachableError, UploadError
-from rl.shards import Manifest, manifest_path, read_manifest, seal_abandoned, sealed_shards, sha256_of, write_whole
+from rl.shards import (
+    Manifest,
+    folder_bytes,
+    manifest_path,
+    read_manifest,
+    seal_abandoned,
+    sealed_shards,
+    sha256_of,
+    write_whole,
+)
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +120,8 @@ class NoNotes:
 class Uploader:
     """Sends the shards of `folder`; `only` keeps it to one run's.
 
-    An unreachable destination is tried `attempts` times, with growing pauses. `keep` = False removes a
-    shard from the folder once it went.
+    An unreachable destination is tried `attempts` times, with growing pauses. While the folder holds more
+    than `keep_bytes`, shards that went are removed from it, the oldest first; None keeps all.
     """
 
     def __init__(
@@ -120,14 +129,14 @@ class Uploader:
         folder: Path,
         destination: Destination,
         *,
-        keep: bool = True,
+        keep_bytes: int | None = None,
         only: str | None = None,
         attempts: int = 5,
         poll_seconds: float = 60.0,
         wait: Wait | None = None,
     ) -> None:
         self._folder, self._destination = folder, destination
-        self._keep, self._only = keep, only
+        self._keep_bytes, self._only = keep_bytes, only
         self._attempts, self._poll_seconds = attempts, poll_seconds
         self._stopping = threading.Event()
         self._woken = threading.Event()
@@ -181,7 +190,21 @@ class Uploader:
                 if self._stopping.is_set():
                     break
                 self._upload(shard, state, report)
+            self._make_room(state)
         return report
+
+    def _make_room(self, state: UploadState) -> None:
+        if self._keep_bytes is None:
+            return
+        held = folder_bytes(self._folder)
+        for shard in self._shards():
+            if held <= self._keep_bytes:
+                return
+            with contextlib.suppress(RefusedError):  # a damaged manifest: it did not go
+                if state.is_sent(read_manifest(shard)):
+                    held -= shard.stat().st_size + manifest_path(shard).stat().st_size
+                    shard.unlink()
+                    manifest_path(shard).unlink()
 
     def _shards(self) -> Sequence[Path]:
         return [path for path in sealed_shards(self._folder) if self._only is None or f"-{self._only}-" in path.name]
@@ -206,9 +229,6 @@ class Uploader:
         log.info(
             "%s: %s, %d episodes", shard.name, outcome, manifest.count, extra={"action": "upload_done"}
         )  # fmt: skip
-        if not self._keep:
-            shard.unlink()
-            manifest_path(shard).unlink()
 
     def _failed(self, shard: Path, error: UploadError, report: Report) -> None:
         report.failed[shard.name] = self.last_error = str(error)

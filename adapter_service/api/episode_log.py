@@ -45,6 +45,7 @@ class EpisodeLog:
             run_id=self.run_id,
             max_bytes=settings.shard_max_mb << 20,
             max_age_seconds=settings.shard_max_seconds,
+            max_folder_bytes=settings.max_local_mb << 20,
         )
         sealed = self.uploader.wake if self.uploader else lambda: None
         self.recorder = Recorder(writer, settings.rewards(), capacity=settings.queue_size, sealed=sealed)
@@ -125,4 +126,4 @@ def _uploader(settings: RlSettings, folder: Path) -> Uploader | None:
     if settings.upload_path is None:
         return None
     destination = destination_of(settings.upload_path, endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
-    return Uploader(folder, destination, keep=settings.keep_uploaded)
+    return Uploader(folder, destination, keep_bytes=settings.keep_uploaded_mb << 20)

@@ -244,7 +244,8 @@ class RlSettings(Section):
     upload_path: Name | None = None
     s3_endpoint_url: Name | None = None
     s3_region: Name | None = None
-    keep_uploaded: bool = True
+    keep_uploaded_mb: Annotated[int, Field(ge=0, le=1_048_576)] = 256
+    max_local_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
     reward_weights: dict[Literal["length", "quality", "diversity", "script", "language"], Weight] = {}
 
     @field_validator("upload_path")
@@ -259,6 +260,15 @@ class RlSettings(Section):
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return path
+
+    @model_validator(mode="after")
+    def _what_is_kept_leaves_room(self) -> Self:
+        if self.keep_uploaded_mb >= self.max_local_mb:
+            raise ValueError(
+                f"'keep_uploaded_mb' is {self.keep_uploaded_mb}, which leaves no room within 'max_local_mb' "
+                f"({self.max_local_mb}); lower the one or raise the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_weighs(self) -> Self:

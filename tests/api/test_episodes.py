@@ -170,7 +170,7 @@ def test_a_queue_without_room_is_said_and_takes_none(services: Services) -> None
 
 def test_sealed_shards_of_the_service_go_where_the_settings_say(make_services: MakeServices, tmp_path: Path) -> None:
     (tmp_path / "nas").mkdir()
-    services = make_services(rl=RlSettings(upload_path=f"file://{tmp_path}/nas/", keep_uploaded=False))
+    services = make_services(rl=RlSettings(upload_path=f"file://{tmp_path}/nas/", keep_uploaded_mb=0))
     services.episodes.start()
     assert post(services, episodes=[GIVEN]).status_code == 200
     assert services.episodes.recorder.flush(30)
@@ -178,6 +178,18 @@ def test_sealed_shards_of_the_service_go_where_the_settings_say(make_services: M
     assert (status["shards_sent"], status["shards_waiting"], status["upload_error"]) == (1, 0, None)
     (shard,) = sealed_shards(tmp_path / "nas")
     assert read_manifest(shard).count == 1
+    services.episodes.stop(30)
+
+
+def test_a_folder_that_is_full_is_said_with_507(make_services: MakeServices) -> None:
+    services = make_services(rl=RlSettings(max_local_mb=1, keep_uploaded_mb=0))
+    folder = services.settings.storage.state_dir / "episodes"
+    folder.mkdir(parents=True)
+    (folder / "older").write_bytes(bytes(1 << 20))
+    services.episodes.start()
+    response = post(services, episodes=[GIVEN])
+    assert (response.status_code, response.json()["code"]) == (507, "storage_full")
+    assert client_of(services).get("/rl/status").json()["episodes"]["failed"] == 1
     services.episodes.stop(30)
 
 

@@ -146,6 +146,16 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_row_leaves_whole_rows(
     assert read_manifest(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_no_shard_is_begun_in_a_folder_that_holds_what_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "older").write_bytes(b"x" * 2048)
+    writer = ShardWriter(tmp_path, run_id="run-1", max_folder_bytes=2048)
+    with pytest.raises(OSError, match="have them sent, or move them away"):
+        writer.append(ROW)
+    (tmp_path / "older").write_bytes(b"x" * 2047)
+    writer.append(ROW)
+    assert writer.seal() is not None
+
+
 def test_a_text_that_is_no_unicode_can_be_written(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, run_id="run-1")
     writer.append({"output": "half \udc00"})

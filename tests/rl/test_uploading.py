@@ -136,7 +136,7 @@ def test_sealed_shards_go_by_themselves(in_folder: There, tmp_path: Path) -> Non
                 arrived.set()
             return outcome
 
-    uploader = Uploader(runs, Told(tmp_path / "nas", Place()), poll_seconds=600, keep=False)
+    uploader = Uploader(runs, Told(tmp_path / "nas", Place()), poll_seconds=600, keep_bytes=0)
     uploader.start()
     shard = shard_in(runs)
     uploader.wake()
@@ -145,6 +145,18 @@ def test_sealed_shards_go_by_themselves(in_folder: There, tmp_path: Path) -> Non
     assert uploader.sent == 1
     assert not shard.exists()
     assert not manifest_path(shard).exists()
+
+
+def test_shards_that_went_make_room_the_oldest_first(in_folder: There, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shards = [shard_in(runs, run_id=run_id, filling="x" * 10_000) for run_id in ("a", "b", "c")]
+    refused = shard_in(runs, run_id="0", filling="x" * 10_000)
+    in_folder.put(f"ep/{refused.name}", b"other")
+    size = shards[0].stat().st_size
+    report = Uploader(runs, in_folder.destination, keep_bytes=3 * size).upload()
+    assert len(report.sent) == 3
+    assert [shard.exists() for shard in (refused, *shards)] == [True, False, False, True]
+    assert Uploader(runs, in_folder.destination).upload().sent == []
 
 
 def test_a_shard_that_grows_is_left_alone(in_folder: There, tmp_path: Path) -> None:
