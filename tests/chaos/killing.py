@@ -75,7 +75,7 @@ class _Chaos:
         for adapter in list(self._ids)[2:]:
             self._ask(adapter)
             self._end(adapter)
-        self._report.faults += faults_of_state(service)
+        self._report.faults += faults_of_state(service.state_dir, service.store_dir)
         self._report.starts, self._report.seconds = service.starts, time.monotonic() - began
         return self._report
 
@@ -85,7 +85,7 @@ class _Chaos:
         time.sleep(self._chance.uniform(0.0, LONGEST_LIFE * self._start_and_job_seconds))
         self._service.kill()
         asking.join()
-        self._report.faults += faults_of_state(self._service)
+        self._report.faults += faults_of_state(self._service.state_dir, self._service.store_dir)
         self._report.met[_met(self._service.jobs())] += 1
 
     def _ask_for_some(self) -> None:

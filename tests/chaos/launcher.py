@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 
 from tests.chaos.points import patch_all
+from tests.ordinary_user import become_ordinary
 
 
 def main() -> None:
@@ -54,8 +55,9 @@ def _import_all() -> None:
 
 
 def _serve(listener: socket.socket) -> None:
-    """Never returns."""
+    """Never returns. It may do no more than an ordinary user, also where the tests are root's."""
     _die_with_the_parent()
+    become_ordinary()
     import uvicorn
 
     from adapter_service.api import app

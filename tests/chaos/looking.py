@@ -11,17 +11,16 @@ from adapter_service.adapters.artifact import MANIFEST, verify_folder
 from adapter_service.errors import AdapterFormatError, AdapterServiceError
 from adapter_service.publishing.copying import described_file
 from adapter_service.publishing.manifest import parse_manifest
-from tests.chaos.service import Service
 
 
-def faults_of_state(service: Service) -> list[str]:
+def faults_of_state(state_dir: Path, store_dir: Path) -> list[str]:
     """Everything that is wrong: half-written versions, rows without files, a damaged database, two jobs at once."""
-    with closing(sqlite3.connect(service.state_dir / "service.db")) as database:
+    with closing(sqlite3.connect(state_dir / "service.db")) as database:
         return [
             *_of_database(database),
-            *_of_versions(database, service.state_dir / "adapters"),
-            *_of_folders(service.state_dir / "adapters", verify_folder),
-            *_of_folders(service.store_dir, _verify_stored),
+            *_of_versions(database, state_dir / "adapters"),
+            *_of_folders(state_dir / "adapters", verify_folder),
+            *_of_folders(store_dir, _verify_stored),
         ]
 
 

@@ -62,6 +62,11 @@ class Service:
         self.starts += 1
         self._pid, self.address = said["pid"], f"http://127.0.0.1:{said['port']}"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and its end was not waited for."""
+        return self._pid is not None
+
     def died(self) -> int:
         """Wait for the end of the process; its exit code, negative for a signal."""
         code: int = self._heard()["exit_code"]

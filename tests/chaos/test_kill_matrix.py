@@ -17,14 +17,13 @@ CALLS = {"in-the-stream": 40, "in-a-step": 20, "in-a-checkpoint": 3}
 ATTEMPTS = {"after-accept": {1}, "in-an-upload": {1, 2}}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(service: Service) -> Service:
+@pytest.fixture
+def undisturbed(running: Service) -> Service:
     """The service, running, with one job behind it that nothing disturbed: the adapter `undisturbed`."""
-    service.start()
-    job_id = service.train("undisturbed")
+    job_id = running.train("undisturbed")
     assert job_id
-    assert service.ended(job_id)["status"] == "succeeded"
-    return service
+    assert running.ended(job_id)["status"] == "succeeded"
+    return running
 
 
 @pytest.mark.parametrize("point", POINTS)
