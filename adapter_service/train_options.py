@@ -25,7 +25,7 @@ _NAMES = {
     "max_train_samples": ("--max_train_samples", "--max-samples"),
 }
 _HELP = {
-    "source": "a configured source, an https:// address, or a file",
+    "source": "a configured source, an https://, s3:// or hf: address, or a file",
     "max_train_samples": "samples to train on, at most",
     "languages": "tags or names of the languages to take, such as hi Tamil",
     "max_steps": "optimizer steps, at most",
