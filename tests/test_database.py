@@ -167,7 +167,8 @@ def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:
     database._writer.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to be full
     with pytest.raises(sqlite3.OperationalError, match="full"), database.transaction() as connection:
         connection.executemany("INSERT INTO numbers VALUES (?)", [(n,) for n in range(10_000)])
-    assert isinstance(database.fault, StorageFullError)
+    fault = database.fault
+    assert isinstance(fault, StorageFullError)
     assert len(database.read("SELECT * FROM numbers")) == 1
     database._writer.execute("PRAGMA max_page_count = 4294967294")
     insert(database)

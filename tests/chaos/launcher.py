@@ -60,10 +60,8 @@ def _serve(listener: socket.socket) -> None:
     become_ordinary()
     import uvicorn
 
-    from adapter_service.api import app
-
     patch_all(Path(os.environ["ADAPTER_STATE_DIR"]))
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+    config = uvicorn.Config("adapter_service.api:app", log_level="warning", timeout_graceful_shutdown=1)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
