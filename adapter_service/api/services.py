@@ -32,7 +32,7 @@ from adapter_service.settings import Settings
 from adapter_service.storage_faults import check_storage
 
 # Training and answers end at their next layer; only a source that stalls, or a base that loads, takes longer.
-STOP_SECONDS = 4.0
+STOP_SECONDS = 2.5
 # An upload under way is not waited for: it goes on at the next start with the file that it was at.
 SENDER_STOP_SECONDS = 1.0
 EPISODES_STOP_SECONDS = 0.5
