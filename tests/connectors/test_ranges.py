@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from itertools import pairwise
-
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
