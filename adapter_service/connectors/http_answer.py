@@ -105,5 +105,5 @@ def body(raw: Any, timeout_seconds: float) -> Iterator[bytes]:
         yield piece
         if waited > timeout_seconds:
             if received < MIN_BYTES_PER_TIMEOUT:
-                raise requests.ReadTimeout(f"only {received} bytes came within {waited:.0f} s")
+                raise requests.ReadTimeout(f"only {received} bytes came within {waited:.1f} s")
             waited, received = 0.0, 0

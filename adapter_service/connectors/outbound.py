@@ -20,6 +20,7 @@ from requests_hardened import Config, HTTPSession
 from requests_hardened.ip_filter import InvalidIPAddress, filter_host
 from requests_hardened.ip_filter_adapter import IPFilterAdapter
 
+from adapter_service.connectors.deadline import limit_headers
 from adapter_service.errors import SourceUnreachableError
 
 # It warns of each private address in a line of its own, which our error repeats in full.
@@ -111,6 +112,8 @@ class Outbound:
         if is_filtered:
             session.mount("http://", _PublicOnlyAdapter(is_https_proto=False))
             session.mount("https://", _PublicOnlyAdapter(is_https_proto=True))
+        for adapter in session.adapters.values():
+            limit_headers(adapter.poolmanager, 2 * self._timeout[1])
         return session
 
 

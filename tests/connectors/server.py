@@ -19,6 +19,7 @@ class Faults:
     ranges: bool = True
     redirect: str = ""
     trickle_seconds: float = 0.0
+    header_trickle_seconds: float = 0.0
     etag: str = '"v1"'
     empty_answers: bool = False
     is_stalling: bool = False
@@ -96,8 +97,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(206, {**headers, **given}, content[start:stop])
 
     def _answer(self, status: int, headers: dict[str, str] | None = None, content: bytes = b"") -> None:
-        self.send_response(status)
         faults = self.state.faults
+        if faults.header_trickle_seconds:
+            self._trickle(b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 60_000, faults.header_trickle_seconds)
+            return
+        self.send_response(status)
         if faults.empty_answers:
             content = b""
         for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
@@ -113,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.read(1)
             self.close_connection = True
         elif faults.trickle_seconds:
-            self._trickle(content)
+            self._trickle(content, faults.trickle_seconds)
         else:
             self.wfile.write(content)
 
@@ -126,10 +130,10 @@ class _Handler(BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(content)
 
-    def _trickle(self, content: bytes) -> None:
+    def _trickle(self, content: bytes, seconds: float) -> None:
         try:
             for i in range(len(content)):
                 self.wfile.write(content[i : i + 1])
-                time.sleep(self.state.faults.trickle_seconds)
+                time.sleep(seconds)
         except OSError:
             self.close_connection = True

@@ -53,6 +53,9 @@ ERRORS: dict[str, tuple[str, bytes | None, Faults, type[SourceError], str]] = {
     "a server that trickles": (
         "/a.jsonl", GOOD, Faults(trickle_seconds=0.01), SourceUnreachableError, "bytes came within"
     ),
+    "a server that trickles its headers": (
+        "/a.jsonl", GOOD, Faults(header_trickle_seconds=0.01), SourceUnreachableError, r"timed out.*\(2 attempts\)"
+    ),
     "a server that stays busy": ("/a.jsonl", GOOD, Faults(busy=99), SourceUnreachableError, r"503.*\(2 attempts\)"),
     "an endless line": ("/a.jsonl", b"x" * 65_536, Faults(is_endless=True), SourceFormatError, "line 1 has no end"),
     "an endless element": ("/a.json", b'[" ', Faults(is_endless=True), SourceFormatError, "raise `max_line_bytes`"),
