@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 
 from adapter_service.errors import AdapterServiceError
+from adapter_service.storage_faults import storage_fault
 
 Config = Annotated[Path | None, typer.Option("--config", help="adapter_config.yaml to use.")]
 Sources = Annotated[Path | None, typer.Option("--sources", help="mcp_connectors.yml to use.")]
@@ -22,5 +24,13 @@ def one_clear_line() -> Iterator[None]:
     try:
         yield
     except AdapterServiceError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error ({error.code}): {error}", style="red", markup=False)
-        raise typer.Exit(1) from None
+        raise _told(error) from None
+    except (OSError, sqlite3.Error) as error:
+        if (fault := storage_fault(error)) is None:
+            raise
+        raise _told(fault) from None
+
+
+def _told(error: AdapterServiceError) -> typer.Exit:
+    Console(stderr=True, soft_wrap=True).print(f"error ({error.code}): {error}", style="red", markup=False)
+    return typer.Exit(1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
 from adapter_service.publishing.manifest import StoredFile
+from adapter_service.storage_faults import storage_fault
 
 _BLOCK_BYTES = 1 << 20
 
@@ -26,6 +28,32 @@ def copy_bounded(source: Readable, target: IO[bytes], limit_bytes: int) -> None:
             break
     target.flush()
     os.fsync(target.fileno())
+
+
+def receive(source: Readable, target: Path, limit_bytes: int) -> None:
+    """`copy_bounded` into a file of this machine: what its disk says is no fault of the store.
+
+    Raises:
+        StorageError: the disk of this machine does not take it.
+    """
+    copied = 0
+    with target.open("wb") as out:
+        for block in _blocks(source):
+            with _this_disk():
+                copied += out.write(block)
+            if copied > limit_bytes:
+                break
+        with _this_disk():
+            out.flush()
+            os.fsync(out.fileno())
+
+
+@contextmanager
+def _this_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise storage_fault(error) or error from error
 
 
 def described(source: Readable) -> StoredFile:

@@ -17,7 +17,7 @@ from adapter_service import adapter_names
 from adapter_service.adapters.artifact import MANIFEST
 from adapter_service.durable import sync
 from adapter_service.errors import StoreError, StoreUnreachableError
-from adapter_service.publishing.copying import copy_bounded, described_file
+from adapter_service.publishing.copying import copy_bounded, described_file, receive
 from adapter_service.publishing.manifest import MAX_MANIFEST_BYTES, StoredFile
 from adapter_service.publishing.store import Place, Store
 
@@ -95,8 +95,8 @@ class FolderStore(Store):
         with self._translated(f"read at {place}"):
             if source.is_symlink() or not source.is_file():
                 raise StoreError(f"{name} of {place} in store {self.name!r} is no plain file; push the version again")
-            with source.open("rb") as file, target.open("wb") as out:
-                copy_bounded(file, out, limit_bytes)
+            with source.open("rb") as file:
+                receive(file, target, limit_bytes)
 
     def _write(self, target: Path, source: Path, size_bytes: int) -> None:
         part = target.with_name(f".{target.name}.part")

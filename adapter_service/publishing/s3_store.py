@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from adapter_service import adapter_names
 from adapter_service.adapters.artifact import MANIFEST
 from adapter_service.errors import StoreError, StoreUnreachableError
-from adapter_service.publishing.copying import copy_bounded, described
+from adapter_service.publishing.copying import described, receive
 from adapter_service.publishing.manifest import MAX_MANIFEST_BYTES, StoredFile
 from adapter_service.publishing.store import Place, Store
 
@@ -120,8 +120,8 @@ class S3Store(Store):
     def get(self, place: Place, name: str, target: Path, limit_bytes: int) -> None:
         with self._translated():
             answer = self._client.get_object(Bucket=self._bucket, Key=self._key(place, name))
-            with closing(answer["Body"]) as body, target.open("wb") as out:
-                copy_bounded(body, out, limit_bytes)
+            with closing(answer["Body"]) as body:
+                receive(body, target, limit_bytes)
 
     def _put(self, place: Place, name: str, body: Any, sha256: str | None) -> None:
         checked: dict[str, str] = {"ChecksumAlgorithm": "SHA256"}

@@ -96,6 +96,9 @@ class Sender:
 
     def _attempt(self, upload: Upload) -> None:
         name = f"{upload.reference} to {upload.store!r}"
+        if upload.store not in self._stores:  # queued by a command that reads a newer configuration than this process
+            self._postpone(upload, f"this service was started without a store {upload.store!r}; restart it")
+            return
         try:
             store = self._stores[upload.store]()
             pushed = push(self._versions.resolve(upload.reference), store, self._stopping.is_set)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,6 +158,14 @@ def test_a_removal_waits_for_requests_that_had_begun(here: Site, monkeypatch: py
     assert "requests that had begun still use its files; waiting for them" in here.ok("remove", "hindi@1")
     assert waited.is_set()
     assert not version.path.exists()
+
+
+def test_a_disk_that_takes_nothing_is_one_clear_line(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("adapter_service.adapters_cli.Database", read_only)
+    assert "error (storage_error): the disk of the state folder cannot be written" in here.refused("list")
 
 
 @pytest.fixture

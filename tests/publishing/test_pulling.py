@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from adapter_service.errors import (
     AdapterServiceError,
     ConflictError,
     InvalidParameterError,
+    StorageFullError,
     StoreError,
     UnknownAdapterError,
 )
@@ -301,6 +303,21 @@ def test_a_pull_that_fails_in_the_middle_leaves_nothing(
     assert list((machine.folder / "work").iterdir()) == []
     monkeypatch.undo()
     assert take(machine, store).number == 1
+
+
+def test_a_full_disk_here_is_no_fault_of_the_store(
+    machine: Machine, there: Machine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    push(there.train(1), store)
+    machine.train(9)  # the folders are there
+    with monkeypatch.context() as disk:
+        disk.setattr("adapter_service.publishing.copying.os.fsync", full)
+        with pytest.raises(StorageFullError, match="the disk of the state folder is full; make room"):
+            take(machine, store)
+    assert take(machine, store).adapter == "hindi"
 
 
 def test_what_a_killed_pull_left_is_removed_by_the_next(machine: Machine, there: Machine, tmp_path: Path) -> None:

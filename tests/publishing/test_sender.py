@@ -193,6 +193,13 @@ def test_a_missing_variable_waits_for_whoever_sets_it(machine: Machine, clock: C
     assert (only(machine).status, "NAS" in (only(machine).reason or "")) == (UploadStatus.PENDING, True)
 
 
+def test_a_store_that_only_a_newer_configuration_has_waits_for_the_restart(machine: Machine, clock: Clock) -> None:
+    machine.versions.go_live(machine.train(1))
+    assert sender_of(machine, clock, {}).send_due() == 1
+    assert only(machine).status is UploadStatus.PENDING
+    assert only(machine).reason == "this service was started without a store 'nas'; restart it"
+
+
 def test_a_version_that_is_removed_takes_its_pushes_with_it(machine: Machine, root: Path, clock: Clock) -> None:
     version = machine.versions.go_live(machine.train(1))
     machine.versions.remove(version, force=True)
