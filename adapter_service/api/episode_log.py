@@ -5,6 +5,7 @@ Whoever answers hands over what it has anyway; the episode is made on the writin
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -61,9 +62,10 @@ class EpisodeLog:
 
     def stop(self, timeout_seconds: float) -> None:
         """Write what waits and seal it; what has not gone yet goes after the next start."""
+        ends_at = time.monotonic() + timeout_seconds
         self.recorder.stop(timeout_seconds)
         if self.uploader:
-            self.uploader.stop(timeout_seconds)
+            self.uploader.stop(max(0.0, ends_at - time.monotonic()))
 
     def record_all(self, given: Sequence[Given]) -> list[Future[Mapping[str, Any]]] | None:
         """Hand over episodes of a caller who waits; None when there is no room for them."""
