@@ -17,8 +17,15 @@ from adapter_service.settings import Settings
 
 
 def accept(body: TrainBody, services: Services, *, trace_id: str, idempotency_key: str | None) -> Job:
-    """A queued job, or the one that the same idempotency key made before."""
-    request = checked_request(body, services)
+    """A queued job, or the one that the same idempotency key made before.
+
+    That one is found before anything is checked: what was accepted once is not refused because a
+    source, or memory, is gone since.
+    """
+    request = request_of(body, services.settings)
+    if idempotency_key and (earlier := services.jobs.made_by(idempotency_key, request.given(), request.adapter)):
+        return earlier
+    check_possible(request, services)
     job = services.jobs.create(
         request.given(),
         adapter=request.adapter,
@@ -30,14 +37,19 @@ def accept(body: TrainBody, services: Services, *, trace_id: str, idempotency_ke
     return job
 
 
-def checked_request(body: TrainBody, services: Services) -> TrainRequest:
-    settings = services.settings
+def request_of(body: TrainBody, settings: Settings) -> TrainRequest:
+    """What the body asks for; one that expects another base or other files than these is refused."""
     check_base("base_model", body.base_model, settings.model)
     check_width("use_8bit", body.use_8bit, settings.quantization)
     check_width("use_4bit", body.use_4bit, settings.quantization)
     check_file("config_path", body.config_path, settings.config_path)
     check_file("mcp_config_path", body.mcp_config_path, settings.sources_path)
-    request = body.train_request(settings.serving.default_adapter)
+    return body.train_request(settings.serving.default_adapter)
+
+
+def check_possible(request: TrainRequest, services: Services) -> None:
+    """Refuse what cannot succeed, as far as that can be told now."""
+    settings = services.settings
     check_name(request.adapter)
     _check_languages(request.languages)
     try:
@@ -46,7 +58,6 @@ def checked_request(body: TrainBody, services: Services) -> TrainRequest:
         raise InvalidParameterError(str(error)) from error
     check_source(wanted.data.source, settings)
     _check_beginning(request, wanted, services)
-    return request
 
 
 def _check_beginning(request: TrainRequest, wanted: Settings, services: Services) -> None:

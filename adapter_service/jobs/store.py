@@ -28,6 +28,7 @@ from adapter_service.jobs.rows import INSERT, SELECT, UPDATE, encode, to_columns
 logger = logging.getLogger(__name__)
 
 _WAITING = (JobStatus.QUEUED, JobStatus.PAUSED)
+_BY_KEY = "SELECT * FROM jobs WHERE idempotency_key = ?"
 
 
 class JobStore:
@@ -61,6 +62,15 @@ class JobStore:
             connection.execute(INSERT, to_columns(job) | {"idempotency_key": idempotency_key})
             self._event(connection, job, JobStatus.QUEUED)
             return _get(connection, job.id)
+
+    def made_by(self, idempotency_key: str, request: Mapping[str, Any], adapter: str) -> Job | None:
+        """The job that this key made before; None for a new key.
+
+        Raises:
+            DuplicateRequestError: it made it from another request.
+        """
+        rows = self._database.read(_BY_KEY, (idempotency_key,))
+        return _same_request(to_job(rows[0]), idempotency_key, adapter, request) if rows else None
 
     def get(self, job_id: str) -> Job:
         """The job as it is now.
@@ -322,7 +332,7 @@ def _check_room(connection: sqlite3.Connection, queue_limit: int) -> None:
 
 
 def _by_key(connection: sqlite3.Connection, idempotency_key: str) -> Job | None:
-    row = connection.execute("SELECT * FROM jobs WHERE idempotency_key = ?", (idempotency_key,)).fetchone()
+    row = connection.execute(_BY_KEY, (idempotency_key,)).fetchone()
     return None if row is None else to_job(row)
 
 

@@ -138,6 +138,15 @@ def test_a_key_means_the_same_job_after_a_restart_and_when_the_queue_is_full(mak
     assert (full.status_code, full.json()["code"]) == (429, "busy")
 
 
+def test_what_was_accepted_is_not_refused_because_its_source_is_gone_since(make_services: MakeServices) -> None:
+    before = make_services()
+    job_id = submitted(client_of(before), key="k", source="other")
+    without = {name: entry for name, entry in before.settings.sources.items() if name != "other"}
+    client = client_of(make_services(sources=without))
+    assert submitted(client, key="k", source="other") == job_id
+    assert client.post("/adapter/train-lite", json={"source": "other"}).json()["code"] == "unknown_source"
+
+
 @pytest.mark.parametrize("damage", ["request = 'x'", "request = '[]'", "started_at = 'noon'", "progress = '{'"])
 def test_a_job_that_cannot_be_read_says_so_and_the_others_go_on(
     client: TestClient, services: Services, damage: str

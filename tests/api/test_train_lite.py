@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service.adapters import Version
-from adapter_service.api.accepting import checked_request
+from adapter_service.api.accepting import check_possible, request_of
 from adapter_service.api.schemas.training import OLDER_NAMES, TrainBody
 from adapter_service.api.services import Services
 from adapter_service.jobs.train_request import OVERRIDES, TrainRequest, settings_for
@@ -75,11 +75,13 @@ def test_every_field_reaches_the_settings_of_the_job(client: TestClient, service
 def test_older_names_mean_the_same(services: Services, older: str, field: str) -> None:
     value = VALUES.get(field, SMALL_BASE)
     written, today = TrainBody(**{older: value}), TrainBody(**{field: value})
-    assert checked_request(written, services) == checked_request(today, services)
+    request = request_of(today, services.settings)
+    check_possible(request, services)
+    assert request_of(written, services.settings) == request
 
 
 def test_one_language_needs_no_list(services: Services) -> None:
-    assert checked_request(TrainBody(lang="hi"), services).languages == ["hi"]  # type: ignore[call-arg]
+    assert request_of(TrainBody(lang="hi"), services.settings).languages == ["hi"]  # type: ignore[call-arg]
 
 
 def test_two_names_of_one_field_must_agree(client: TestClient) -> None:

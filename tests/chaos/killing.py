@@ -18,7 +18,7 @@ from tests.conftest import write_tiny_base
 from tests.waiting import eventually
 
 # So many jobs wait or run when a process begins; it lives for up to so many times what a start and one job take.
-WAITING = 3
+WAITING = 5
 LONGEST_LIFE = 2.5
 
 
