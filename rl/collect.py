@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     option("--top-p", dest="top_p", type=float)
     option("--top-k", dest="top_k", type=int)
     option("--seed", type=int, help="the first episode's; each further one adds 1")
-    option("--upload", action="store_true", help="send to the configured destination when the run is over")
+    option("--upload", action="store_true", help="send to the configured destination, or to RL_UPLOAD_PATH")
     option("--upload-path", "--upload-url", dest="upload_path",
            help="send there: s3://bucket/prefix/, file:///folder/, https://host/prefix/, or a signed one")  # fmt: skip
     option("--s3-bucket", dest="s3_bucket", help="send to this bucket")

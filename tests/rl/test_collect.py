@@ -157,6 +157,14 @@ def test_a_run_goes_to_a_bucket_under_its_key(
     assert len(files["rl/r7/episodes.jsonl"].splitlines()) == 2
 
 
+def test_a_signed_address_may_come_from_the_environment(
+    put_server: PutServer, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RL_UPLOAD_PATH", f"{put_server.url}/bucket/key?X-Signature=geheim")
+    assert main(["--url", service.url, "--episodes", "1", "--out", f"{tmp_path}/e.jsonl", "--upload"]) == 0
+    assert list(put_server.files) == ["/bucket/key"]
+
+
 def test_a_bucket_that_is_not_there_says_so_and_the_run_can_be_sent_later(
     s3_url: str, service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
