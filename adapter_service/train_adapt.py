@@ -167,6 +167,7 @@ def _judge(
 ) -> Decision | None:
     if not streamed.dataset.holdout:
         return None
+    settings = trained.judged_with(settings)
     candidate = measure(settings, streamed.dataset, engine, display, trained.adapter)
     base = measure(settings, streamed.dataset, engine, display, None)
     return decide(candidate, base, settings.gate, seed=settings.training.seed)

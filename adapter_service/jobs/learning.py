@@ -31,6 +31,11 @@ class Trained:
     adapter: Adapter
     result: TrainingResult
 
+    def judged_with(self, settings: Settings) -> Settings:
+        """The settings with the token budget that there was memory for in the end."""
+        training = settings.training.model_copy(update={"token_budget": self.result.token_budget})
+        return settings.model_copy(update={"training": training})
+
 
 def train(
     settings: Settings,
@@ -60,12 +65,13 @@ def train(
         from adapter_service.training.loop import train as run_loop
         from adapter_service.training.memory import check_fits
 
-        longest = max((len(sample.ids) for sample in dataset.train), default=0)
-        check_fits(turn.base, turn.layers, lora_config(settings), settings.training, longest)
         made_with = conditions(turn.base) | {"token_budget": settings.training.token_budget}
         kept = RunCheckpoint(checkpoints, run_key, watch.note, made_with, discards_other)
         state = begin(_first_weights(settings, turn, start), settings.training)
         kept.load(state)
+        longest = max((len(sample.ids) for sample in dataset.train), default=0)
+        training = settings.training.model_copy(update={"token_budget": state.token_budget})
+        check_fits(turn.base, turn.layers, lora_config(settings), training, longest)
         hooks = Hooks(
             pause=turn.pause,
             check=turn.check,

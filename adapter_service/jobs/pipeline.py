@@ -198,6 +198,7 @@ class TrainingPipeline:
         context.report(phase=Phase.EVALUATING)
         live = self._incumbent(version, context)
         held = streamed.dataset
+        settings = trained.judged_with(settings) if trained else settings
         with watch.evaluation():
             candidate = measure(settings, held, self._engine, watch, trained.adapter if trained else _files(version))
             watch.evaluated()

@@ -11,7 +11,7 @@ from adapter_service.lora.adapter import Adapter
 from adapter_service.lora.layer import using
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
-from adapter_service.training.batching import pack
+from adapter_service.training.batching import split
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head, token_losses
 
@@ -40,7 +40,7 @@ def score(
     """The completion loss of each sample, in the samples' order. `pause` is called between batches."""
     head = Head.of(base.model)
     sums: dict[int, float] = {}
-    for group in pack([len(sample.ids) for sample in samples], budget_tokens):
+    for group in split([len(sample.ids) for sample in samples], budget_tokens):
         pause()
         batch = collate([samples[index] for index in group], base.tokenizer.pad_token_id or 0, base.device)
         with using(adapter):

@@ -19,7 +19,7 @@ from adapter_service.jobs.train_request import TrainRequest
 from adapter_service.lora import folder as folder_module
 from adapter_service.lora.adapter import Adapter
 from adapter_service.model_utils import BaseModel
-from adapter_service.training import loop, memory
+from adapter_service.training import evaluation, loop, memory
 from adapter_service.training.forward import MicroBatch, completion_states
 from tests.jobs.bench import Bench, Record, local_source, shuffled, toy_records, toy_settings
 from tests.jobs.conftest import MakeBench
@@ -427,7 +427,8 @@ def test_short_memory_costs_a_job_half_its_budget_and_its_record_says_so(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return completion_states(model, batch)
 
-    monkeypatch.setattr(loop, "completion_states", short)
+    for module in (loop, evaluation):
+        monkeypatch.setattr(module, "completion_states", short)
     job = bench.run()
     assert job.result is not None, job.error_message
     assert (job.progress["token_budget"], job.result["training"]["token_budget"]) == (64, 64)
