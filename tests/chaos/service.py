@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ class Service:
         assert self._pid
         os.kill(self._pid, number)
         return self.died()
+
+    @contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """Within it no file of the running process grows beyond a block; the kernel refuses the write."""
+        assert self._pid
+        soft, hard = resource.prlimit(self._pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self._pid, resource.RLIMIT_FSIZE, (1, hard))
+        try:
+            yield
+        finally:
+            resource.prlimit(self._pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     def close(self) -> None:
         assert self._launcher.stdin

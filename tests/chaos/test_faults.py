@@ -55,6 +55,31 @@ def test_a_read_only_folder_holds_jobs_back_and_everyone_is_told_until_it_is_men
     assert service.get("/health")["storage"]["ok"] is True
 
 
+def test_a_disk_that_fills_up_under_a_running_job_costs_waiting_and_nothing_else(running: Service) -> None:
+    service = running
+    undisturbed = service.train("undisturbed")
+    assert undisturbed
+    service.ended(undisturbed)
+    with service.slow_steps():
+        job_id = service.train("filled-up")
+        assert job_id
+        eventually(lambda: service.status(job_id)["step"] >= 7, "some steps of the job")
+        with service.full_disk():
+            eventually(lambda: not service.get("/health")["storage"]["ok"], "the disk is found full")
+            refused = service.post("/adapter/train-lite", {"adapter": "refused"})
+            assert (refused.status_code, refused.json()["code"]) in {(503, "storage_error"), (507, "storage_full")}
+            assert "Traceback" not in refused.text
+            eventually(lambda: not service.get("/health")["engine"]["working"], "the training has come to its end")
+    ended = service.ended(job_id)
+    assert (ended["status"], ended["error"]) == ("succeeded", None)
+    assert service.weights("filled-up") == service.weights("undisturbed")
+    assert "refused" not in {job.adapter for job in service.jobs()}
+    assert service.get("/health")["storage"]["ok"] is True
+    accepted = service.train("refused")
+    assert accepted
+    assert service.ended(accepted)["status"] == "succeeded"
+
+
 def test_a_place_for_versions_that_takes_nothing_costs_attempts_and_not_the_other_jobs(running: Service) -> None:
     """The state folder is well, so the fault is the job's: three attempts, from its checkpoint, and no more."""
     service = running
