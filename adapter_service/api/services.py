@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +21,7 @@ from adapter_service.api.episode_log import EpisodeLog
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import LoadBase, base_loader
+from adapter_service.errors import AdapterServiceError
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.leftovers import remove_leftovers
@@ -32,7 +35,7 @@ from adapter_service.settings import Settings
 from adapter_service.storage_faults import check_storage
 
 # Training and answers end at their next layer; only a source that stalls, or a base that loads, takes longer.
-STOP_SECONDS = 2.5
+STOP_SECONDS = 2.0
 # An upload under way is not waited for: it goes on at the next start with the file that it was at.
 SENDER_STOP_SECONDS = 1.0
 EPISODES_STOP_SECONDS = 0.5
@@ -95,10 +98,17 @@ class Services:
         ends_at = time.monotonic() + STOP_SECONDS
         self.begin_to_stop()
         self.sender.stop(SENDER_STOP_SECONDS)
-        for stop in (self.engine.stop, self.runner.stop):
-            stop(max(0.0, ends_at - time.monotonic()))
+        self.engine.stop(max(0.0, ends_at - time.monotonic()))
+        if not self.runner.stop(max(0.0, ends_at - time.monotonic())):
+            self._give_back()
         self.episodes.stop(EPISODES_STOP_SECONDS)  # the last answers have come
         self.database.close()
+
+    def _give_back(self) -> None:
+        """Queue the job whose source keeps it from stopping: the end of the service is no crash of the job's."""
+        with suppress(AdapterServiceError, sqlite3.Error):  # it has just ended, or is put back at the next start
+            if (job_id := self.runner.attempting) is not None:
+                self.jobs.put_back(self.jobs.get(job_id))
 
 
 def build_services(
