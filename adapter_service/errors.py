@@ -39,7 +39,7 @@
     │   └── OutOfMemoryError         while it ran, for one sample alone
     ├── ServiceAnswerError           a service that we ask does not answer as it should
     ├── RunFailedError               `make run` came to no result
-    └── JobCancelledError            the user asked for it; ends a job as `cancelled`
+    └── JobCancelledError            a job stops before its end, as it was asked: for good, for a while, by a shutdown
 
 Adding one: write the class here with a `code` that no other has, give it a status in
 `api/errors.py`, and the test over all of them (`tests/test_errors.py`) tells what is missing.
