@@ -25,6 +25,7 @@ from adapter_service.api.tracing import Tracing
 from adapter_service.api.watching import Watches
 from adapter_service.errors import AdapterServiceError
 from adapter_service.settings import Settings, load_settings
+from adapter_service.storage_faults import storage_fault
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     watches: Watches = app.state.watches
     for note in services.settings.notes:
         log.warning(note, extra={"action": "settings_note"})
-    await asyncio.to_thread(services.start)
+    try:
+        await asyncio.to_thread(services.start)
+    except sqlite3.Error as error:
+        if (fault := storage_fault(error)) is None:
+            raise
+        raise fault from error
 
     def begin_to_stop() -> None:
         # The running job is saved while connections still end, and none of this waits on the event loop.

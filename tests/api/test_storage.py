@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from adapter_service.api import services as services_module
 from adapter_service.api.services import Services
 from adapter_service.database import Database
+from adapter_service.errors import StorageError
 from tests.api.conftest import MakeServices, client_of
 from tests.waiting import eventually
 
@@ -67,6 +68,23 @@ def test_a_locked_database_is_503_and_what_only_reads_goes_on(
         assert client.get(f"/adapter/status/{kept}").status_code == 200
     assert train(client).status_code == 202
     assert client.get("/health").json()["storage"] == {**client.get("/health").json()["storage"], "ok": True}
+
+
+@pytest.fixture
+def held(make_services: MakeServices, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Services]:
+    """Services with a store to push to, whose database another process holds."""
+    monkeypatch.setattr(services_module, "Database", lambda path: Database(path, busy_seconds=0))
+    stores = [{"name": "nas", "kind": "folder", "path": str(tmp_path)}]
+    services = make_services(publishing={"stores": stores})
+    with closing(sqlite3.connect(services.database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield services
+
+
+def test_a_service_whose_database_is_held_by_another_process_does_not_start_and_says_why(held: Services) -> None:
+    with pytest.raises(StorageError, match="locked by another process; end that one"), client_of(held):
+        pass
+    assert held.runner.stop(timeout=20)
 
 
 def test_a_read_only_database_is_503_and_says_what_to_do(client: TestClient, services: Services) -> None:
