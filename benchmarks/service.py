@@ -41,8 +41,8 @@ SETTLED = 200  # until then caches fill
 GROWTH_MB = 10.0
 HEALTH_MS = 50.0
 _PROBES_PER_SECOND = 20
-_SECONDS = {False: 60.0, True: 300.0}
-_NEW_TOKENS = 4
+_SECONDS = {False: 40.0, True: 300.0}
+_NEW_TOKENS = 2
 _PROMPTS = ("The capital of France is", "Translate to Hindi: Good morning", "Two and two make", "Water is")
 # Far more than is trained here: the job is cancelled at the end.
 _JOB = {"adapter": "bench", "source": "multilingual_corpus", "max_train_samples": 5000, "num_epochs": 10}
