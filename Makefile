@@ -8,10 +8,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' locks/constraints.in)
 SERVE ?= 1
 
-.PHONY: help run serve test lint format docs bench setup lock clean
+.PHONY: help run serve test lint format docs transcripts bench chaos setup lock clean
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  variables: SERVE=0 (run: stop after the smoke results), HOURS=n (run: train for about so long),"
 	@echo "             BENCH=full (bench: the long ones too), TORCH_INDEX=url (setup: take torch from there)"
 
@@ -37,6 +37,12 @@ format: .venv/development ## put the code in form
 
 docs: .venv/runtime ## write the generated tables of the README anew
 	$(BIN)/python -m adapter_service.documentation
+
+transcripts: .venv/runtime ## run the README's commands against the service on port 8100, and write their output
+	$(BIN)/python -m adapter_service.transcripts
+
+chaos: .venv/development ## kill a real server at random moments (CHAOS_KILLS=200, CHAOS_SEED=n)
+	$(BIN)/python -m tests.chaos
 
 bench: .venv/development ## measure beside the peers, into benchmarks/results (BENCH=full for the long ones)
 	BENCH=$(BENCH) $(BIN)/python -m benchmarks

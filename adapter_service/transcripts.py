@@ -103,7 +103,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Write the output of the README's commands anew.")
     parser.add_argument("--url", default=f"http://{ADDRESS}", help="a running service with a live adapter")
     url = parser.parse_args(arguments).url
-    README.write_text(with_outputs(README.read_text(), Session(url)))
+    try:
+        README.write_text(with_outputs(README.read_text(), Session(url)))
+    except subprocess.CalledProcessError as error:
+        sys.stderr.write(f"{error.cmd[-1]}ended with status {error.returncode}: {error.stdout}{error.stderr}\n")
+        return 1
     return 0
 
 

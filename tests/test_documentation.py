@@ -39,6 +39,7 @@ def test_the_commands_of_the_readme_exist() -> None:
 
     readme = documentation.README.read_text()
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    known |= {group.name for group in app.registered_groups if group.name}
     assert set(re.findall(r"`adapter-service (\w+)", readme)) <= known
 
 
