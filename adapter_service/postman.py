@@ -157,10 +157,8 @@ def _example(document: Json, schema: Json) -> Any:
     """A value of `schema`: its example or default, else what every required field needs."""
     if "$ref" in schema:
         return _example(document, document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
-    if "examples" in schema:
-        return schema["examples"][0]
-    if "default" in schema:
-        return schema["default"]
+    if given := [*schema.get("examples", ()), *(schema[key] for key in ("default",) if key in schema)]:
+        return given[0]
     if "anyOf" in schema:
         return _example(document, schema["anyOf"][0])
     if schema.get("type") == "object":
