@@ -39,7 +39,7 @@ docs: .venv/runtime ## write the generated tables of the README anew
 	$(BIN)/python -m adapter_service.documentation
 
 transcripts: .venv/runtime ## run the README's commands against the service on port 8100, and write their output
-	$(BIN)/python -m adapter_service.transcripts
+	$(BIN)/python -m adapter_service.documentation.transcripts
 
 chaos: .venv/development ## kill a real server at random moments (CHAOS_KILLS=200, CHAOS_SEED=n)
 	$(BIN)/python -m tests.chaos

@@ -21,6 +21,8 @@ if __name__ == "__main__":  # run as a file: the folder above the package is wha
 from rich.console import Console
 from rich.table import Table
 
+from adapter_service.cli.progress import run_progress
+from adapter_service.cli.train_options import parser, request_of, settings_of
 from adapter_service.connectors.opening import source_opener
 from adapter_service.durable import sync, sync_folder
 from adapter_service.engine.engine import Engine
@@ -32,9 +34,7 @@ from adapter_service.jobs.evaluating import measure
 from adapter_service.jobs.learning import Trained, recipe_key, train
 from adapter_service.jobs.streaming import OpenSource, Streamed, stream
 from adapter_service.jobs.train_request import going_on_from, raised_budget, settings_for
-from adapter_service.progress import run_progress
 from adapter_service.settings import LoraSettings, Settings, validate_section
-from adapter_service.train_options import parser, request_of, settings_of
 from adapter_service.training.checkpoint import has_checkpoint
 from adapter_service.training.gate import Decision, decide
 from adapter_service.training.spool import has_samples

@@ -12,9 +12,9 @@ import pytest
 
 from adapter_service import train_adapt
 from adapter_service.adapters import check_files
+from adapter_service.cli.train_options import parser, request_of, settings_of
 from adapter_service.jobs.train_request import OVERRIDES, TrainRequest, settings_for
 from adapter_service.settings import Settings
-from adapter_service.train_options import parser, request_of, settings_of
 from tests.jobs.test_train_request import OTHER_VALUES
 
 

@@ -11,9 +11,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service.api.services import Services
-from adapter_service.documentation import api_document
+from adapter_service.documentation.postman import COLLECTION, PROMPTS, SCHEMA, collection_text
+from adapter_service.documentation.tables import api_document
 from adapter_service.jobs.job import Job
-from adapter_service.postman import COLLECTION, PROMPTS, SCHEMA, collection_text
 from adapter_service.settings import Settings
 
 Json = dict[str, Any]

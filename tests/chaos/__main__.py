@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from adapter_service.progress import run_progress
+from adapter_service.cli.progress import run_progress
 from tests.chaos.killing import Report, kill_at_random
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from adapter_service.adapters import Version
 from adapter_service.adapters.lease import Lease
 from adapter_service.api.services import Services, build_services
-from adapter_service.cli import app
+from adapter_service.cli.main import app
 from adapter_service.settings import load_settings
 from tests.api.conftest import QuickPipeline, client_of
 from tests.publishing.conftest import Machine
@@ -164,7 +164,7 @@ def test_a_disk_that_takes_nothing_is_one_clear_line(here: Site, monkeypatch: py
     def read_only(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("adapter_service.adapters_cli.Database", read_only)
+    monkeypatch.setattr("adapter_service.cli.adapters.Database", read_only)
     assert "error (storage_error): the disk of the state folder cannot be written" in here.refused("list")
 
 

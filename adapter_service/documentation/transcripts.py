@@ -1,4 +1,4 @@
-"""The README's commands with their real output: `python -m adapter_service.transcripts` runs them and writes it.
+"""The README's commands with their real output: `make transcripts` runs them and writes it.
 
 They stand in `console` blocks, a command behind `$` and `>`, its output below. A running service
 answers at the address that the README names, or at `--url`. `$JOB_ID` is the last job that a
@@ -16,11 +16,10 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.request import urlopen
 
-ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+from adapter_service.documentation import README, ROOT
+
 # Where the README's commands expect the service.
 ADDRESS = "localhost:8100"
 

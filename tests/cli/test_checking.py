@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapter_service.checking import Report, check
+from adapter_service.cli.checking import Report, check
 from adapter_service.connectors.registry import open_source
 from adapter_service.settings import (
     DataSettings,
@@ -16,6 +16,7 @@ from adapter_service.settings import (
     StoreSettings,
     load_settings,
 )
+from tests.conftest import ROOT
 
 
 def settings_with(folder: Path, **changes: object) -> Settings:
@@ -49,8 +50,7 @@ def test_the_recipe_is_told_in_steps(tmp_path: Path) -> None:
 
 
 def test_the_shipped_sources_are_as_their_connectors_want_them() -> None:
-    root = Path(__file__).resolve().parents[1]
-    settings = load_settings(root / "adapter_config.yaml", root / "mcp_connectors.yml", {})
+    settings = load_settings(ROOT / "adapter_config.yaml", ROOT / "mcp_connectors.yml", {})
     assert all(open_source(entry) for entry in settings.sources.values())
     assert "english_indic.jsonl.gz (jsonl)" in open_source(settings.sources["multilingual_corpus"]).check()
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from adapter_service.adapters import Version, VersionStatus, VersionStore
 from adapter_service.adapters.uploads import Upload, Uploads
+from adapter_service.cli.terminal import Config, Sources, one_clear_line
 from adapter_service.database import Database
 from adapter_service.errors import AdapterFormatError, InvalidParameterError
 from adapter_service.publishing.judging import judge_files
@@ -27,7 +28,6 @@ from adapter_service.publishing.pulling import pull as pull_version
 from adapter_service.publishing.pushing import push as push_version
 from adapter_service.publishing.store import Store
 from adapter_service.settings import Settings, load_settings
-from adapter_service.terminal import Config, Sources, one_clear_line
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseOutline

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from adapter_service import progress as module
-from adapter_service.progress import run_progress
+from adapter_service.cli import progress as module
+from adapter_service.cli.progress import run_progress
 
 
 def shown(*, terminal: bool) -> str:

@@ -24,6 +24,7 @@ from adapter_service import sample_corpus
 from adapter_service.api.app import create_app
 from adapter_service.api.log_lines import log_as_json_lines
 from adapter_service.api.services import Services, build_services
+from adapter_service.cli.progress import run_progress
 from adapter_service.connectors.opening import configured
 from adapter_service.connectors.registry import open_source
 from adapter_service.engine.engine import Turn
@@ -33,7 +34,6 @@ from adapter_service.measuring.evaluation_run import evaluate_version
 from adapter_service.measuring.provenance import Result
 from adapter_service.measuring.service_client import ServiceClient
 from adapter_service.measuring.smoke_run import smoke_service
-from adapter_service.progress import run_progress
 from adapter_service.sample_corpus.server import serve_sample_corpus
 from adapter_service.samples import Sample
 from adapter_service.settings import Settings

@@ -1,7 +1,4 @@
-"""What is generated: `make docs` writes it, `--check` fails when it is not what the code says.
-
-The README's tables, each between `<!-- generated: name -->` and `<!-- end -->`, and the Postman collection.
-"""
+"""The README's generated tables, each between `<!-- generated: name -->` and `<!-- end -->`."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -17,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from adapter_service.connectors.registry import KINDS
-from adapter_service.postman import COLLECTION, collection_text
+from adapter_service.documentation import ROOT
 from adapter_service.settings import Settings, StorageSettings
 from adapter_service.settings.sections import SECTIONS
 
-ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
 _BLOCK = re.compile(r"(<!-- generated: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -128,13 +122,13 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _measured_here() -> bool:
+def measured_here() -> bool:
     """Whether a `make run` on this machine wrote other results than those that were committed."""
     git = ["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", "benchmarks/results/smoke.json"]
     return shutil.which("git") is not None and subprocess.run(git, capture_output=True, check=False).returncode == 1
 
 
-def _with_quality_of(text: str, other: str) -> str:
+def with_quality_of(text: str, other: str) -> str:
     """`text` with the quality table of `other`."""
     kept = {found[2]: found[0] for found in _BLOCK.finditer(other)}
     return _BLOCK.sub(lambda found: kept["quality"] if found[2] == "quality" else found[0], text)
@@ -150,24 +144,3 @@ TABLES: dict[str, Callable[[], str]] = {
     "service": partial(_measured, "service"),
     "episodes": partial(_measured, "episodes"),
 }
-
-
-def main(arguments: list[str]) -> int:
-    """Write both files anew, or with `--check` only compare; 1 when one differs."""
-    text = README.read_text()
-    readme = generated(text)
-    if "--check" in arguments and _measured_here():
-        readme = _with_quality_of(readme, text)
-    wanted = {README: readme, COLLECTION: collection_text(api_document(), Settings())}
-    differing = [path for path in wanted if not path.exists() or path.read_text() != wanted[path]]
-    if "--check" not in arguments:
-        for path in differing:
-            path.write_text(wanted[path])
-        return 0
-    for path in differing:
-        sys.stderr.write(f"{path.name} is not what the code says; run `make docs`\n")
-    return 1 if differing else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from adapter_service.transcripts import README, Command, Session, commands, with_outputs
+from adapter_service.documentation import README
+from adapter_service.documentation.transcripts import Command, Session, commands, with_outputs
 from tests.api.test_start import serving
 from tests.conftest import SMALL_BASE
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from adapter_service.documentation import ROOT
 from adapter_service.settings import Settings
 
-ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = ROOT / "test_prompts" / "prompts_10.json"
-COLLECTION = Path(__file__).resolve().parent / "api" / "postman_collection.json"
+COLLECTION = ROOT / "adapter_service" / "api" / "postman_collection.json"
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 _ANSWERS = "/generate-lite"
 _JSON = "application/json"

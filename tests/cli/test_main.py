@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from adapter_service.cli import app
+from adapter_service.cli.main import app
 
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from adapter_service import documentation
 from adapter_service.connectors.registry import KINDS
+from adapter_service.documentation import README, ROOT, tables
 from adapter_service.settings.sections import SECTIONS
 
 
 def test_every_setting_and_kind_is_in_the_readme() -> None:
-    readme = documentation.README.read_text()
+    readme = README.read_text()
     for section, model in SECTIONS.items():
         for key in model.model_fields:
             assert f"`{section}.{key}`" in readme
@@ -23,32 +23,30 @@ def test_every_setting_and_kind_is_in_the_readme() -> None:
 
 
 def test_every_setting_has_the_comment_of_its_file() -> None:
-    rows = documentation._settings().splitlines()[2:]
+    rows = tables._settings().splitlines()[2:]
     assert [row for row in rows if row.endswith("|  |")] == []
 
 
 def test_a_changed_table_is_noticed_and_mended() -> None:
     text = "<!-- generated: connectors -->\nstale\n<!-- end -->"
-    made = documentation.generated(text)
+    made = tables.generated(text)
     assert "stale" not in made
-    assert documentation.generated(made) == made
+    assert tables.generated(made) == made
 
 
 def test_the_commands_of_the_readme_exist() -> None:
-    from adapter_service.cli import app
+    from adapter_service.cli.main import app
 
-    readme = documentation.README.read_text()
+    readme = README.read_text()
     known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     known |= {group.name for group in app.registered_groups if group.name}
     assert set(re.findall(r"`adapter-service (\w+)", readme)) <= known
 
 
-@pytest.mark.parametrize(
-    "path", sorted((documentation.ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda p: p.stem)
 def test_every_row_of_a_results_file_is_shown_with_its_target(path: Path) -> None:
     rows = json.loads(path.read_text())["rows"]
-    shown = documentation._measured(path.stem)
+    shown = tables._measured(path.stem)
     for row in rows:
         assert f"| {row['measure']} |" in shown
     assert shown.count("| **no** |") == sum(row["met"] is False for row in rows)

@@ -9,15 +9,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adapter_service import adapters_cli, train_adapt
+from adapter_service import train_adapt
 from adapter_service.adapters import VersionStore
-from adapter_service.checking import check as check_settings
+from adapter_service.cli import adapters
+from adapter_service.cli.checking import check as check_settings
+from adapter_service.cli.terminal import Config, Sources, one_clear_line
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import base_loader
 from adapter_service.errors import InvalidParameterError
 from adapter_service.settings import Settings, load_settings
-from adapter_service.terminal import Config, Sources, one_clear_line
 
 app = typer.Typer(
     name="adapter-service",
@@ -25,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(adapters_cli.app, name="adapters")
+app.add_typer(adapters.app, name="adapters")
 console = Console()
 # A request that does not end by itself holds up the shutdown no longer than this; with what follows, under 5 s.
 _GRACE_SECONDS = 2
@@ -142,7 +143,7 @@ def quickstart(
     hours: Annotated[float | None, typer.Option(min=0.05, help="Train for about so long instead.")] = None,
 ) -> None:
     """Stream the sample corpus, train an adapter, gate it, answer twenty prompts, and serve."""
-    from adapter_service.quickstart import run
+    from adapter_service.cli.quickstart import run
 
     with one_clear_line():
         run(load_settings(config, sources), console, serve_after=not no_serve, hours=hours)
@@ -153,7 +154,3 @@ def _existing_database(settings: Settings) -> Database:
     if not path.is_file():
         raise InvalidParameterError("nothing was trained yet: there is no database; start with `make run`")
     return Database(path)
-
-
-if __name__ == "__main__":
-    app()
