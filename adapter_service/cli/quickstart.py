@@ -209,7 +209,9 @@ def _follow(client: ServiceClient, console: Console, clock: _Clock, job_id: str)
 
 
 def _figures(job: Mapping[str, Any]) -> dict[str, Any]:
-    if job["phase"] == "training" and job["total_steps"]:
+    if job["phase"] == "training" and not job["total_steps"]:
+        return {}  # the first step is under way
+    if job["phase"] == "training":
         loss, speed = job["loss"] or 0.0, job["tokens_per_second"] or 0.0
         left = f"{job['seconds_left'] / 60:.1f} min left" if job["seconds_left"] is not None else ""
         figures = f"step {job['step']}/{job['total_steps']}  loss {loss:.3f}  {speed:.0f} tokens/s  {left}"
