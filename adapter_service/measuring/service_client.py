@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from adapter_service.errors import ServiceAnswerError
 
@@ -37,6 +39,9 @@ class ServiceClient:
         self._session = requests.Session()
         # A proxy of the environment has no business between two processes of one machine.
         self._session.trust_env = False
+        # A connection that was kept may be gone when it is used again: after a laptop has slept, for one.
+        again = Retry(total=3, backoff_factor=0.5, allowed_methods=["GET"], status=0)
+        self._session.mount("http://", HTTPAdapter(max_retries=again))
 
     def __enter__(self) -> ServiceClient:
         return self

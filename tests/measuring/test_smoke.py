@@ -134,6 +134,31 @@ def test_a_service_that_does_not_run_is_named_with_the_next_step() -> None:
         run_smoke(client, [HINDI], [], adapter="multilingual")
 
 
+class Broken(Handler):
+    """Closes the connection of the first question without a word."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        Broken.asked += 1
+        if Broken.asked == 1:
+            self.close_connection = True
+            return
+        super().do_GET()
+
+
+def test_a_connection_that_is_gone_is_made_anew() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Broken)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    with ServiceClient(f"http://127.0.0.1:{server.server_port}") as client:
+        assert client.running_since() == "2026-01-01T00:00:00Z"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    assert Broken.asked == 2
+
+
 def test_the_report_has_recipe_facts_and_every_answer_escaped(report: SmokeReport, tmp_path: Path) -> None:
     path = tmp_path / "smoke_results.md"
     write_report(path, report, recipe={"lora": {"r": 16}}, training_seconds=785, checkout=tmp_path)
