@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import difflib
 import json
-import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,10 +20,11 @@ from typing import Any, NoReturn
 if __name__ == "__main__":  # run as a file: the folder above the package is what Python shall look in
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from rl.command import ended
 from rl.config import NO_SECRETS, Config, Prompt, read_config, section
 from rl.destination import Destination
 from rl.episodes import Episode, checked_run_id, new_run_id, row_of
-from rl.errors import ConfigError, EpisodesError
+from rl.errors import ConfigError
 from rl.given import episodes_of
 from rl.service import answered
 from rl.shards import ShardWriter
@@ -85,19 +85,11 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 when all is recorded and sent, 1 for a reason that is said, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("botocore").setLevel(logging.WARNING)
-    try:
-        return _run(options)
-    except EpisodesError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except OSError as error:
-        sys.stderr.write(f"error: {error}; make room, or name another folder with --out\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; what was recorded lies there, and rl/upload_helper.py sends it\n")
-        return 130
+    return ended(
+        lambda: _run(options),
+        disk_advice="make room, or name another folder with --out",
+        when_stopped="what was recorded lies there, and rl/upload_helper.py sends it",
+    )
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ gone on with. Running it again sends nothing twice.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -19,8 +18,9 @@ from urllib.parse import unquote, urlsplit
 if __name__ == "__main__":  # run as a file: the folder above the package is what Python shall look in
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from rl.command import ended
 from rl.destination import Destination, Place
-from rl.errors import ConfigError, EpisodesError
+from rl.errors import ConfigError
 from rl.to_folder import FolderDestination
 from rl.to_http import HttpDestination
 from rl.to_s3 import S3Destination
@@ -93,34 +93,28 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 when everything went, 1 for a reason that is said, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("botocore").setLevel(logging.WARNING)
-    try:
-        if not options.folder.is_dir():
-            raise ConfigError(f"there is no folder {str(options.folder)!r}; name the one that rl/collect.py wrote to")
-        destination = destination_of(
-            options.upload_path, endpoint_url=options.s3_endpoint_url, region=options.s3_region
-        )
-        uploader = Uploader(
-            options.folder,
-            destination,
-            keep_bytes=0 if options.remove_sent else None,
-            only=options.run_id,
-            attempts=max(1, options.attempts),
-            poll_seconds=options.watch or 0.0,
-        )
-        if options.watch:
-            return _watch(uploader)
-        report = uploader.upload()
-    except EpisodesError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except OSError as error:
-        sys.stderr.write(f"error: {error}; make room, or make it a folder that may be written to\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on where it was\n")
-        return 130
+    return ended(
+        lambda: _run(options),
+        disk_advice="make room, or make it a folder that may be written to",
+        when_stopped="the same command goes on where it was",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    if not options.folder.is_dir():
+        raise ConfigError(f"there is no folder {str(options.folder)!r}; name the one that rl/collect.py wrote to")
+    destination = destination_of(options.upload_path, endpoint_url=options.s3_endpoint_url, region=options.s3_region)
+    uploader = Uploader(
+        options.folder,
+        destination,
+        keep_bytes=0 if options.remove_sent else None,
+        only=options.run_id,
+        attempts=max(1, options.attempts),
+        poll_seconds=options.watch or 0.0,
+    )
+    if options.watch:
+        return _watch(uploader)
+    report = uploader.upload()
     sys.stdout.write(said_of(report, destination.label) + "\n")
     return 1 if report.failed else 0
 

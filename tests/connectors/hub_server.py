@@ -6,9 +6,10 @@ import json
 import re
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.loopback import Quiet, started
 
 _API = re.compile(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info|auth-check)(?:/(.*))?)?")
 _RESOLVE = re.compile(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -43,9 +44,7 @@ class HubServer:
     url: str = ""
 
     def start(self) -> ThreadingHTTPServer:
-        httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{httpd.server_port}"
-        Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        httpd, self.url = started(_Handler, self)
         return httpd
 
     def put(self, name: str, files: dict[str, bytes], **access: Any) -> None:
@@ -61,21 +60,8 @@ class HubServer:
         return [path.partition("/resolve/")[2] for path in gets if "/resolve/" in path]
 
 
-def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(_Handler):
-        state = hub
-
-    return Handler
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     state: HubServer
-    protocol_version = "HTTP/1.1"
-    # Else the answers to all but the first request of a connection wait 40 ms for an acknowledgement.
-    disable_nagle_algorithm = True
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_HEAD(self) -> None:
         self._route()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
 
 from qdrant_client import QdrantClient
+
+from tests.loopback import Quiet, started
 
 
 @dataclass
@@ -23,26 +25,13 @@ class QdrantServer:
     url: str = ""
 
     def start(self) -> ThreadingHTTPServer:
-        httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{httpd.server_port}"
-        Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        httpd, self.url = started(_Handler, self)
         return httpd
 
 
-def _handler(server: QdrantServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(_Handler):
-        state = server
-
-    return Handler
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     state: QdrantServer
-    protocol_version = "HTTP/1.1"
     lock = Lock()
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         self._handle({})

@@ -7,7 +7,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+
+from tests.loopback import Quiet, started
 
 
 @dataclass
@@ -38,9 +39,7 @@ class FileServer:
     url: str = ""
 
     def start(self) -> ThreadingHTTPServer:
-        httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{httpd.server_port}"
-        Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        httpd, self.url = started(_Handler, self)
         return httpd
 
     def put(self, path: str, content: bytes) -> str:
@@ -48,21 +47,8 @@ class FileServer:
         return self.url + path
 
 
-def _handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(_Handler):
-        state = server
-
-    return Handler
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     state: FileServer
-    protocol_version = "HTTP/1.1"
-    # Else the answers to all but the first request of a connection wait 40 ms for an acknowledgement.
-    disable_nagle_algorithm = True
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     def do_GET(self) -> None:
         faults = self.state.faults

@@ -6,7 +6,8 @@ import hashlib
 from base64 import b64encode
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+
+from tests.loopback import Quiet, started
 
 _BLOCK = 1 << 14
 
@@ -26,26 +27,15 @@ class PutServer:
     heads: bool = True
     token: str | None = None
     received: int = 0
-    port: int = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    url: str = ""
 
     def start(self) -> ThreadingHTTPServer:
-        httpd = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": self}))
-        httpd.daemon_threads = True
-        self.port = httpd.server_port
-        Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        httpd, self.url = started(_Handler, self)
         return httpd
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet, BaseHTTPRequestHandler):
     state: PutServer
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: object) -> None:
-        pass
 
     @property
     def _name(self) -> str:
