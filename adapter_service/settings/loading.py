@@ -91,7 +91,8 @@ def _place_state_dir(draft: Draft, sections: dict[str, Section], config: Path | 
         return
     by_environment = draft.places.get(("storage", "state_dir"), "").startswith("environment")
     folder = Path.cwd() if config is None or by_environment else config.parent
-    sections["storage"] = StorageSettings(state_dir=(folder / storage.state_dir.expanduser()).absolute())
+    placed = (folder / storage.state_dir.expanduser()).absolute()
+    sections["storage"] = storage.model_copy(update={"state_dir": placed})
 
 
 def _check_together(

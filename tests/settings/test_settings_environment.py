@@ -9,6 +9,7 @@ import pytest
 
 from adapter_service.errors import SettingsError
 from adapter_service.settings import load_settings
+from adapter_service.settings.sections import SECTIONS
 
 
 @pytest.fixture
@@ -58,6 +59,18 @@ def test_state_lies_beside_the_configuration_unless_a_variable_says_otherwise(
     assert load_settings(config, environ={}).storage.state_dir == tmp_path / ".state"
     moved = load_settings(config, environ={"ADAPTER_STATE_DIR": "elsewhere"})
     assert moved.storage.state_dir == tmp_path.parent / "elsewhere"
+
+
+def test_every_number_that_is_set_arrives(config: Path) -> None:
+    wanted = {
+        (section, key): field.default + 1
+        for section, model in SECTIONS.items()
+        for key, field in model.model_fields.items()
+        if type(field.default) is int
+    }
+    environ = {f"ADAPTER_{section}__{key}".upper(): str(value) for (section, key), value in wanted.items()}
+    settings = load_settings(config, environ=environ)
+    assert {path: attrgetter(".".join(path))(settings) for path in wanted} == wanted
 
 
 def test_files_are_found_here_before_the_shipped_ones(
