@@ -92,7 +92,12 @@ class EntryReader:
             where = self._document.place((*path, key))
             self._draft.notes.append(f"{where}: older option '{key}' of source '{name}' has no effect: {why}")
         convert = older_sources.CONVERSIONS.get(kind, dict)
-        self._add(name, kind, convert(kept), path)
+        try:
+            converted = convert(kept)
+        except ValueError as error:
+            self._fault(path, f"source '{name}': {error}")
+        else:
+            self._add(name, kind, converted, path)
 
     def _add(self, name: str, kind: str, options: dict[str, Any], path: KeyPath) -> None:
         if not _NAME.match(name):

@@ -40,7 +40,7 @@ OLDER: dict[str, MovedTo | NoEffect] = {
     "training.block_size": MovedTo("training.max_seq_length"),
     "training.output_dir": NoEffect("versions are kept below 'storage.state_dir'"),
     "training.logging_steps": NoEffect("every step is logged"),
-    "training.save_total_limit": NoEffect("only the newest checkpoint of a job is kept"),
+    "training.save_total_limit": NoEffect("two checkpoints of a job are kept"),
     "training.fp16": NoEffect("the precision is chosen by a start-up probe, or by 'model.dtype'"),
     "training.bf16": NoEffect("the precision is chosen by a start-up probe, or by 'model.dtype'"),
     "training.gradient_checkpointing": NoEffect("memory is bounded by 'training.token_budget'"),

@@ -26,16 +26,26 @@ LIST = "connectors"
 
 
 def http_options(options: Mapping[str, Any]) -> Options:
-    """base_url + endpoint + params → url; auth_env_token → a header with ${VAR}."""
+    """base_url + endpoint + params → url; auth_env_token → a header with ${VAR}.
+
+    Raises:
+        ValueError: `params` or `headers` is no mapping.
+    """
     new = dict(options)
-    if "base_url" in new:
-        base, endpoint = str(new.pop("base_url")), str(new.pop("endpoint", ""))
+    base, endpoint = (str(new.pop(key, None) or "") for key in ("base_url", "endpoint"))
+    if base:
         new["url"] = f"{base.rstrip('/')}/{endpoint.lstrip('/')}" if endpoint else base
-    if params := new.pop("params", None):
+    if params := _mapping(new.pop("params", None), "params"):
         new["url"] = f"{new.get('url', '')}{'&' if '?' in str(new.get('url')) else '?'}{urlencode(params)}"
     if token := new.pop("auth_env_token", None):
-        new["headers"] = {**(new.get("headers") or {}), "Authorization": f"Bearer ${{{token}}}"}
+        new["headers"] = {**_mapping(new.get("headers"), "headers"), "Authorization": f"Bearer ${{{token}}}"}
     return new
+
+
+def _mapping(value: Any, key: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping | None):  # which is not shown: it may hold a secret
+        raise ValueError(f"'{key}' is a {type(value).__name__}; write a mapping (name: value)")
+    return value or {}
 
 
 def s3_options(options: Mapping[str, Any]) -> Options:

@@ -71,6 +71,23 @@ def test_an_older_token_variable_becomes_a_header(older: Settings) -> None:
     assert options["headers"] == {"Authorization": "Bearer abc"}
 
 
+@pytest.mark.parametrize("fault", ["params: a=b", "headers: [a]"])
+def test_an_older_option_that_is_no_mapping_is_refused_at_its_line(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "mcp_connectors.yml"
+    path.write_text(f"connectors:\n- name: x\n  url: http://x\n  auth_env_token: T\n  {fault}\n", encoding="utf-8")
+    with pytest.raises(
+        SettingsError, match=rf"line 2: source 'x': '{fault.partition(':')[0]}' is a \w+; write a mapping"
+    ):
+        load_settings(None, path, {})
+
+
+def test_an_older_address_without_an_endpoint_is_the_address(tmp_path: Path) -> None:
+    path = tmp_path / "mcp_connectors.yml"
+    path.write_text("http_sources:\n  x: {base_url: http://x, endpoint: }\n", encoding="utf-8")
+    settings = load_settings(None, path, {"ADAPTER_DATA__SOURCE": "x"})
+    assert settings.sources["x"].options == {"url": "http://x"}
+
+
 def test_an_older_key_beside_its_new_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "adapter_config.yaml"
     path.write_text("lora:\n  lora_alpha: 8\n  alpha: 16\n", encoding="utf-8")
