@@ -1,7 +1,7 @@
-"""Says at once that the process was asked to end.
+"""Says at once that the process was asked to end, and lets no client hold that up.
 
-uvicorn ends the lifespan after the last connection, and a stream that follows a job has no end of its own:
-each would hold up the other until the grace is over.
+uvicorn ends the lifespan after the last connection. A stream that follows a job has no end of its own, so it is
+told; a client that sends half a body, or reads no more of its answer, is waited for during the grace alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
+import uvicorn
+
+# With what the services take to stop, the process ends within 5 s.
+GRACE_SECONDS = 2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -27,6 +32,8 @@ def told_of_the_end(listener: Callable[[], None]) -> Iterator[None]:
         return
     loop = asyncio.get_running_loop()
     earlier = {number: signal.getsignal(number) for number in _SIGNALS}
+    for handler in earlier.values():
+        _bound_the_grace(handler)
 
     def handle(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(listener)
@@ -44,3 +51,10 @@ def told_of_the_end(listener: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _bound_the_grace(handler: Any) -> None:
+    """uvicorn started without --timeout-graceful-shutdown would wait for ever; `handler` is a method of its server."""
+    server = getattr(handler, "__self__", None)
+    if isinstance(server, uvicorn.Server) and server.config.timeout_graceful_shutdown is None:
+        server.config.timeout_graceful_shutdown = GRACE_SECONDS

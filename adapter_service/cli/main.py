@@ -28,8 +28,6 @@ app = typer.Typer(
 )
 app.add_typer(adapters.app, name="adapters")
 console = Console()
-# A request that does not end by itself holds up the shutdown no longer than this; with what follows, under 5 s.
-_GRACE_SECONDS = 2
 
 
 @app.command()
@@ -53,7 +51,6 @@ def serve(
         application,
         host=settings.serving.host if host is None else host,
         port=settings.serving.port if port is None else port,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
         proxy_headers=False,  # api/peers.py reads them itself, and believes none that gives more rights
     )
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -84,6 +86,22 @@ def test_the_server_ends_when_it_is_asked_to_while_the_base_loads(environment: d
         assert requests.get(f"{address}/health", timeout=10).ok
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) in {0, -signal.SIGTERM}  # uvicorn raises the signal again at its end
+
+
+def test_a_client_that_does_not_go_on_does_not_hold_up_the_end_of_the_server(environment: dict[str, str]) -> None:
+    with serving(environment) as (process, address), half_a_request(address):
+        assert requests.get(f"{address}/health", timeout=10).ok
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in {0, -signal.SIGTERM}
+
+
+@contextmanager
+def half_a_request(address: str) -> Iterator[None]:
+    url = urlsplit(address)
+    head = f"POST /tokenize HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 9\r\n\r\n"
+    with socket.create_connection((url.hostname, url.port)) as client:
+        client.sendall(head.encode() + b"{")
+        yield
 
 
 class RunsUntilStopped(QuickPipeline):
