@@ -50,7 +50,7 @@ class JobLogs:
         try:
             with self._lock:
                 self._directory.mkdir(parents=True, exist_ok=True)
-                with path.open("a", encoding="utf-8") as file:
+                with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                     file.write(text)
         except OSError:
             logger.warning("a line of the log of %s was not written: %s", job_id, message, exc_info=True)

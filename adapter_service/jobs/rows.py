@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,6 +13,9 @@ from typing import Any
 
 from adapter_service.errors import DamagedJobError
 from adapter_service.jobs.job import Job, JobStatus, Phase
+
+# Half of a character's pair, which JSON can say and UTF-8 cannot: a message may quote what it found in a record.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 SELECT = "SELECT * FROM jobs WHERE id = ?"
 INSERT = """
@@ -44,8 +48,8 @@ def encode(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     if isinstance(value, Mapping):
-        return json.dumps(_finite(value), sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return value
+        value = json.dumps(_finite(value), sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return _SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value
 
 
 def _finite(value: Any) -> Any:

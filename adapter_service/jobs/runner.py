@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -110,9 +111,11 @@ class Runner:
             self.attempting = job.id
             try:
                 self._attempt(job)
-            except Exception:
+            except Exception as error:
                 # This thread is the only one there is: what it cannot write about one job costs no other.
-                logger.exception("how %s ended is not known", job.id, extra={"job_id": job.id})
+                logger.exception("how %s ended cannot be written", job.id, extra={"job_id": job.id})
+                with suppress(Exception):  # a row that takes nothing at all: the next start says so again
+                    self._end(job, self._broken_off(job, error))
             finally:
                 self.attempting = None
 
@@ -158,7 +161,9 @@ class Runner:
     def _attempt(self, job: Job) -> None:
         self._logs.append(job.id, f"attempt {job.attempt} begins")
         context = JobContext(self._store, job, self._logs, self._stopping.is_set, self._monotonic)
-        ending = self._ending(job, context)
+        self._end(job, self._ending(job, context))
+
+    def _end(self, job: Job, ending: Ending) -> None:
         if (ended := self._settle(ending)) is not None:
             reason = f": {ended.error_message}" if ended.error_message else ""
             self._logs.append(job.id, f"attempt {job.attempt} ended, the job is {ended.status}{reason}")

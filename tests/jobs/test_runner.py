@@ -324,10 +324,10 @@ def test_what_never_gets_ready_keeps_the_queue_and_lets_the_runner_stop(workshop
     assert workshop.store.get(job.id) == job
 
 
-def test_a_fault_in_writing_how_a_job_ended_costs_no_other_job(
+def test_a_fault_in_writing_how_a_job_ended_costs_it_an_attempt_and_no_other_job(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real, faults = workshop.store.succeed, [ValueError("a damaged row")]
+    real, faults = workshop.store.succeed, [ValueError("nobody foresaw it")]
 
     def succeed(job: Job, result: Mapping[str, Any]) -> Job:
         if faults:
@@ -338,8 +338,42 @@ def test_a_fault_in_writing_how_a_job_ended_costs_no_other_job(
     first, second = workshop.submit(), workshop.submit()
     runner = workshop.run(lambda *_: {})
     assert workshop.ended(second).status is JobStatus.SUCCEEDED
+    ended = workshop.ended(first)
+    assert (ended.status, ended.attempt, ended.crashes) == (JobStatus.SUCCEEDED, 2, 1)
     assert runner.alive
-    assert f"how {first.id} ended is not known" in caplog.text
+    assert f"how {first.id} ended cannot be written" in caplog.text
+
+
+def test_a_row_that_takes_nothing_any_more_costs_no_other_job(workshop: Workshop) -> None:
+    def damage(job: Job, _: JobContext) -> Mapping[str, Any]:
+        if job.id == damaged.id:
+            with workshop.database.transaction() as connection:
+                connection.execute("UPDATE jobs SET request = '[]' WHERE id = ?", (job.id,))
+        return {}
+
+    damaged, other = workshop.submit(), workshop.submit()
+    workshop.run(damage)
+    assert workshop.ended(other).status is JobStatus.SUCCEEDED
+
+
+def test_a_message_with_half_a_character_ends_its_job_as_any_other(workshop: Workshop) -> None:
+    """A record may have one, and messages quote records; UTF-8 has no bytes for it."""
+
+    def fail(_: Job, context: JobContext) -> Mapping[str, Any]:
+        context.log("the record has 'pro\ud800mpt'")
+        context.report(samples={"reasons": {"no field '\ud800'": 1}})
+        raise EmptySourceError("no field 'prompt'; the record has 'pro\ud800mpt'")
+
+    job = workshop.submit()
+    runner = workshop.run(fail)
+    ended = workshop.ended(job)
+    assert (ended.error_code, ended.error_message) == (
+        "empty_source",
+        "no field 'prompt'; the record has 'pro\ufffdmpt'",
+    )
+    assert ended.progress == {"samples": {"reasons": {"no field '\ufffd'": 1}}}
+    assert runner.stop(timeout=20)
+    assert "the record has 'pro\\ud800mpt'" in "\n".join(workshop.logs.read(job.id).lines)
 
 
 def test_whether_to_stop_is_read_twice_a_second_at_most(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
