@@ -244,9 +244,12 @@ def _utc(at: datetime) -> str:
 
 def line_of(row: Mapping[str, Any]) -> bytes:
     """The row as a line of JSONL; line breaks within a text are escaped by JSON."""
-    # Half a surrogate pair is a text for Python and JSON, but cannot be written as UTF-8.
     text = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", errors="backslashreplace") + b"\n"
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:
+        # Half a surrogate pair. Escaped it would be JSON, and one of them keeps Arrow from reading the whole shard.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
 
 
 def group_of(prompt: str) -> str:

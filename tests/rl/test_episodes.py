@@ -135,6 +135,12 @@ def test_datasets_reads_a_shard_as_it_was_uploaded(in_s3: There, tmp_path: Path)
     assert json.loads(found[2]["meta"]["extra"]) == {"b": {"c": [1, "x"]}}
 
 
+def test_half_a_character_keeps_no_reader_from_the_shard(in_folder: There, tmp_path: Path) -> None:
+    rows = [row(output="half \ud83d", extra={"a": "\udc00"}), row(output="whole 😀")]
+    found = load(uploaded(in_folder, tmp_path / "runs", rows), tmp_path / "loaded")
+    assert [one["output"] for one in found] == ["half \ufffd", "whole 😀"]
+
+
 def test_datasets_reads_any_shards_together_with_their_types(in_folder: There, tmp_path: Path) -> None:
     import datasets
 

@@ -161,4 +161,4 @@ def test_a_text_that_is_no_unicode_can_be_written(tmp_path: Path) -> None:
     writer.append({"output": "half \udc00"})
     path = writer.seal()
     assert path is not None
-    assert json.loads(path.read_text(encoding="utf-8")) == {"output": "half \udc00"}
+    assert json.loads(path.read_text(encoding="utf-8")) == {"output": "half \ufffd"}
