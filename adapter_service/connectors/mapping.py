@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -13,6 +14,8 @@ from adapter_service.languages import instructions
 from adapter_service.samples import Message, Role, Sample
 
 _ABSENT = object()
+# Half of a character's pair: JSON can say it ("\ud83d"), UTF-8 and tokenizers cannot.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Mapper:
@@ -83,7 +86,7 @@ class Mapper:
             raise InvalidSampleError(f"field '{name}' is a {type(value).__name__}, not text")
         if not value.strip():
             raise InvalidSampleError(f"field '{name}' is empty")
-        return value.strip()
+        return _whole(value.strip(), name)
 
     def _language(self, fields: Mapping[str, Any], field: str) -> str | None:
         """The tag of a field that may be missing; one that names no known language is a fault."""
@@ -125,5 +128,11 @@ def _message(item: object, name: str) -> Message:
     content = item.get("content") if isinstance(item, Mapping) else None
     for known in get_args(Role):
         if role == known and isinstance(content, str) and content.strip():
-            return Message(known, content.strip())
+            return Message(known, _whole(content.strip(), name))
     raise InvalidSampleError(f"a message in '{name}' without a role of {', '.join(get_args(Role))} or without content")
+
+
+def _whole(text: str, name: str) -> str:
+    if _SURROGATE.search(text):
+        raise InvalidSampleError(f"field '{name}' has half of a character")
+    return text

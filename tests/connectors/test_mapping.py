@@ -87,6 +87,7 @@ def test_a_dot_goes_into_an_object_and_a_default_stands_for_a_missing_field() ->
         ({"text": ["a"]}, {}, "field 'text' is a list, not text"),
         ({"text": "a", "language": "Klingon"}, {}, "unknown language 'Klingon'"),
         ("a", {}, "a str where an object is wanted"),
+        ({"text": "half \ud83d"}, {}, "field 'text' has half of a character"),
     ],
 )
 def test_a_record_that_does_not_fit_is_skipped_with_the_reason(
@@ -105,6 +106,7 @@ def test_a_record_that_does_not_fit_is_skipped_with_the_reason(
             [{"role": "bot", "content": "Hi"}],
             "a message in 'messages' without a role of system, user, assistant",
         ),
+        ([{"role": "assistant", "content": "half \ude00"}], "field 'messages' has half of a character"),
     ],
 )
 def test_a_chat_that_cannot_be_learned_from_is_skipped_with_the_reason(messages: object, reason: str) -> None:
