@@ -22,6 +22,7 @@ from adapter_service.lora.adapter import Adapter, LinearLayer, LoraConfig, LowRa
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 # Set in a config, each of these means an adapter that is more than products beside linear layers.
 _REFUSED_WHEN_SET = (
@@ -77,8 +78,8 @@ def read_folder(folder: Path, layers: Mapping[str, LinearLayer]) -> Adapter:
         a, b = (tensors.get(f"{_PREFIX}{path}{end}") for end in (_A, _B))
         if a is None or b is None:
             raise AdapterFormatError(f"{WEIGHTS_FILE} has only one of the two matrices of {path!r}")
-        if not (a.is_floating_point() and b.is_floating_point() and a.dim() == b.dim() == 2):
-            raise AdapterFormatError(f"the weights of {path!r} are no matrices of floating-point numbers")
+        if not (a.dtype in _DTYPES and b.dtype in _DTYPES and a.dim() == b.dim() == 2):
+            raise AdapterFormatError(f"the weights of {path!r} are no matrices of 16- to 64-bit floating-point numbers")
         if a.shape[0] != config.rank(path):
             raise AdapterFormatError(f"{path!r} has rank {a.shape[0]}, its config says {config.rank(path)}")
         pairs[path] = LowRankPair(a, b, config.scale(path), config.dropout)
@@ -96,13 +97,13 @@ def read_config(folder: Path) -> LoraConfig:
         AdapterFormatError: it is missing, no JSON, or describes a kind that is not served.
     """
     try:
-        described: dict[str, Any] = dict(json.loads((folder / CONFIG_FILE).read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        described: dict[str, Any] = dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise AdapterFormatError(f"{CONFIG_FILE} is missing or unreadable: {type(error).__name__}") from error
     _refuse_other_kinds(described)
     try:
         return _lora_config(described)
-    except (ValueError, TypeError, AttributeError, re.error) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, re.error) as error:
         raise AdapterFormatError(f"{CONFIG_FILE} holds a value that cannot be: {error}") from error
 
 

@@ -214,6 +214,12 @@ def _nan(tensors: dict[str, Any], first: str) -> dict[str, Any]:
     return tensors
 
 
+def _as_float8(tensors: dict[str, Any], _: str) -> dict[str, Any]:
+    import torch
+
+    return {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}
+
+
 @pytest.mark.parametrize(
     ("tamper", "told"),
     [
@@ -237,10 +243,15 @@ def _nan(tensors: dict[str, Any], first: str) -> dict[str, Any]:
         (_config(r=4096), "rank 4096; 1 to 1024"),
         (_config(r=float("inf")), "rank inf"),
         (_config(r=True), "rank True"),
+        (_config(r=10**400), "rank 1000"),
         (_config(lora_alpha=float("nan")), "alpha nan"),
+        (_config(lora_alpha=10**400), "alpha 1000"),
+        (_config(lora_dropout=10**400), "a value that cannot be"),
         (_config(rank_pattern={"q_proj": 10**9}), "rank 1000000000"),
         (_config(rank_pattern={"(a+)+$": 2}), "could take for ever"),
         (_config(alpha_pattern={".*.*.*x": 2}), "could take for ever"),
+        (_config(alpha_pattern={".?" * 30 + "x": 2}), "could take for ever"),
+        (_config(alpha_pattern={"(.|.)" * 30 + "x": 2}), "could take for ever"),
         (_config(rank_pattern=[1]), "rank_pattern of adapter_config.json is no object"),
         (_config(peft_type="LOHA"), "only LORA is served"),
         (_config(use_dora=True), "use_dora"),
@@ -252,6 +263,8 @@ def _nan(tensors: dict[str, Any], first: str) -> dict[str, Any]:
         (_tensors(edit=lambda tensors, _: {k.replace("layers.1", "layers.9"): v for k, v in tensors.items()}),
          "which this base does not have"),
         (_tensors(edit=lambda tensors, _: {k: v.int() for k, v in tensors.items()}), "floating-point"),
+        (_tensors(edit=_as_float8), "floating-point"),
+        (_tensors(edit=lambda tensors, _: {k: v.double() * 1e300 for k, v in tensors.items()}), "not finite"),
     ],
 )  # fmt: skip
 def test_what_is_not_what_it_says_is_never_served(
