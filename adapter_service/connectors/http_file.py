@@ -110,8 +110,15 @@ class HttpFile:
 
     def announced_format(self) -> FileFormat | None:
         """What the server's Content-Type says, for an address whose end says nothing."""
-        with self._connection() as outbound, self._get(outbound, Reading(0)) as response:
-            return format_of(response)
+        failures = 0
+        with self._connection() as outbound:
+            while True:
+                try:
+                    with self._get(outbound, Reading(0)) as response:
+                        return format_of(response)
+                except _TRANSIENT as error:
+                    failures += 1
+                    self._wait(failures, error)
 
     @contextmanager
     def _connection(self) -> Iterator[Outbound]:

@@ -181,6 +181,18 @@ def test_an_unreachable_host_is_named(open_http: Open) -> None:
         texts(open_http(url=f"http://127.0.0.1:{port}/a.jsonl"))
 
 
+def test_a_host_whose_answer_would_tell_the_format_is_tried_as_often_and_named(
+    server: FileServer, open_http: Open
+) -> None:
+    server.put("/export", CONTENT)
+    server.content_type = "application/x-ndjson"
+    server.faults.busy = 2
+    assert texts(open_http("/export")) == LINES
+    port = _free_port()
+    with pytest.raises(SourceUnreachableError, match=rf"127.0.0.1:{port}/export cannot be read.*refused.*4 attempts"):
+        texts(open_http(url=f"http://127.0.0.1:{port}/export"))
+
+
 @pytest.mark.parametrize(("path", "said"), [("/none.jsonl", "404.*check the address"), ("/forbidden", "403.*token")])
 def test_a_refusal_says_what_to_do_and_is_not_repeated(
     server: FileServer, open_http: Open, path: str, said: str
