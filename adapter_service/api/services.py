@@ -26,6 +26,7 @@ from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.leftovers import remove_leftovers
 from adapter_service.jobs.logs import JobLogs
+from adapter_service.jobs.ownership import Ownership
 from adapter_service.jobs.runner import Runner
 from adapter_service.jobs.store import JobStore
 from adapter_service.jobs.train_request import TrainRequest
@@ -61,6 +62,7 @@ class Services:
 
     settings: Settings
     database: Database
+    ownership: Ownership
     jobs: JobStore
     logs: JobLogs
     versions: VersionStore
@@ -73,6 +75,7 @@ class Services:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def start(self) -> None:
+        self.ownership.take()
         remove_leftovers(self.settings.storage.state_dir, self.jobs, self.versions)
         self.engine.when_settled(self._base_settled)
         self.engine.start()
@@ -103,6 +106,7 @@ class Services:
             self._give_back()
         self.episodes.stop(EPISODES_STOP_SECONDS)  # the last answers have come
         self.database.close()
+        self.ownership.release()
 
     def _give_back(self) -> None:
         """Queue the job whose source keeps it from stopping: the end of the service is no crash of the job's."""
@@ -127,6 +131,7 @@ def build_services(
     return Services(
         settings=settings,
         database=database,
+        ownership=Ownership(state),
         jobs=jobs,
         logs=logs,
         versions=versions,

@@ -1,4 +1,4 @@
-"""Starting and stopping: light imports, /health at once, an orderly end."""
+"""Starting and stopping: light imports, answers before there is a base, an orderly end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ import requests
 
 from adapter_service.api.services import Services
 from adapter_service.database import Database
-from adapter_service.errors import BaseModelError, JobCancelledError, NotReadyError
+from adapter_service.errors import BaseModelError, JobCancelledError, NotReadyError, StorageError
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job, JobStatus
 from adapter_service.jobs.store import JobStore
@@ -32,6 +31,8 @@ from tests.conftest import ROOT, SMALL_BASE
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
 
+# Longer than anything takes here; who waits so long waits for ever.
+WAIT_SECONDS = 60
 HEAVY = {"torch", "transformers", "peft", "datasets", "boto3", "numpy"}
 
 
@@ -52,17 +53,6 @@ def serving(environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str]
         process.kill()
 
 
-def seconds_until_health(environment: dict[str, str]) -> float:
-    """From the start of the process to its first answer, given while the base loads."""
-    started = time.monotonic()
-    with serving(environment) as (_, address):
-        health = requests.get(f"{address}/health", timeout=10)
-        seconds = time.monotonic() - started
-        assert (health.status_code, health.json()["status"]) == (200, "loading")
-        assert requests.get(f"{address}/ready", timeout=10).status_code == 503
-    return seconds
-
-
 def test_the_application_loads_nothing_heavy(environment: dict[str, str]) -> None:
     program = (
         "import json, sys; from adapter_service.api import app; "
@@ -76,23 +66,25 @@ def test_the_application_loads_nothing_heavy(environment: dict[str, str]) -> Non
     assert HEAVY.isdisjoint(loaded)
 
 
-def test_health_is_answered_within_two_seconds_of_the_start(environment: dict[str, str]) -> None:
-    # Other work on the machine may slow one start down, hardly three.
-    assert any(seconds_until_health(environment) < 2.0 for _ in range(3))
+def test_the_first_answers_come_while_the_base_loads(environment: dict[str, str]) -> None:
+    with serving(environment) as (_, address):
+        health = requests.get(f"{address}/health", timeout=WAIT_SECONDS)
+        assert (health.status_code, health.json()["status"]) == (200, "loading")
+        assert requests.get(f"{address}/ready", timeout=WAIT_SECONDS).status_code == 503
 
 
 def test_the_server_ends_when_it_is_asked_to_while_the_base_loads(environment: dict[str, str]) -> None:
     with serving(environment) as (process, address):
-        assert requests.get(f"{address}/health", timeout=10).ok
+        assert requests.get(f"{address}/health", timeout=WAIT_SECONDS).ok
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) in {0, -signal.SIGTERM}  # uvicorn raises the signal again at its end
+        assert process.wait(WAIT_SECONDS) in {0, -signal.SIGTERM}  # uvicorn raises the signal again at its end
 
 
 def test_a_client_that_does_not_go_on_does_not_hold_up_the_end_of_the_server(environment: dict[str, str]) -> None:
     with serving(environment) as (process, address), half_a_request(address):
-        assert requests.get(f"{address}/health", timeout=10).ok
+        assert requests.get(f"{address}/health", timeout=WAIT_SECONDS).ok
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) in {0, -signal.SIGTERM}
+        assert process.wait(WAIT_SECONDS) in {0, -signal.SIGTERM}
 
 
 @contextmanager
@@ -132,9 +124,24 @@ def test_a_running_job_goes_back_to_the_queue_when_the_service_stops(
     services = make_services(lambda *_: pipeline, load_base=lambda note: tiny_base)
     with client_of(services) as client:
         job_id = client.post("/adapter/train-lite", json={}).json()["job_id"]
-        assert pipeline.begun.wait(20)
+        assert pipeline.begun.wait(WAIT_SECONDS)
         assert client.get("/health").json()["runner"] == {"alive": True}
     assert (services.engine.state, services.runner.alive) == ("stopped", False)
+    assert kept_status(services, job_id) is JobStatus.QUEUED
+
+
+def test_a_second_service_on_the_same_state_folder_says_so_and_leaves_the_running_job_alone(
+    make_services: MakeServices, tiny_base: BaseModel
+) -> None:
+    pipeline = RunsUntilStopped()
+    services = make_services(lambda *_: pipeline, load_base=lambda note: tiny_base)
+    with client_of(services) as client:
+        job_id = client.post("/adapter/train-lite", json={}).json()["job_id"]
+        assert pipeline.begun.wait(WAIT_SECONDS)
+        with pytest.raises(StorageError, match="another process runs the jobs of the state folder"):
+            make_services().start()
+        running = services.jobs.get(job_id)
+        assert (running.status, running.attempt, running.crashes) == (JobStatus.RUNNING, 1, 0)
     assert kept_status(services, job_id) is JobStatus.QUEUED
 
 
@@ -157,7 +164,7 @@ def test_with_a_base_that_cannot_be_loaded_jobs_wait_and_everyone_is_told_why(
     services = make_services(load_base=fail)
     with client_of(services) as client:
         with pytest.raises(NotReadyError):
-            services.engine.wait_until_ready(20)
+            services.engine.wait_until_ready(WAIT_SECONDS)
         job_id = client.post("/adapter/train-lite", json={}).json()["job_id"]
         assert "the base could not be loaded: no such base" in client.get(f"/adapter/status/{job_id}").json()["message"]
         assert client.get("/health").json()["engine"]["note"] == "no such base"
