@@ -106,10 +106,10 @@ def verify_folder(folder: Path) -> None:
     """
     manifest = read_manifest(folder)
     if differing := sorted(check_files(folder) ^ manifest.keys()):
-        raise _damaged(folder, f"its manifest and its files differ in {', '.join(differing)}")
+        raise damaged(folder, f"its manifest and its files differ in {', '.join(differing)}")
     for name, expected in manifest.items():
         if (found := describe(folder / name)) != expected:
-            raise _damaged(folder, f"{name} has {found} where the manifest has {expected}")
+            raise damaged(folder, f"{name} has {found} where the manifest has {expected}")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -117,14 +117,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _damaged(folder, f"its {MANIFEST} cannot be read ({type(error).__name__})") from error
+        raise damaged(folder, f"its {MANIFEST} cannot be read ({type(error).__name__})") from error
     if not isinstance(manifest, dict):
-        raise _damaged(folder, f"its {MANIFEST} is not an object")
+        raise damaged(folder, f"its {MANIFEST} is not an object")
     return manifest
 
 
-def _damaged(folder: Path, what: str) -> AdapterFormatError:
-    return AdapterFormatError(f"version {folder.name[:12]} is damaged: {what}; roll back, or train it again")
+def damaged(folder: Path, what: str) -> AdapterFormatError:
+    """Removed first: as long as it has its row, whatever trains or pulls the same finds that it is here."""
+    return AdapterFormatError(f"version {folder.name[:12]} is damaged: {what}; remove it, then train or pull it again")
 
 
 def write_manifest(folder: Path, names: frozenset[str]) -> None:

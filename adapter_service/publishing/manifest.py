@@ -15,7 +15,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from adapter_service import adapter_names
 from adapter_service.adapters import Version
-from adapter_service.adapters.artifact import OPTIONAL_FILES, REQUIRED_FILES, read_manifest
+from adapter_service.adapters.artifact import MANIFEST, OPTIONAL_FILES, REQUIRED_FILES, damaged, read_manifest
 from adapter_service.errors import AdapterFormatError
 
 MAX_MANIFEST_BYTES = 1_048_576
@@ -90,7 +90,6 @@ def manifest_of(version: Version) -> StoredVersion:
     Raises:
         AdapterFormatError: its own manifest or its config cannot be read.
     """
-    files = {name: StoredFile.model_validate(described) for name, described in read_manifest(version.path).items()}
     return StoredVersion(
         adapter=version.adapter,
         number=version.number,
@@ -100,17 +99,28 @@ def manifest_of(version: Version) -> StoredVersion:
         parent_key=version.parent_key,
         created_at=version.created_at,
         gate=dict(version.gate),
-        files=files,
+        files=files_of(version),
     )
+
+
+def files_of(version: Version) -> dict[str, StoredFile]:
+    """What the manifest of a version that lies here says of its files.
+
+    Raises:
+        AdapterFormatError: it is none.
+    """
+    found = read_manifest(version.path)
+    try:
+        return dict(_adapters_own({name: StoredFile.model_validate(described) for name, described in found.items()}))
+    except ValueError as error:
+        raise damaged(version.path, f"its {MANIFEST} does not describe an adapter's files") from error
 
 
 def _base_name(version: Version) -> str:
     try:
-        config = json.loads((version.path / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterFormatError(
-            f"adapter_config.json of {version.reference} cannot be read ({type(error).__name__}); train it again"
-        ) from error
+        config = dict(json.loads((version.path / "adapter_config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise damaged(version.path, f"its adapter_config.json cannot be read ({type(error).__name__})") from error
     return str(config.get("base_model_name_or_path", ""))[:1000]
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapter_service.adapters import Version, VersionStore, check_name
-from adapter_service.adapters.artifact import REQUIRED_FILES, read_manifest
+from adapter_service.adapters.artifact import REQUIRED_FILES
 from adapter_service.adapters.lease import leased, unused
 from adapter_service.errors import AdapterFormatError, ConflictError, StoreError, UnknownAdapterError
 from adapter_service.publishing.copying import described_file
 from adapter_service.publishing.judging import judge_files
-from adapter_service.publishing.manifest import StoredFile, StoredVersion, megabytes, parse_manifest
+from adapter_service.publishing.manifest import StoredFile, StoredVersion, files_of, megabytes, parse_manifest
 from adapter_service.publishing.store import Place, Store
 from adapter_service.suggestions import did_you_mean
 
@@ -115,13 +115,14 @@ def pull(
     """Make a candidate here, called `name`, of what lies in the store; one that is here already is returned.
 
     Raises:
-        AdapterFormatError: it is not fit to be served with the base that `outline` tells of.
+        AdapterFormatError: it is not fit to be served with the base that `outline` tells of, or is here and damaged.
         ConflictError: a version with the same key and other weights is here.
         StoreError: the store does not give what its manifest says.
     """
     check_name(name)
     _check_same_where_here(found, versions)
     if (here := versions.find(name, found.key)) is not None:
+        versions.verify(here)
         return here
     if found.size_bytes > max_bytes:
         raise AdapterFormatError(
@@ -165,8 +166,8 @@ def _check_same_where_here(found: StoredVersion, versions: VersionStore) -> None
 
 
 def _content(version: Version) -> dict[str, StoredFile]:
-    manifest = read_manifest(version.path)
-    return {name: StoredFile.model_validate(manifest[name]) for name in sorted(REQUIRED_FILES)}
+    files = files_of(version)
+    return {name: files[name] for name in sorted(REQUIRED_FILES)}
 
 
 def _copy(found: StoredVersion, store: Store, work: Path) -> None:

@@ -108,7 +108,9 @@ def test_missing_weights_are_named(work: Path) -> None:
 def test_changed_bytes_are_found(work: Path, tmp_path: Path, content: bytes) -> None:
     publish_folder(work, tmp_path / "hindi" / KEY)
     (tmp_path / "hindi" / KEY / "adapter_model.safetensors").write_bytes(content)
-    with pytest.raises(AdapterFormatError, match=r"damaged: adapter_model.safetensors has .*train it again"):
+    with pytest.raises(
+        AdapterFormatError, match=r"damaged: adapter_model.safetensors has .*remove it, then train or pull it again"
+    ):
         verify_folder(tmp_path / "hindi" / KEY)
 
 

@@ -128,6 +128,25 @@ def test_damage_is_found(here: Site) -> None:
     assert "error (adapter_format): version 000000000000 is damaged" in here.refused("verify", "hindi@1")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("manifest.json", "{}"),
+        ("manifest.json", '{"adapter_config.json": 1}'),
+        ("manifest.json", '{"README.md": {"size_bytes": -1, "sha256": "x"}}'),
+        ("adapter_config.json", "[1]"),
+    ],
+)
+def test_a_damaged_version_hides_no_other_in_the_list(here: Site, name: str, content: str) -> None:
+    here.train(1)
+    (here.train(2).path / name).write_text(content)
+    told = here.ok("list").splitlines()
+    assert [("hindi@2" in line, "damaged" in line) for line in told if "hindi@" in line] == [
+        (True, True),
+        (False, False),
+    ]
+
+
 def test_a_version_of_another_base_does_not_verify(here: Site) -> None:
     here.train(1, base_id="f" * 64)
     assert "trained on" in here.refused("verify", "hindi@1")

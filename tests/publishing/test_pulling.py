@@ -68,6 +68,19 @@ def test_pulling_what_is_here_already_changes_nothing(machine: Machine, there: M
     assert len(machine.versions.list()) == 1
 
 
+def test_what_is_here_and_damaged_is_not_taken_for_what_the_store_has(
+    machine: Machine, there: Machine, store: Store
+) -> None:
+    push(there.train(1), store)
+    here = take(machine, store)
+    (here.path / "adapter_model.safetensors").write_bytes(b"rotten")
+    with pytest.raises(AdapterFormatError, match=r"is damaged: .* remove it, then train or pull it again"):
+        take(machine, store)
+    machine.versions.remove(here)
+    machine.versions.delete_files(here, wait=False)
+    machine.versions.verify(take(machine, store))
+
+
 def test_a_version_may_be_called_otherwise_here(machine: Machine, there: Machine, store: Store) -> None:
     push(there.train(1), store)
     assert take(machine, store, name="from-berlin").reference == "from-berlin@1"
