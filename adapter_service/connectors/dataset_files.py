@@ -13,22 +13,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import datasets
 import yaml
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import DatasetInfo, HfApi, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # whichever HTTP library it was built on
 
+from adapter_service.connectors.dataset_card import CARDS, refuse_addresses
 from adapter_service.connectors.files import FileFormat, FileSpec
 from adapter_service.errors import EmptySourceError, SourceError, SourceFormatError, SourceUnreachableError
 
@@ -51,6 +54,8 @@ _HARMLESS = frozenset({
 })  # fmt: skip
 
 datasets.disable_progress_bars()
+# Addresses are put together with a slash of their own.
+datasets.config.HF_ENDPOINT = datasets.config.HF_ENDPOINT.rstrip("/")
 # Else each look at a card sends a request to a server of its own, and waits 5 s for its name without a network.
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
@@ -93,7 +98,7 @@ def find_folder_files(spec: HfSpec) -> DatasetFiles:
         )
     if (saved := _saved_to_disk(folder, spec)) is not None:
         return saved
-    builder = _builder(spec, str(folder))
+    builder = _builder(spec, str(folder), cards=[folder / name for name in CARDS if (folder / name).is_file()])
     # By the letter: the files of a copy of the Hub's cache are links to places outside of it.
     files = [Path(os.path.normpath(place)) for place in _of_split(builder, spec)]
     if outside := [file for file in files if not file.is_relative_to(folder)]:
@@ -135,9 +140,16 @@ def find_hub_files(spec: HfSpec, revision: str) -> DatasetFiles:
         SourceError: not reachable, not allowed, no such dataset, revision, config or split, a script,
             or files that cannot be read.
     """
-    commit = _commit(spec, revision)
-    endpoint = str(datasets.config.HF_ENDPOINT)
-    builder = _builder(spec, f"hf://datasets/{spec.dataset}", revision=commit, token=spec.token or False)
+    api = HfApi(endpoint=hub_endpoint(), token=spec.token or False)
+    info = _info(spec, api, revision)
+    commit, endpoint = str(info.sha), hub_endpoint()
+    builder = _builder(
+        spec,
+        f"hf://datasets/{spec.dataset}",
+        cards=_cards(spec, api, info),
+        revision=commit,
+        token=spec.token or False,
+    )
     prefix = f"hf://datasets/{spec.dataset}@{commit}/"
     # `datasets` refuses a card that names files of anywhere else, this machine for one.
     labels = [place.removeprefix(prefix) for place in _of_split(builder, spec)]
@@ -150,9 +162,8 @@ def _url(spec: HfSpec, label: str, commit: str, endpoint: str) -> str:
     return str(hf_hub_url(spec.dataset, label, repo_type="dataset", revision=commit, endpoint=endpoint))
 
 
-def _commit(spec: HfSpec, revision: str) -> str:
-    """The commit that is read, once it is known that it may be."""
-    api = HfApi(endpoint=datasets.config.HF_ENDPOINT, token=spec.token or False)
+def _info(spec: HfSpec, api: HfApi, revision: str) -> DatasetInfo:
+    """What the Hub says of the dataset, once it is known that it may be read."""
     with _translated(spec, revision):
         info = _patiently(
             spec, lambda: api.dataset_info(spec.dataset, revision=revision or None, timeout=spec.timeout_seconds)
@@ -160,12 +171,23 @@ def _commit(spec: HfSpec, revision: str) -> str:
         if info.gated:
             _patiently(spec, lambda: api.auth_check(spec.dataset, repo_type="dataset"))
     script = f"{spec.dataset.rpartition('/')[2]}.py"
-    if script in {sibling.rfilename for sibling in info.siblings or []}:
+    if script in _names(info):
         raise SourceFormatError(
             f"dataset '{spec.dataset}' is read by a script of its own ({script}), and code of others is never run; "
             f"{_CONVERTED}"
         )
-    return str(info.sha)
+    return info
+
+
+def _names(info: DatasetInfo) -> set[str]:
+    return {sibling.rfilename for sibling in info.siblings or []}
+
+
+def _cards(spec: HfSpec, api: HfApi, info: DatasetInfo) -> list[Path]:
+    """The dataset's cards; without the first, if it cannot be fetched, `datasets` would read other files in silence."""
+    fetch = partial(api.hf_hub_download, spec.dataset, repo_type="dataset", revision=info.sha)
+    with _translated(spec, str(info.sha)):
+        return [Path(fetch(name)) for name in CARDS if name in _names(info)]
 
 
 def _patiently(spec: HfSpec, ask: Callable[[], Answer]) -> Answer:
@@ -185,7 +207,7 @@ def _patiently(spec: HfSpec, ask: Callable[[], Answer]) -> Answer:
 @contextmanager
 def _translated(spec: HfSpec, revision: str) -> Iterator[None]:
     """The Hub's refusals as errors of ours, with what to do about them."""
-    endpoint = datasets.config.HF_ENDPOINT
+    endpoint = hub_endpoint()
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -213,6 +235,10 @@ def _translated(spec: HfSpec, revision: str) -> Iterator[None]:
             f"dataset '{spec.dataset}': {endpoint} answered {error.response.status_code} "
             f"({spec.retry_attempts + 1} attempts); check the token, or try later"
         ) from error
+    except LocalEntryNotFoundError as error:
+        raise SourceUnreachableError(
+            f"dataset '{spec.dataset}': {endpoint} does not give its card; check the network, or try later"
+        ) from error
     except httpx.HTTPError as error:
         raise SourceUnreachableError(
             f"dataset '{spec.dataset}': {endpoint} cannot be reached: {error} ({spec.retry_attempts + 1} attempts); "
@@ -220,11 +246,12 @@ def _translated(spec: HfSpec, revision: str) -> Iterator[None]:
         ) from error
 
 
-def _builder(spec: HfSpec, place: str, **options: Any) -> datasets.DatasetBuilder:
-    """What `datasets` makes of the dataset's card and listing."""
+def _builder(spec: HfSpec, place: str, *, cards: Iterable[Path], **options: Any) -> datasets.DatasetBuilder:
+    """What `datasets` makes of the dataset's cards and listing."""
     # Without a cache folder of its own it would fall back on an older copy of the dataset in silence.
     with TemporaryDirectory() as cache, _translated(spec, options.get("revision", "")):
         try:
+            refuse_addresses(spec.shown, cards)
             return datasets.load_dataset_builder(
                 place, spec.config or None, data_dir=spec.data_dir or None, cache_dir=cache, **options
             )
@@ -256,7 +283,7 @@ def _unreadable(spec: HfSpec, error: Exception) -> SourceError:
     if isinstance(error, FileNotFoundError):
         return EmptySourceError(
             f"dataset '{spec.shown}' has no data files of a known format (JSON lines, JSON, CSV, text, Parquet)"
-            f"{f' below {spec.data_dir!r}' if spec.data_dir else ''}: {error}"
+            f"{f' below {spec.data_dir!r}' if spec.data_dir else ', or none where its card says'}; check what it names"
         )
     return SourceFormatError(f"dataset '{spec.shown}' cannot be read: {error}")
 

@@ -36,11 +36,12 @@ class HubDataset:
 
 @dataclass
 class HubServer:
-    """Datasets by id, what was asked for, and how many answers are `503` before one is right."""
+    """Datasets by id, what was asked for, how many answers are `503` before one is right, and a file never given."""
 
     datasets: dict[str, HubDataset] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     busy: int = 0
+    refuses: str = ""
     url: str = ""
 
     def start(self) -> ThreadingHTTPServer:
@@ -78,6 +79,9 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
         if self.state.busy:
             self.state.busy -= 1
             self._answer(503, {}, b"")
+        elif self.state.refuses and path.endswith(f"/{self.state.refuses}"):
+            # Not 503, for which huggingface_hub would wait half a minute.
+            self._answer(400, {}, b"")
         elif match := _API.fullmatch(path):
             self._api(match[1], match[2] or "revision", match[3] or "main", body)
         elif match := _RESOLVE.fullmatch(path):

@@ -27,6 +27,7 @@ from adapter_service.errors import (
 )
 from tests.connectors.conftest import open_kind
 from tests.connectors.hub_server import COMMITS, HubServer
+from tests.connectors.server import FileServer
 
 OpenHub = Callable[..., Connector]
 KEY, VARIABLE = "s3cret", "${CORPUS_TOKEN}"
@@ -229,11 +230,41 @@ def test_a_dataset_without_data_says_so(hub: HubServer) -> None:
         texts(open_hub())
 
 
+def test_a_folder_without_data_does_not_say_where_it_lies(tmp_path: Path) -> None:
+    with pytest.raises(EmptySourceError, match="dataset 'corpus' has no data files") as caught:
+        texts(open_folder(tmp_path / "corpus", {"notes.xyz": b""}))
+    assert str(tmp_path) not in str(caught.value)
+
+
 def test_a_card_that_names_files_of_this_machine_does_not_get_them(hub: HubServer, tmp_path: Path) -> None:
     (tmp_path / "secret.txt").write_text("s3cret")
     card = f"---\nconfigs:\n- config_name: default\n  data_files: {tmp_path}/secret.txt\n---\n"
     hub.put("me/corpus", {"README.md": card.encode(), "train.txt": b"one\n"})
     with pytest.raises(SourceFormatError, match="Data files don't belong to me/corpus"):
+        texts(open_hub())
+
+
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize("place", ["webhdfs://{host}/a.jsonl", "zip://a.jsonl::webhdfs://{host}/a.zip"])
+@pytest.mark.parametrize("option", ["data_files: {place}", "data_files:\n  - split: train\n    path: [{place}]"])
+def test_an_address_that_a_card_names_is_asked_for_nothing(
+    hub: HubServer, server: FileServer, tmp_path: Path, card: str, place: str, option: str
+) -> None:
+    place = place.format(host=server.url.removeprefix("http://"))
+    configs = f"configs:\n- config_name: default\n  {option.format(place=place)}\n"
+    files = {card: (f"---\n{configs}---\n" if card == "README.md" else configs).encode(), "a.jsonl": jsonl("one")}
+    hub.put("me/corpus", files)
+    for opened in (open_hub(), open_folder(tmp_path / "corpus", files)):
+        with pytest.raises(SourceFormatError, match=r"names '(webhdfs|zip)://.*outside of the dataset"):
+            texts(opened)
+    assert not server.requests
+
+
+def test_a_card_that_cannot_be_fetched_is_not_done_without(hub: HubServer) -> None:
+    card = b"---\nconfigs:\n- config_name: default\n  data_files: right.jsonl\n---\n"
+    hub.put("me/corpus", {"README.md": card, "right.jsonl": jsonl("right"), "wrong.jsonl": jsonl("wrong")})
+    hub.refuses = "README.md"
+    with pytest.raises(SourceUnreachableError, match="does not give its card"):
         texts(open_hub())
 
 
@@ -326,7 +357,7 @@ print(*(sample.completion for _, sample in open_source(entry).stream()))
 
 def test_the_hub_is_the_one_that_the_environment_names(hub: HubServer, tmp_path: Path) -> None:
     hub.put("me/corpus", {"train.jsonl": jsonl("one", "two")})
-    environ = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url}
+    environ = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": f"{hub.url}/"}
     ran = subprocess.run([sys.executable, "-c", READ], env=environ, cwd=ROOT, check=True, capture_output=True)
     assert ran.stdout == b"one two\n"
 
