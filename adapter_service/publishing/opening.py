@@ -12,16 +12,18 @@ from pathlib import Path
 from adapter_service.errors import InvalidParameterError, SettingsError
 from adapter_service.publishing.folder_store import FolderStore
 from adapter_service.publishing.store import Store
-from adapter_service.settings import StoreSettings
+from adapter_service.settings import StoreSettings, validate_section
 from adapter_service.settings.sources import VARIABLE
 from adapter_service.suggestions import did_you_mean
+
+_SECRETS = frozenset({"access_key_id", "secret_access_key"})
 
 
 def open_store(settings: StoreSettings, state_dir: Path, environ: Mapping[str, str] | None = None) -> Store:
     """The store that `settings` describe; nothing is connected to yet.
 
     Raises:
-        SettingsError: a variable without a default is not set.
+        SettingsError: a variable without a default is not set, or one's value makes no store.
         StoreError: what is configured is no address.
     """
     texts = _resolved(settings, os.environ if environ is None else environ)
@@ -32,7 +34,7 @@ def open_store(settings: StoreSettings, state_dir: Path, environ: Mapping[str, s
     return S3Store(
         settings.name,
         texts["bucket"],
-        prefix=texts["prefix"],
+        prefix=texts.get("prefix", ""),
         endpoint_url=texts.get("endpoint_url"),
         region=texts.get("region"),
         access_key_id=texts.get("access_key_id"),
@@ -64,7 +66,12 @@ def _resolved(settings: StoreSettings, environ: Mapping[str, str]) -> dict[str, 
         return found
 
     texts = settings.model_dump(exclude={"name", "kind"}, exclude_none=True)
-    return {key: VARIABLE.sub(value, text) for key, text in texts.items()}
+    replaced = {key: VARIABLE.sub(value, text) for key, text in texts.items()}
+    given = {key: text for key, text in replaced.items() if text}  # `${VAR:-}`: what need not be there is not there
+    address = {key: text for key, text in given.items() if key not in _SECRETS}
+    where = f"store '{settings.name}', with the values of its variables"
+    validate_section(StoreSettings, {"name": settings.name, "kind": settings.kind, **address}, where=where)
+    return given
 
 
 def _writer(state_dir: Path) -> str:

@@ -39,6 +39,30 @@ def test_variables_take_their_values_when_a_store_is_opened(tmp_path: Path) -> N
         open_store(store, tmp_path, {})
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("{name: nas, kind: folder, path: '${SHARE:-}'}", "has no 'path'; add it"),
+        ("{name: nas, kind: folder, path: '${RELATIVE}'}", "has the path 'adapters'; give an absolute one"),
+        ("{name: c, kind: s3, bucket: '${BUCKET:-}'}", "has no 'bucket'; add it"),
+        ("{name: c, kind: s3, bucket: b, prefix: '${UP}'}", "has the prefix '../up'"),
+    ],
+)
+def test_a_variable_whose_value_makes_no_store_is_refused(tmp_path: Path, line: str, told: str) -> None:
+    (store,) = load(tmp_path, line).publishing.stores
+    with pytest.raises(SettingsError, match=f"store '{store.name}', with the values of its variables.*{told}"):
+        open_store(store, tmp_path, {"RELATIVE": "adapters", "UP": "../up"})
+
+
+def test_what_a_variable_leaves_empty_and_need_not_be_there_is_not_there(tmp_path: Path) -> None:
+    line = (
+        "{name: c, kind: s3, bucket: b, endpoint_url: '${S3_URL:-}', region: '${S3_REGION:-}', "
+        "access_key_id: '${S3_KEY:-}', secret_access_key: '${S3_SECRET:-}'}"
+    )
+    (store,) = load(tmp_path, line).publishing.stores
+    assert open_store(store, tmp_path, {}).shown == "s3://b/"
+
+
 def test_a_variable_that_only_a_store_names_is_no_misspelt_one(tmp_path: Path) -> None:
     line = "{name: c, kind: s3, bucket: b, access_key_id: '${ADAPTER_S3_KEY}', secret_access_key: '${ADAPTER_S3}'}"
     settings = load(tmp_path, line, ADAPTER_S3_KEY="a", ADAPTER_S3="b")
