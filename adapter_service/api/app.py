@@ -16,13 +16,13 @@ from starlette.exceptions import HTTPException
 from adapter_service import __version__
 from adapter_service.api.body_limit import BodyLimit
 from adapter_service.api.errors import on_http_error, on_service_error, on_storage_error, on_validation_error
+from adapter_service.api.job_watches import Watches
 from adapter_service.api.openapi import DESCRIPTION, describe_problems
 from adapter_service.api.peers import LoopbackOnly
 from adapter_service.api.routes import ROUTERS
 from adapter_service.api.services import Services, build_services
 from adapter_service.api.shutdown import told_of_the_end
 from adapter_service.api.tracing import Tracing
-from adapter_service.api.watching import Watches
 from adapter_service.errors import AdapterServiceError
 from adapter_service.settings import Settings, load_settings
 from adapter_service.storage_faults import storage_fault

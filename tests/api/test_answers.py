@@ -169,9 +169,9 @@ def test_a_client_that_goes_away_frees_its_place_within_one_token(
 
 
 def test_a_stream_that_was_never_begun_is_cancelled_too(model_services: Services) -> None:
-    from adapter_service.api.asking import ask as put
+    from adapter_service.api.generation_requests import ask as put
+    from adapter_service.api.generation_streams import AnswerStream
     from adapter_service.api.schemas.generation import GenerateBody
-    from adapter_service.api.streaming import AnswerStream
 
     async def leave_at_once() -> GenerationResult:
         asked = put(GenerateBody(**LONG), model_services, trace_id="t", arrived_at=0.0)

@@ -18,8 +18,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from adapter_service.api import create_app
+from adapter_service.api.job_watches import KEPT_LINES, Watches
 from adapter_service.api.services import Services
-from adapter_service.api.watching import KEPT_LINES, Watches
 from adapter_service.jobs.job import Job, Phase
 from tests.api.conftest import client_of
 from tests.api.test_start import serving

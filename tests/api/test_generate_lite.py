@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from adapter_service.api.asking import sampling_for
+from adapter_service.api.generation_requests import sampling_for
 from adapter_service.api.schemas.generation import GenerateBody
 from adapter_service.settings import ServingSettings
 from tests.conftest import SMALL_BASE

@@ -10,9 +10,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service.adapters import Version
-from adapter_service.api.accepting import check_possible, request_of
 from adapter_service.api.schemas.training import OLDER_NAMES, TrainBody
 from adapter_service.api.services import Services
+from adapter_service.api.training_requests import check_possible, request_of
 from adapter_service.jobs.train_request import OVERRIDES, TrainRequest, settings_for
 from adapter_service.settings import LoraSettings
 from tests.api.conftest import MakeServices, client_of

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from adapter_service.api.asking import ask
+from adapter_service.api.generation_requests import ask
+from adapter_service.api.generation_streams import AnswerStream, result_unless_gone
 from adapter_service.api.openapi import can_fail_with, event_stream, object_of, schema_of
 from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody
 from adapter_service.api.services import Wired
-from adapter_service.api.streaming import AnswerStream, result_unless_gone
 from adapter_service.api.tracing import CLIENT_GONE, use_trace_id
 
 router = APIRouter(tags=["generation"])

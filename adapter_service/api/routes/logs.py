@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from adapter_service.api.following import LOG_STREAM, LogEventId, follow_log, refuse_event_id
+from adapter_service.api.job_streams import LOG_STREAM, LogEventId, follow_log, refuse_event_id
+from adapter_service.api.job_watches import Watching
 from adapter_service.api.openapi import can_fail_with
 from adapter_service.api.schemas.logs import LogAnswer, LogQuery, TailQuery
 from adapter_service.api.services import Wired
-from adapter_service.api.watching import Watching
 from adapter_service.errors import InvalidParameterError
 
 router = APIRouter(prefix="/adapter/logs", tags=["training"])

@@ -6,15 +6,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 
-from adapter_service.api.accepting import accept
-from adapter_service.api.following import STATUS_STREAM, StatusEventId, follow_status, refuse_event_id
 from adapter_service.api.job_answers import job_answer
+from adapter_service.api.job_streams import STATUS_STREAM, StatusEventId, follow_status, refuse_event_id
+from adapter_service.api.job_watches import Watching
 from adapter_service.api.openapi import can_fail_with
 from adapter_service.api.schemas.fields import FollowQuery
 from adapter_service.api.schemas.training import JobAnswer, TrainAnswer, TrainBody
 from adapter_service.api.services import Wired
 from adapter_service.api.tracing import use_trace_id
-from adapter_service.api.watching import Watching
+from adapter_service.api.training_requests import accept
 from adapter_service.jobs.train_request import TrainRequest
 
 router = APIRouter(tags=["training"])

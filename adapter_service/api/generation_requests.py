@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from adapter_service.adapter_names import BASE, RESERVED
 from adapter_service.adapters import Version
 from adapter_service.api.episode_log import EpisodeLog, in_its_language, tokens_of
-from adapter_service.api.resident import check_base
+from adapter_service.api.expectations import check_base
 from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, SampledWith, TokenDetails, Usage
 from adapter_service.api.services import Services
 from adapter_service.engine.engine import Engine

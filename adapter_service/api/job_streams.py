@@ -17,8 +17,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from adapter_service.api.errors import problem_of
+from adapter_service.api.job_watches import Watch, Watches
 from adapter_service.api.openapi import event_stream, object_of, schema_of
-from adapter_service.api.watching import Watch, Watches
 from adapter_service.errors import InvalidParameterError
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.logs import JobLogs, LogPage

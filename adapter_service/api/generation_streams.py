@@ -17,8 +17,8 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from adapter_service.api.asking import Asked
 from adapter_service.api.errors import problem_of
+from adapter_service.api.generation_requests import Asked
 from adapter_service.engine.requests import Event, Generation, GenerationResult
 
 # Proxies give up on a connection that is silent for a minute; a queue may take longer.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapter_service.adapters import check_name
-from adapter_service.api.resident import check_base, check_file, check_width
+from adapter_service.api.expectations import check_base, check_file, check_width
 from adapter_service.api.schemas.training import TrainBody
 from adapter_service.api.services import Services
 from adapter_service.connectors.opening import configured
