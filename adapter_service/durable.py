@@ -23,9 +23,21 @@ def sync_folder(folder: Path) -> None:
     sync(folder)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and what is missing above it; the disk has their names when this returns."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync(folder.parent)
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds the old content or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `text` so that `path` holds the old content or the new one, never a part.
+
+    When this returns the disk has the new one under its name.
+    """
+    make_folder(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -34,5 +46,6 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         Path(name).chmod(0o644)  # mkstemp's files are the owner's alone
         Path(name).replace(path)
+        sync(path.parent)
     finally:
         Path(name).unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapter_service.durable import sync, sync_folder
+from adapter_service.durable import make_folder, sync, sync_folder
 from adapter_service.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def save_checkpoint(
     if _fault_of(target) is None:
         return
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
+    work.mkdir()
     save_file(_tensors(state), work / _TENSORS)
     described = {
         "run_key": run_key,

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from adapter_service.durable import sync, write_whole
+from adapter_service.durable import make_folder, sync, write_whole
 from adapter_service.errors import TrainingError
 from adapter_service.rendering import RenderedSample
 from adapter_service.samples import Sample
@@ -150,7 +150,7 @@ class Spool:
 
     def _append(self, dataset: Dataset) -> None:
         """Write behind what counts: the rest of a write that was cut short is written over."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         path = self._folder / _SAMPLES
         size, crc32 = self._bytes, self._crc32
         with path.open("r+b" if path.exists() else "xb") as file:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from adapter_service.durable import write_whole
 from adapter_service.measuring import provenance
 from adapter_service.measuring.markdown import escape, table
 
@@ -48,15 +47,6 @@ def test_a_results_file_has_the_four_parts_and_the_eight_columns(tmp_path: Path)
     assert set(document) == {"commit", "machine", "versions", "rows"}
     columns = ["measure", "figure", "unit", "peer", "peer_figure", "ratio", "target", "met"]
     assert list(document["rows"][0]) == columns
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "report.md"
-    write_whole(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "\ud800")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_cell_cannot_break_out_of_its_table() -> None:
