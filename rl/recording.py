@@ -137,7 +137,8 @@ class Recorder:
         def write() -> None:
             nonlocal row
             row = row_of(item.make(), self._recorded, self._rewards)
-            self._writer.append(row)
+            if self._writer.append(row) is not None:
+                self._sealed()
 
         fault = self._guarded(write)
         written = fault is None

@@ -27,15 +27,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rl.episodes import SCHEMA_VERSION, checked_run_id, line_of
-from rl.errors import RefusedError
+from rl.errors import RecordError, RefusedError
 
 log = logging.getLogger(__name__)
 
 PART = ".part"
 DAMAGED = ".damaged"
 MANIFEST = ".manifest.json"
-# <name>-<time>-<run id>-<number>.jsonl
-SHARD = re.compile(r".+-\d{8}T\d{6}Z-(?P<run_id>[A-Za-z0-9][A-Za-z0-9._-]{0,63})-(?P<number>\d{5})\.jsonl")
+# <name>-<time>-<run id>-<number>.jsonl; the first time is the shard's, for a run id may hold one too.
+SHARD = re.compile(r".+?-\d{8}T\d{6}Z-(?P<run_id>[A-Za-z0-9][A-Za-z0-9._-]{0,63})-(?P<number>\d{5,})\.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +74,30 @@ class ShardWriter:
         self.folder = folder
         self._beginning = name
         self._run_id = checked_run_id(run_id)
+        self._number = 0
+        if (match := SHARD.fullmatch(self._name_now())) is None or match["run_id"] != run_id:
+            raise RecordError(
+                f"the shards shall be called {name[:80]!r}, under which they are not found again; one line without "
+                "a time such as 20260101T000000Z is wanted: choose another"
+            )
         self._max_bytes = max_bytes
         self._max_age_seconds = max_age_seconds
         self._max_folder_bytes = max_folder_bytes
         self._clock = clock
-        self._number = 0
         self._open: _OpenShard | None = None
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row; one that did not fit on the disk leaves no half line behind."""
-        line = line_of(row)
+    def append(self, row: Mapping[str, Any]) -> Path | None:
+        """Write one row; one that did not fit on the disk leaves no half line behind.
+
+        Returns:
+            The shard that had no room for it, and was sealed.
+        """
+        line, full = line_of(row), None
         if self._open is not None and self._open.bytes + len(line) > self._max_bytes:
-            self.seal()
+            full = self.seal()
         shard = self._open or self._begin()
         shard.append(line, str(row.get("timestamp")))
+        return full
 
     def sync(self) -> None:
         """Wait until what was written is on the disk."""
@@ -112,11 +122,14 @@ class ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_room()
         while True:
-            stem = f"{self._beginning}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{self._run_id}-{self._number:05d}.jsonl"
+            name = self._name_now()
             self._number += 1
             with contextlib.suppress(FileExistsError):  # of an earlier process with the same run id
-                self._open = _OpenShard(self.folder / stem, self._run_id, self._clock())
+                self._open = _OpenShard(self.folder / name, self._run_id, self._clock())
                 return self._open
+
+    def _name_now(self) -> str:
+        return f"{self._beginning}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{self._run_id}-{self._number:05d}.jsonl"
 
     def _check_room(self) -> None:
         held, allowed = folder_bytes(self.folder), self._max_folder_bytes
@@ -132,8 +145,6 @@ class _OpenShard:
     """The one file that grows, locked, with its sums up to its last whole line."""
 
     def __init__(self, path: Path, run_id: str, begun_at: float) -> None:
-        if path.exists():
-            raise FileExistsError(path)
         self.path = path
         self.begun_at = begun_at
         self.bytes = self.count = 0
@@ -144,6 +155,10 @@ class _OpenShard:
         self.file = path.with_name(path.name + PART).open("xb", buffering=0)
         fcntl.flock(self.file, fcntl.LOCK_EX)
         if os.fstat(self.file.fileno()).st_nlink == 0:  # taken for abandoned before it was locked
+            self.file.close()
+            raise FileExistsError(path)
+        if path.exists():  # sealed before this one was begun: to seal this one would replace it
+            Path(self.file.name).unlink()
             self.file.close()
             raise FileExistsError(path)
 
@@ -212,6 +227,18 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
+def run_id_of(shard: str) -> str:
+    """Of a shard, by its name.
+
+    Raises:
+        RecordError: it is no shard's name.
+    """
+    match = SHARD.fullmatch(shard)
+    if match is None:
+        raise RecordError(f"{shard!r} is not a shard's name; send files that this package wrote")
+    return match["run_id"]
+
+
 def sealed_shards(folder: Path) -> list[Path]:
     """Shards with their manifest, oldest first."""
     found = [path for path in folder.glob("*.jsonl") if SHARD.fullmatch(path.name) and manifest_path(path).is_file()]
@@ -278,7 +305,7 @@ def _cut_torn_end(file: BinaryIO, part: Path) -> None:
 def _is_row(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -292,16 +319,17 @@ def _write_manifest(path: Path) -> None:
             size += len(line)
             count += 1
             first, last = first or line, line
-    match = SHARD.fullmatch(path.name)
-    assert match is not None  # noqa: S101 - only such names come here
     times = (_time_of(first), _time_of(last))
-    manifest = Manifest(path.name, match["run_id"], SCHEMA_VERSION, count, size, digest.hexdigest(), *times)
+    manifest = Manifest(path.name, run_id_of(path.name), SCHEMA_VERSION, count, size, digest.hexdigest(), *times)
     write_whole(manifest_path(path), json.dumps(asdict(manifest), ensure_ascii=False, indent=1) + "\n")
 
 
 def _time_of(line: bytes) -> str | None:
-    at = json.loads(line).get("timestamp") if line else None
-    return None if at is None else str(at)
+    """Of a whole row; None for anything else that a damaged shard may hold."""
+    try:
+        return str(json.loads(line)["timestamp"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def sha256_of(path: Path) -> str:

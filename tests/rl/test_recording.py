@@ -123,6 +123,17 @@ def test_what_an_earlier_process_left_is_sealed_at_the_start(tmp_path: Path) -> 
     recorder.stop(30)
 
 
+def test_a_shard_that_was_full_is_said_at_once(tmp_path: Path) -> None:
+    sealed = threading.Event()
+    writer = ShardWriter(tmp_path, run_id="run-1", max_bytes=2000)  # one row fits, two do not
+    recorder = Recorder(writer, RewardSettings(), sealed=sealed.set)
+    recorder.start()
+    for _ in range(2):
+        recorder.record(episode)
+    assert sealed.wait(30)
+    recorder.stop(30)
+
+
 def test_a_flush_seals_what_came_before_it_and_says_so(tmp_path: Path) -> None:
     sealed: list[None] = []
     recorder = recorder_in(tmp_path, sealed=lambda: sealed.append(None))

@@ -10,10 +10,22 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rl.shards import DAMAGED, MANIFEST, PART, ShardWriter, manifest_path, read_manifest, seal_abandoned, sealed_shards
+from rl.errors import RecordError
+from rl.shards import (
+    DAMAGED,
+    MANIFEST,
+    PART,
+    ShardWriter,
+    _OpenShard,
+    manifest_path,
+    read_manifest,
+    seal_abandoned,
+    sealed_shards,
+)
 from tests.conftest import ROOT
 
 ROW = {"timestamp": "2026-01-01T00:00:00.000Z", "output": "नमस्ते\nदुनिया"}
@@ -102,6 +114,46 @@ def test_a_shard_whose_manifest_was_not_written_any_more_gets_the_same(tmp_path:
     manifest_path(shard).unlink()
     assert seal_abandoned(tmp_path) == [shard]
     assert manifest_path(shard).read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"no JSON\n[1]\n", b"[1]\n5\n", b'{"a": 1}\n{"cut off', b""])
+def test_a_damaged_shard_gets_its_manifest_when_it_shall_go_as_it_is(tmp_path: Path, content: bytes) -> None:
+    shard = tmp_path / "episodes-20260101T000000Z-r-00000.jsonl"
+    shard.write_bytes(content)
+    assert seal_abandoned(tmp_path) == [shard]
+    manifest = read_manifest(shard)
+    assert (manifest.bytes, manifest.first_at, manifest.last_at) == (len(content), None, None)
+
+
+def test_the_hundred_thousandth_shard_is_found(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, run_id="run-1")
+    writer._number = 100_000
+    writer.append(ROW)
+    assert [writer.seal()] == sealed_shards(tmp_path)
+
+
+def test_a_name_that_a_shard_would_not_be_found_by_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="choose another"):
+        ShardWriter(tmp_path, run_id="run-1", name="ep-20260101T000000Z-x")
+
+
+def test_a_name_that_was_sealed_in_this_moment_is_not_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "episodes-20260101T000000Z-r-00000.jsonl"
+    other, opening = _OpenShard(path, "r", 0.0), Path.open
+
+    def sealed_before(part: Path, *arguments: Any, **options: Any) -> Any:
+        other.append(b'{"n":0}\n', "t")
+        other.seal()
+        return opening(part, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", sealed_before)
+        with pytest.raises(FileExistsError):
+            _OpenShard(path, "r", 0.0)
+    assert path.read_bytes() == b'{"n":0}\n'
+    assert list(tmp_path.glob(f"*{PART}")) == []
 
 
 def test_an_empty_file_of_a_dead_process_is_removed(tmp_path: Path) -> None:
