@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from rl.errors import ConfigError
-from rl.shards import MANIFEST, SHARD
+from rl.shards import MANIFEST, run_id_of
 
 Outcome = Literal["sent", "already there"]
 
@@ -68,14 +67,12 @@ class Place:
 
     def name_of(self, shard: str) -> str:
         """Of a shard, by its name on the local disk."""
-        match = SHARD.fullmatch(shard)
-        if match is None:
-            raise ConfigError(f"{shard!r} is not a shard's name; send files that this package wrote")
-        path = self.path.replace("{run_id}", match["run_id"])
+        path = self.path.replace("{run_id}", run_id_of(shard))
         if not path.endswith(".jsonl"):
             return f"{path.rstrip('/')}/{shard}".lstrip("/")
-        number = "" if match["number"] == "00000" else f"-{match['number']}"
-        return f"{path.removesuffix('.jsonl')}{number}.jsonl".lstrip("/")
+        number = shard.removesuffix(".jsonl").rpartition("-")[2]
+        ending = ".jsonl" if int(number) == 0 else f"-{number}.jsonl"
+        return f"{path.removesuffix('.jsonl')}{ending}".lstrip("/")
 
 
 def manifest_name(shard_name: str) -> str:

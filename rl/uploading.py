@@ -1,7 +1,7 @@
 """Brings sealed shards to a destination, in the background or at once; a state file says what went.
 
-`uploads.json` in the folder of the shards has, per destination and shard, whether it was sent, and what
-an interrupted transfer wants to know. Whoever uploads from a folder holds its lock, so that two
+`uploads.json` in the folder of the shards has, per destination and shard that lies there, whether it was
+sent, and what an interrupted transfer wants to know. Whoever uploads from a folder holds its lock, so that two
 processes never send the same. The order is: shard, its manifest, the state; a kill between two of
 them is found out by asking the destination.
 """
@@ -14,7 +14,7 @@ import json
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from rl.shards import (
     folder_bytes,
     manifest_path,
     read_manifest,
+    run_id_of,
     seal_abandoned,
     sealed_shards,
     sha256_of,
@@ -51,7 +52,10 @@ class Report:
 
 
 class UploadState:
-    """The state file; each change is on the disk when a method returns."""
+    """The state file; each change is on the disk when a method returns, unless that is full.
+
+    A change that cannot be written holds up nothing, for shards that go make room: the destination is asked again.
+    """
 
     def __init__(self, folder: Path, destination: str) -> None:
         self._path = folder / STATE
@@ -73,7 +77,7 @@ class UploadState:
         self._put(manifest, status="sent", name=name, bytes=manifest.bytes, count=manifest.count)
 
     def failed(self, manifest: Manifest, reason: str) -> None:
-        self._put(manifest, status="failed", reason=reason, notes=self._shards.get(manifest.shard, {}).get("notes", {}))
+        self._put(manifest, status="failed", reason=reason, notes=dict(self.notes(manifest)))
 
     def notes_of(self, manifest: Manifest) -> ShardNotes:
         return ShardNotes(self, manifest)
@@ -86,10 +90,23 @@ class UploadState:
     def note(self, manifest: Manifest, notes: Mapping[str, str]) -> None:
         self._put(manifest, status="sending", notes=dict(notes))
 
+    def forget(self, shards: Collection[str]) -> None:
+        """Of these, which lie here no more, nothing need be known."""
+        for known in self._document["destinations"].values():
+            for shard in shards:
+                known.pop(shard, None)
+        self._write()
+
     def _put(self, manifest: Manifest, **entry: Any) -> None:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         self._shards[manifest.shard] = {"sha256": manifest.sha256, "at": at, **entry}
-        write_whole(self._path, json.dumps(self._document, ensure_ascii=False, indent=1) + "\n")
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            write_whole(self._path, json.dumps(self._document, ensure_ascii=False, indent=1) + "\n")
+        except OSError as error:
+            log.warning("%s cannot be written: %s", STATE, error, extra={"action": "upload_state_failed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +137,8 @@ class NoNotes:
 class Uploader:
     """Sends the shards of `folder`; `only` keeps it to one run's.
 
-    An unreachable destination is tried `attempts` times, with growing pauses. While the folder holds more
+    An unreachable destination is tried `attempts` times, with growing pauses, and as long as it stays so, once
+    for each further shard. While the folder holds more
     than `keep_bytes`, shards that went are removed from it, the oldest first; None keeps all.
     """
 
@@ -141,6 +159,7 @@ class Uploader:
         self._stopping = threading.Event()
         self._woken = threading.Event()
         self._wait = wait or self._stopping.wait
+        self._is_away = False
         self._thread = threading.Thread(target=self._run, name="episode-uploads", daemon=True)
         self.sent = 0
         self.last_error: str | None = None
@@ -184,7 +203,8 @@ class Uploader:
         if not self._folder.is_dir():
             return report
         with self._lock():
-            seal_abandoned(self._folder)
+            self._seal_abandoned()
+            self._is_away = False
             state = UploadState(self._folder, self._destination.label)
             for shard in self._shards():
                 if self._stopping.is_set():
@@ -193,34 +213,45 @@ class Uploader:
             self._make_room(state)
         return report
 
+    def _seal_abandoned(self) -> None:
+        try:
+            seal_abandoned(self._folder)
+        except OSError as error:  # a full disk; those that are whole may go all the same
+            log.warning("shards that were left cannot be sealed: %s", error, extra={"action": "seal_failed"})
+
     def _make_room(self, state: UploadState) -> None:
         if self._keep_bytes is None:
             return
-        held = folder_bytes(self._folder)
+        held, removed = folder_bytes(self._folder), []
         for shard in self._shards():
             if held <= self._keep_bytes:
-                return
+                break
             with contextlib.suppress(RefusedError):  # a damaged manifest: it did not go
                 if state.is_sent(read_manifest(shard)):
                     held -= shard.stat().st_size + manifest_path(shard).stat().st_size
-                    shard.unlink()
+                    # In this order: a shard without its manifest gets another, a manifest alone would stay for ever.
                     manifest_path(shard).unlink()
+                    shard.unlink()
+                    removed.append(shard.name)
+        if removed:
+            state.forget(removed)
 
     def _shards(self) -> Sequence[Path]:
-        return [path for path in sealed_shards(self._folder) if self._only is None or f"-{self._only}-" in path.name]
+        shards = sealed_shards(self._folder)
+        return shards if self._only is None else [path for path in shards if run_id_of(path.name) == self._only]
 
     def _upload(self, shard: Path, state: UploadState, report: Report) -> None:
         try:
             manifest = read_manifest(shard)
-        except RefusedError as error:
+            if state.is_sent(manifest):
+                return
+        except (UploadError, OSError) as error:
             self._failed(shard, error, report)
-            return
-        if state.is_sent(manifest):
             return
         try:
             outcome = self._send_with_retries(shard, manifest, state)
-        except UploadError as error:
-            state.failed(manifest, str(error))
+        except (UploadError, OSError) as error:
+            state.failed(manifest, _said(error))
             self._failed(shard, error, report)
             return
         state.sent(manifest, self._destination.place.name_of(shard.name))
@@ -230,20 +261,24 @@ class Uploader:
             "%s: %s, %d episodes", shard.name, outcome, manifest.count, extra={"action": "upload_done"}
         )  # fmt: skip
 
-    def _failed(self, shard: Path, error: UploadError, report: Report) -> None:
-        report.failed[shard.name] = self.last_error = str(error)
+    def _failed(self, shard: Path, error: Exception, report: Report) -> None:
+        report.failed[shard.name] = self.last_error = _said(error)
         log.warning("%s was not sent: %s", shard.name, error, extra={"action": "upload_failed"})
 
     def _send_with_retries(self, shard: Path, manifest: Manifest, state: UploadState) -> Outcome:
-        pauses = self._pauses()
+        pauses = iter(()) if self._is_away else self._pauses()
         while True:
             try:
-                return self._send(shard, manifest, state)
+                outcome = self._send(shard, manifest, state)
             except UnreachableError as error:
                 pause = next(pauses, None)
                 if pause is None or self._wait(pause):
+                    self._is_away = True
                     raise
                 log.info("%s; trying again", error, extra={"action": "upload_retry"})
+            else:
+                self._is_away = False
+                return outcome
 
     def _pauses(self) -> Iterator[float]:
         for attempt in range(self._attempts - 1):
@@ -282,9 +317,17 @@ class Uploader:
                 report = self.upload()
                 self.last_error = next(iter(report.failed.values()), None)
             except (UploadError, OSError) as error:
-                self.last_error = str(error)
+                self.last_error = _said(error)
                 log.warning("episodes wait: %s", error, extra={"action": "upload_failed"})
+            except Exception as error:  # the thread has to outlive what nobody thought of
+                self.last_error = f"an unexpected {type(error).__name__}; the log has more"
+                log.exception("episodes wait", extra={"action": "upload_failed"})
             self._woken.wait(self._poll_seconds)
+
+
+def _said(error: Exception) -> str:
+    """Without the paths that the system's errors quote: it is shown to callers of the service."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _manifest_piece(shard: Path, shard_name: str) -> Piece:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,9 @@ import pytest
 from rl.destination import Place
 from rl.errors import RefusedError, UnreachableError
 from rl.shards import ShardWriter, manifest_path, read_manifest
+from rl.shards import sha256_of as sha256_of_file
 from rl.to_folder import FolderDestination
-from rl.uploading import STATE, Uploader
+from rl.uploading import STATE, Uploader, UploadState
 from tests.rl.conftest import There, shard_in
 
 
@@ -72,6 +76,81 @@ def test_one_that_fails_holds_up_no_other(in_folder: There, tmp_path: Path) -> N
     in_folder.put(f"ep/{bad.name}", b"other")
     report = Uploader(runs, in_folder.destination).upload()
     assert (report.sent, list(report.failed)) == ([good.name], [bad.name])
+
+
+def test_one_that_cannot_be_read_holds_up_no_other(
+    in_folder: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    bad, good = shard_in(runs, run_id="a"), shard_in(runs, run_id="b")
+
+    def sha256_of(path: Path) -> str:
+        if path == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return sha256_of_file(path)
+
+    monkeypatch.setattr("rl.uploading.sha256_of", sha256_of)
+    report = Uploader(runs, in_folder.destination).upload()
+    assert (report.sent, list(report.failed)) == ([good.name], [bad.name])
+
+
+def test_one_run_alone_is_sent_and_none_whose_name_holds_its_name(in_folder: There, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    wanted, _, timed = (shard_in(runs, run_id=run_id) for run_id in ("exp", "my-exp-2", "20260101T000000Z-exp"))
+    assert Uploader(runs, in_folder.destination, only="exp").upload().sent == [wanted.name]
+    assert Uploader(runs, in_folder.destination, only="20260101T000000Z-exp").upload().sent == [timed.name]
+
+
+def test_a_full_disk_keeps_no_shard_from_going_and_making_room(
+    in_folder: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [shard_in(tmp_path / "runs", run_id=run_id) for run_id in ("a", "b")]
+    unfinished = shard_in(tmp_path / "runs", run_id="c")
+    manifest_path(unfinished).unlink()
+
+    def write_whole(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("rl.uploading.write_whole", write_whole)
+    monkeypatch.setattr("rl.shards.write_whole", write_whole)
+    report = Uploader(tmp_path / "runs", in_folder.destination, keep_bytes=0).upload()
+    assert (report.sent, report.failed) == ([shard.name for shard in whole], {})
+    assert [shard.exists() for shard in (*whole, unfinished)] == [False, False, True]
+
+
+def test_a_storage_that_stays_away_is_asked_once_for_each_further_shard(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for run_id in ("a", "b", "c"):
+        shard_in(runs, run_id=run_id)
+    asked: list[str] = []
+
+    class Away(FolderDestination):
+        def send(self, piece, notes):  # type: ignore[no-untyped-def]
+            asked.append(piece.name)
+            raise UnreachableError("away")
+
+    report = Uploader(runs, Away(tmp_path, Place()), attempts=4, wait=lambda _: False).upload()
+    assert (len(report.failed), len(asked)) == (3, 4 + 1 + 1)
+
+
+def test_a_fault_that_nobody_thought_of_does_not_end_the_background(in_folder: There, tmp_path: Path) -> None:
+    arrived = threading.Event()
+
+    class Odd(FolderDestination):
+        odd = True
+
+        def send(self, piece, notes):  # type: ignore[no-untyped-def]
+            if Odd.odd:
+                Odd.odd = False
+                raise ValueError("odd")
+            arrived.set()
+            return super().send(piece, notes)
+
+    shard = shard_in(tmp_path / "runs")
+    uploader = Uploader(shard.parent, Odd(tmp_path / "nas", Place()), poll_seconds=0.01)
+    uploader.start()
+    assert arrived.wait(30)
+    uploader.stop()
 
 
 def test_an_unreachable_storage_is_tried_again_with_growing_pauses(tmp_path: Path) -> None:
@@ -156,6 +235,8 @@ def test_shards_that_went_make_room_the_oldest_first(in_folder: There, tmp_path:
     report = Uploader(runs, in_folder.destination, keep_bytes=3 * size).upload()
     assert len(report.sent) == 3
     assert [shard.exists() for shard in (refused, *shards)] == [True, False, False, True]
+    document = json.loads((runs / STATE).read_text())
+    assert sorted(document["destinations"][in_folder.destination.label]) == [refused.name, shards[2].name]
     assert Uploader(runs, in_folder.destination).upload().sent == []
 
 
@@ -174,6 +255,15 @@ def test_the_state_file_says_what_went_where(in_folder: There, tmp_path: Path) -
     entry = document["destinations"][in_folder.destination.label][shard.name]
     assert (entry["status"], entry["name"], entry["count"]) == ("sent", f"ep/{shard.name}", 3)
     assert entry["sha256"] == read_manifest(shard).sha256
+
+
+def test_what_is_known_of_a_transfer_is_not_taken_for_that_of_another_content(tmp_path: Path) -> None:
+    before = read_manifest(shard_in(tmp_path / "runs"))
+    changed = replace(before, sha256="0" * 64)
+    state = UploadState(tmp_path / "runs", "s3://bucket/")
+    state.notes_of(before).write(upload_id="1")
+    state.failed(changed, "away")
+    assert state.notes(changed) == {}
 
 
 def test_a_damaged_manifest_holds_up_its_shard_alone(in_folder: There, tmp_path: Path) -> None:
