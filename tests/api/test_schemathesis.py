@@ -2,7 +2,7 @@
 
 The requests are made up by schemathesis: every example, the limits of every field, random ones, and chains in
 which an answer's job is what the next request asks for; the same in every run. They go to the real application
-over the tiny base: it answers, trains and can be followed.
+over the tiny base: it answers, with an adapter too, trains and can be followed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from adapter_service.api import create_app
 from adapter_service.api.services import Services, build_services
 from adapter_service.settings import ServingSettings, SourceEntry
 from tests.api.conftest import RECORDS, QuickPipeline, settings_in
+from tests.api.test_adapters_answer import trained
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -48,12 +49,14 @@ def fuzzed(tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Se
 
 
 @pytest.fixture
-def document(fuzzed: Services) -> Iterator[Any]:
-    """The document of the running application."""
+def document(fuzzed: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The document of the running application, whose default adapter is live, with a version to roll back to."""
     app = from_this_machine(create_app(services=fuzzed))
     config = SchemathesisConfig.from_dict(CONFIG)
     document = schemathesis.openapi.from_asgi("/openapi.json", app, config=config)
     fuzzed.engine.wait_until_ready(60)
+    for key in ("a", "b"):
+        trained(fuzzed, tmp_path_factory.mktemp("adapter"), fuzzed.settings.serving.default_adapter, key)
     yield document
     shutdown_lifespans()
 
