@@ -52,13 +52,20 @@ def refusal(scope: Scope) -> str | None:
             f"a proxy on this machine speaks for X-Forwarded-For: {forwarded[:200]!r}; without API keys only "
             "peers on this machine are answered: call from there, for example through an SSH tunnel"
         )
-    host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-    if not is_loopback_name(host):
+    host = headers.get("host", "")
+    if not is_loopback_name(_name_in(f"//{host}")):
         return f"the Host header names {host!r}; use one of localhost, 127.0.0.1 and [::1], and nothing else"
     origin = headers.get("origin")
-    if origin is not None and not is_loopback_name(urlsplit(origin).hostname or ""):
+    if origin is not None and not is_loopback_name(_name_in(origin)):
         return f"the request comes from a page of {origin!r}; only pages of this machine are answered"
     return None
+
+
+def _name_in(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # brackets with no IPv6 address in them
+        return ""
 
 
 def is_loopback(address: str) -> bool:

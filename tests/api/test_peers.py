@@ -26,7 +26,7 @@ def test_a_peer_on_this_machine_is_answered(services: Services, peer: str) -> No
     assert client_of(services, peer).get("/health").status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "192.168.0.7:8100", ""])
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "192.168.0.7:8100", "", "[::1"])
 def test_a_host_that_is_not_this_machine_is_refused(services: Services, host: str) -> None:
     assert client_of(services).get("/health", headers={"Host": host}).status_code == 401
 
@@ -36,10 +36,10 @@ def test_every_name_of_this_machine_will_do(services: Services, host: str) -> No
     assert client_of(services).get("/health", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize(("origin", "status"), [("https://evil.example", 401), ("null", 401)])
-def test_a_foreign_page_cannot_make_a_browser_act_here(services: Services, origin: str, status: int) -> None:
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://[here]"])
+def test_a_foreign_page_cannot_make_a_browser_act_here(services: Services, origin: str) -> None:
     response = client_of(services).post("/adapter/multilingual/rollback", headers={"Origin": origin})
-    assert response.status_code == status
+    assert response.status_code == 401
 
 
 def test_a_page_of_this_machine_may(services: Services) -> None:
