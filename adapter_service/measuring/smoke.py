@@ -74,7 +74,11 @@ def read_prompts(path: Path) -> list[Case]:
 
 def case_from(record: Mapping[str, Any], group: Group = "file") -> Case:
     language = record["language_code"] if "language_code" in record else record["language"]
-    return Case(record["prompt"], find(language), record["reference"], group)
+    texts = (record["prompt"], language, record["reference"])
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("one of them is no text")
+    prompt, language, reference = texts
+    return Case(prompt, find(language), reference, group)
 
 
 def run_smoke(

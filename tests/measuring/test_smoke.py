@@ -192,7 +192,9 @@ def test_prompts_are_read_from_a_list_or_from_an_object_with_one(tmp_path: Path)
         assert read_prompts(path) == [HINDI]
 
 
-@pytest.mark.parametrize("content", ["", "{}", '[{"prompt": "x"}]', "[1]"])
+@pytest.mark.parametrize(
+    "content", ["", "{}", '[{"prompt": "x"}]', "[1]", '[{"prompt": "x", "language": 5, "reference": "y"}]']
+)
 def test_a_prompts_file_of_another_shape_is_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     path.write_text(content, encoding="utf-8")
