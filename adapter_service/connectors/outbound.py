@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
@@ -37,6 +38,12 @@ class _PublicOnlyAdapter(IPFilterAdapter):  # type: ignore[misc] # requests-hard
         if host["host"] in _DENIED_ADDRESSES:
             raise InvalidIPAddress(host["host"])
         return host, pool
+
+
+class _Session(HTTPSession):  # type: ignore[misc] # as above
+    def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[requests.PreparedRequest]:
+        """None: of an answer that redirects, requests would read the whole body first, whatever its size."""
+        return iter(())
 
 
 class Outbound:
@@ -71,7 +78,7 @@ class Outbound:
             if not response.is_redirect:
                 return response
             response.close()
-            url = urljoin(url, response.headers["location"])
+            url = _target(response, url)
             # Whatever the first host was allowed, where it points to was chosen by someone else.
             session = self._public
         raise SourceUnreachableError(
@@ -98,7 +105,7 @@ class Outbound:
         return response
 
     def _session(self, *, is_filtered: bool) -> Any:
-        session = HTTPSession(
+        session = _Session(
             Config(
                 ip_filter_enable=is_filtered,
                 ip_filter_allow_loopback_ips=False,
@@ -139,6 +146,20 @@ def _private(url: str) -> SourceUnreachableError:
         f"{shown(url)} is at a private address, which raw sources and redirects never "
         "reach; if it is your own, configure it as a source with `allow_private: true`"
     )
+
+
+def _target(response: requests.Response, url: str) -> str:
+    """Where the answer of `url` points to."""
+    location = response.headers["location"]
+    with suppress(UnicodeError):
+        # Headers are taken for Latin-1, and written in UTF-8 where they are not in ASCII.
+        location = location.encode("latin-1").decode()
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise SourceUnreachableError(
+            f"{shown(url)} redirects to what is no address ({error}); give the final address as `url`"
+        ) from error
 
 
 def shown(url: str) -> str:

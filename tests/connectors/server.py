@@ -56,7 +56,7 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
         if self.path.startswith("/forbidden"):
             self._answer(403)
         elif faults.redirect and self.path == "/redirect":
-            self._answer(302, {"Location": faults.redirect})
+            self._answer(302, {"Location": faults.redirect}, b"moved")
         elif self.path not in self.state.files:
             self._answer(404)
         elif faults.busy:

@@ -292,6 +292,30 @@ def test_a_circle_of_redirects_ends(server: FileServer, monkeypatch: pytest.Monk
             outbound.get("https://first.example/a", {})
 
 
+def test_the_body_of_a_redirect_is_not_waited_for(server: FileServer, open_http: Open) -> None:
+    server.faults.redirect = server.put("/a.jsonl", CONTENT)
+    server.faults.is_stalling = True
+    with pytest.raises(SourceUnreachableError, match="private address"):
+        texts(open_http("/redirect", file_format="jsonl", timeout_seconds=0.5, retry_attempts=0))
+
+
+def test_a_redirect_may_be_written_in_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Outbound(headers={}, timeout_seconds=1) as outbound:
+        answers = {
+            "https://first.example/a": _redirect("/पाठ.jsonl".encode().decode("latin-1")),
+            "https://first.example/पाठ.jsonl": _ok(),
+        }
+        monkeypatch.setattr(outbound, "_send", lambda _, url, __: answers[url])
+        assert outbound.get("https://first.example/a", {}).status_code == 200
+
+
+@pytest.mark.parametrize("to", ["http://[", "http://[::1/a.jsonl", "//]"])
+def test_a_redirect_to_no_address_is_told(server: FileServer, open_http: Open, to: str) -> None:
+    server.faults.redirect = to
+    with pytest.raises(SourceUnreachableError, match=r"/redirect redirects to what is no address.*give the final"):
+        texts(open_http("/redirect", file_format="jsonl"))
+
+
 def test_messages_show_neither_password_nor_query() -> None:
     assert shown("https://me:pw@host.example/a?key=1") == "https://host.example/a"
 
