@@ -81,7 +81,8 @@ class S3Reader:
             if self._spec.key:
                 found = self._object(client, self._spec.key)
                 next(found.blocks(0), None)
-                return f"{found.label}, {found.stamp['size']} bytes, {self._spec.required_format_of(self._spec.key)}"
+                size = found.stamp.get("size", 0)
+                return f"{found.label}, {size} bytes, {self._spec.required_format_of(self._spec.key)}"
             keys = self._keys(client, after=None)
             first = next(key for key in keys if self._spec.format_of(key))
             return f"{self._spec.address}, first {first} ({self._spec.required_format_of(first)})"

@@ -14,7 +14,7 @@ import zstandard
 from adapter_service.connectors import ranges, s3_object
 from adapter_service.connectors.base import UNKNOWN_FORMAT, Connector
 from adapter_service.connectors.tally import Tally, tallied
-from adapter_service.errors import SettingsError, SourceFormatError, SourceUnreachableError
+from adapter_service.errors import EmptySourceError, SettingsError, SourceFormatError, SourceUnreachableError
 from tests.connectors.conftest import open_kind
 from tests.connectors.s3_bucket import KEYS, Bucket
 from tests.connectors.server import FileServer
@@ -122,7 +122,10 @@ def test_a_check_names_the_object_and_its_first_sample(bucket: Bucket) -> None:
 
 def test_an_empty_object_has_no_records(bucket: Bucket) -> None:
     bucket.put("a.jsonl", b"")
-    assert texts(open_kind("s3", key="a.jsonl", **bucket.options)) == []
+    empty = open_kind("s3", key="a.jsonl", **bucket.options)
+    assert texts(empty) == []
+    with pytest.raises(EmptySourceError, match="has no records"):
+        empty.check()
 
 
 @pytest.mark.parametrize(
