@@ -36,6 +36,12 @@ def test_every_member_of_a_file_is_read_wherever_the_blocks_end(
     assert b"".join(UNPACK[kind](in_pieces(data, size), "a")) == b"".join(parts)
 
 
+@pytest.mark.parametrize("size", [1, 50, 10_000])
+def test_zeros_between_members_and_at_the_end_hold_nothing(size: int) -> None:
+    data = gzip.compress(b"one\n") + bytes(300) + gzip.compress(b"two\n") + bytes(512)
+    assert b"".join(gunzip(in_pieces(data, size), "a")) == b"one\ntwo\n"
+
+
 @both
 def test_a_file_that_grows_a_hundredfold_comes_out_in_bounded_blocks(kind: Compression) -> None:
     text = b"".join(b"%06d the same line over and over\n" % (i // 100) for i in range(50_000))

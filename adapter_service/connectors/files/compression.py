@@ -58,7 +58,8 @@ def gunzip(blocks: Iterator[bytes], label: str) -> Iterator[bytes]:
     read = written = 0
     for block in blocks:
         read += len(block)
-        rest = block
+        # Padding of zeros after a member is allowed by the format and holds nothing.
+        rest = block.lstrip(b"\0") if decoder.eof else block
         while rest:
             if decoder.eof:
                 decoder = zlib.decompressobj(wbits=31)
@@ -67,7 +68,6 @@ def gunzip(blocks: Iterator[bytes], label: str) -> Iterator[bytes]:
             _check_ratio(read, written, label, "gz")
             if piece:
                 yield piece
-            # Padding of zeros after a member is allowed by the format and holds nothing.
             rest = decoder.unused_data.lstrip(b"\0") if decoder.eof else decoder.unconsumed_tail
     if read and not decoder.eof:
         raise _cut_short(read, label, "gz")
