@@ -51,6 +51,13 @@ class Mapper:
         sample: Sample = self._make(record.fields, record.origin)
         return sample
 
+    def language_of(self, record: Record) -> str | None:
+        """The language of a record of which no sample can be made, as far as it tells it."""
+        try:
+            return self._language(record.fields or {}, "language")
+        except InvalidSampleError:
+            return None
+
     def _text(self, fields: Mapping[str, Any], origin: str) -> Sample:
         return Sample((Message("assistant", self._words(fields, "text")),), self._language(fields, "language"), origin)
 

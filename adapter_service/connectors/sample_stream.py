@@ -70,7 +70,7 @@ class SampleStream(Connector):
                 if unusable and str(error) not in FILTER_REASONS:
                     # Before the observer, who may end the stream without knowing the fields.
                     unusable.add(record, str(error))
-                _skip(observer, record.origin, str(error), None)
+                _skip(observer, record.origin, str(error), self._mapper.language_of(record))
                 continue
             unusable = None
             if reason := self._filtered(sample):
@@ -114,7 +114,8 @@ class _Unusable:
         self._last = fault
         self._missing.add(None if record.fields is None else self._mapper.missing(record.fields))
         if record.fields is not None and not self._found:
-            self._found = [str(name) for name in record.fields][:20]
+            # Half a character in a name must not make the message one that cannot be stored.
+            self._found = [str(name).encode(errors="replace").decode() for name in record.fields][:20]
         if self._records == UNUSABLE_AFTER:
             self.at_end()
 

@@ -129,6 +129,12 @@ def test_a_check_tells_of_a_wrong_field_name_too() -> None:
         open_items({"body": "a"}).check()
 
 
+def test_half_a_character_in_the_name_of_a_field_leaves_the_message_whole() -> None:
+    with pytest.raises(SourceFormatError, match=r"found: half \?\.") as caught:
+        list(open_kind("memory", items=[{"half \ud83d": "a"}]).stream())
+    assert str(caught.value).encode()
+
+
 def test_bad_records_before_the_first_good_one_are_no_wrong_field_name() -> None:
     assert skipped(*[{"body": "a"}] * 19, GOOD, *[{"body": "a"}] * 30) == {"no field 'text'": 49}
 

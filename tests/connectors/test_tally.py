@@ -33,6 +33,12 @@ def test_bad_records_within_the_fraction_are_counted() -> None:
     }
 
 
+def test_a_bad_record_that_tells_its_language_counts_for_that() -> None:
+    tally = Tally("corpus", max_skipped_fraction=1)
+    run(tally, GOOD, {"text": "", "language": "Tamil"}, {"language": "bn"}, {"text": "a", "language": "Klingon"}, BAD)
+    assert tally.counts()["skipped_languages"] == {"ta": 1, "bn": 1, "unknown": 2}
+
+
 @pytest.mark.parametrize("shuffle_buffer", [0, 1000])
 def test_bad_records_past_the_fraction_end_the_stream_early(shuffle_buffer: int) -> None:
     tally = Tally("corpus", max_skipped_fraction=0.1)
