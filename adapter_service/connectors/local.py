@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,11 @@ class LocalReader:
         """Label → file, sorted; the label is the path below the part without wildcards."""
         pattern = self._spec.path
         if Path(pattern).is_file():
-            return {Path(pattern).name: Path(pattern)}
+            return {_label(Path(Path(pattern).name)): Path(pattern)}
         root = _fixed_part(pattern)
         # glob.glob, unlike Path.glob, takes an absolute pattern.
         matches = (Path(match) for match in glob.glob(pattern, recursive=True))  # noqa: PTH207
-        files = {path.relative_to(root).as_posix(): path for path in matches if path.is_file()}
+        files = {_label(path.relative_to(root)): path for path in matches if path.is_file()}
         if not files:
             raise SourceUnreachableError(f"source '{self._name}': {_nothing_at(Path(pattern))}")
         return dict(sorted(files.items()))
@@ -96,6 +97,11 @@ def _fixed_part(pattern: str) -> Path:
     parts = Path(pattern).parts
     fixed = [part for i, part in enumerate(parts) if not any(glob.has_magic(p) for p in parts[: i + 1])]
     return Path(*fixed)
+
+
+def _label(path: Path) -> str:
+    r"""As text that can be stored: bytes of a name that are not UTF-8 become `\xe9`."""
+    return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
 
 
 def _nothing_at(path: Path) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +177,14 @@ def test_several_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> N
     assert [sample.completion.split()[0] for _, sample in pairs[::2]] == ["a.txt.gz", "b.txt", "sub/c.txt"]
     for i, (cursor, _) in enumerate(pairs):
         assert list(connector.stream(after=cursor)) == pairs[i + 1 :]
+
+
+def test_a_name_that_is_not_utf_8_is_shown_as_text(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"one\ntwo\n")
+    connector = open_kind("local", folder=tmp_path, path="*.txt")
+    (cursor, first), (_, second) = connector.stream()
+    assert first.origin == r"corpus:caf\xe9.txt:1"
+    assert [sample for _, sample in connector.stream(after=cursor)] == [second]
 
 
 def test_an_origin_names_source_file_and_line(open_local: Open) -> None:
