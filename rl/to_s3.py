@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 from rl.destination import Notes, Outcome, Piece, Place
 from rl.errors import DifferentError, RefusedError, UnreachableError
@@ -44,7 +45,7 @@ class S3Destination:
         self.place = place
         self.label = f"s3://{bucket}/{place.path.lstrip('/')}" + (f" at {endpoint_url}" if endpoint_url else "")
         self._bucket = bucket
-        self._endpoint_url, self._region = endpoint_url, region
+        self._endpoint_url, self._region = endpoint_url or None, region
         self._part_bytes = part_bytes
         self._attempts = attempts
         self._timeout_seconds = timeout_seconds
@@ -54,6 +55,11 @@ class S3Destination:
         import boto3
         from botocore.config import Config
 
+        if self._endpoint_url and not _is_address(self._endpoint_url):
+            raise RefusedError(
+                f"the endpoint {self._endpoint_url!r} is no address; http://host:port or https://host is wanted: "
+                "check --s3-endpoint-url, the configuration and S3_ENDPOINT_URL"
+            )
         config = Config(
             connect_timeout=self._timeout_seconds[0],
             read_timeout=self._timeout_seconds[1],
@@ -115,10 +121,27 @@ class S3Destination:
             if part is None or not _is_of(part, content, checksum):
                 part = self._client.upload_part(**where, PartNumber=number, Body=content, ChecksumSHA256=checksum)
             parts.append({"PartNumber": number, "ETag": part["ETag"], "ChecksumSHA256": checksum})
-        return self._written(
-            piece,
-            lambda: self._client.complete_multipart_upload(**where, MultipartUpload={"Parts": parts}, IfNoneMatch="*"),
-        )
+        return self._complete(piece, where, parts)
+
+    def _complete(self, piece: Piece, where: Mapping[str, str], parts: Sequence[Mapping[str, Any]]) -> Outcome:
+        """Make one file of the parts; of those whose name was taken meanwhile none stay, for they cost like a file."""
+        try:
+            outcome = self._written(
+                piece,
+                lambda: self._client.complete_multipart_upload(
+                    **where, MultipartUpload={"Parts": parts}, IfNoneMatch="*"
+                ),
+            )
+        except DifferentError:
+            self._abort(where)
+            raise
+        if outcome == "already there":
+            self._abort(where)
+        return outcome
+
+    def _abort(self, where: Mapping[str, str]) -> None:
+        with suppress(self._client.exceptions.ClientError):  # it is gone, or may not be ended
+            self._client.abort_multipart_upload(**where)
 
     def _contents(self, piece: Piece) -> Iterator[bytes]:
         size = max(self._part_bytes, -(-piece.bytes // _MAX_PARTS))
@@ -138,18 +161,35 @@ class S3Destination:
 
     def _interrupted(self, piece: Piece, notes: Notes) -> tuple[str, dict[int, Any]] | None:
         """An upload of this piece that was begun and not ended, and the parts of it that arrived."""
-        noted = notes.read().get("upload_id")
+        if noted := notes.read().get("upload_id"):
+            there = self._parts_of(piece, noted)
+            return None if there is None else (noted, there)
         # Noting it may have been what did not happen any more.
-        for upload_id in [noted] if noted else self._begun(piece):
-            try:
-                pages = self._client.get_paginator("list_parts").paginate(
-                    Bucket=self._bucket, Key=piece.name, UploadId=upload_id
-                )
-                return upload_id, {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
-            except self._client.exceptions.ClientError as error:
-                if _code(error) not in _GONE:
-                    raise
+        for upload_id in self._begun(piece):
+            there = self._parts_of(piece, upload_id)
+            if there and self._are_of(there, piece):
+                return upload_id, there
         return None
+
+    def _parts_of(self, piece: Piece, upload_id: str) -> dict[int, Any] | None:
+        try:
+            pages = self._client.get_paginator("list_parts").paginate(
+                Bucket=self._bucket, Key=piece.name, UploadId=upload_id
+            )
+            return {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
+        except self._client.exceptions.ClientError as error:
+            if _code(error) not in _GONE:
+                raise
+            return None
+
+    def _are_of(self, there: Mapping[int, Any], piece: Piece) -> bool:
+        """Whether all parts hold what `piece` does: else somebody else's upload to the same key goes on there."""
+        ours = {
+            number
+            for number, content in enumerate(self._contents(piece), 1)
+            if number in there and _is_of(there[number], content, _base64(hashlib.sha256(content).digest()))
+        }
+        return ours == there.keys()
 
     def _begun(self, piece: Piece) -> list[str]:
         """Uploads to this key that the storage knows of, newest first; none where it may not be asked."""
@@ -176,6 +216,14 @@ class S3Destination:
                 ) from error
             raise
         return "sent"
+
+
+def _is_address(endpoint_url: str) -> bool:
+    try:
+        parts = urlsplit(endpoint_url)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
 def _is_of(part: Mapping[str, Any], content: bytes, checksum: str) -> bool:
@@ -208,7 +256,12 @@ def _plainly(label: str) -> Iterator[None]:
         raise RefusedError(
             f"{label}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile or role of AWS"
         ) from error
-    except (exceptions.ParamValidationError, exceptions.NoRegionError, exceptions.ProfileNotFound) as error:
+    except (
+        exceptions.ParamValidationError,
+        exceptions.NoRegionError,
+        exceptions.InvalidRegionError,
+        exceptions.ProfileNotFound,
+    ) as error:
         raise RefusedError(f"{label}: {error}") from error
     except (exceptions.BotoCoreError, OSError) as error:
         raise UnreachableError(f"{label} cannot be reached ({type(error).__name__})") from error
