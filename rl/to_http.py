@@ -63,6 +63,8 @@ class HttpDestination:
 
         self._refuse_a_second(piece)
         with requests.Session() as session, self._plainly():
+            # Compressed, a file has another length than the one that shall be compared.
+            session.headers["Accept-Encoding"] = "identity"
             session.headers.update({"Authorization": f"Bearer {self._token}"} if self._token else {})
             found = self._ask(session, piece)
             if found.state in {"same", "different"}:
@@ -87,6 +89,11 @@ class HttpDestination:
     def _outcome(self, found: _Found, piece: Piece) -> Outcome:
         if found.state == "same":
             return "already there"
+        if found.state == "unknown":
+            raise RefusedError(
+                f"{self.label}: something has that name and may not be looked at; it is this very shard if an earlier "
+                "try was cut off: look there, or name another"
+            )
         raise DifferentError(
             f"{self.label}: {piece.name} is there already with another content; nothing is overwritten: name another"
         )

@@ -42,7 +42,14 @@ def destination_of(
         ConfigError: no such kind, or a secret in it.
     """
     environ = os.environ if environ is None else environ
-    parts = urlsplit(upload_path)
+    try:
+        parts = urlsplit(upload_path)
+    except ValueError as error:
+        raise ConfigError(f"the upload path is no address ({error}); wanted is {_KINDS}") from error
+    is_http = parts.scheme in {"http", "https"}
+    # A path ends there, and what follows would be lost in silence.
+    if lost := next((mark for mark in ("#" if is_http else "#?") if mark in upload_path), None):
+        raise ConfigError(f"the upload path has a {lost!r} in it, which no folder and no key may have: choose another")
     if "@" in parts.netloc:
         raise ConfigError("the upload path has a user or password in it; put a token into RL_UPLOAD_TOKEN instead")
     if parts.scheme == "s3" and parts.netloc:
@@ -51,7 +58,7 @@ def destination_of(
         return S3Destination(parts.netloc, place, endpoint_url=endpoint_url, region=region)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and len(parts.path) > 1:
         return _folder(unquote(parts.path))
-    if parts.scheme in {"http", "https"} and parts.netloc:
+    if is_http and parts.netloc:
         return HttpDestination(upload_path, token=environ.get("RL_UPLOAD_TOKEN"))
     shown = f"{parts.scheme}://{parts.netloc}{parts.path}" if parts.scheme else upload_path
     raise ConfigError(f"the upload path is {shown[:200]!r}; wanted is {_KINDS}")

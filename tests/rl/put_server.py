@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from base64 import b64encode
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ _BLOCK = 1 << 14
 class PutServer:
     """Files by path. `resumable`: keeps what an interrupted PUT brought. `digests`: says what it has.
 
-    `heads` = False takes PUT alone, as an address does that was signed for it.
+    `heads` = False takes PUT alone, as an address does that was signed for it. `compresses`: answers HEAD
+    with the length of what it would send to a client that takes gzip.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -25,6 +27,7 @@ class PutServer:
     resumable: bool = False
     digests: bool = True
     heads: bool = True
+    compresses: bool = False
     token: str | None = None
     received: int = 0
     url: str = ""
@@ -48,7 +51,9 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
         elif self._name in state.files:
             content = state.files[self._name]
             headers = {"Repr-Digest": _digest(content)} if state.digests else {}
-            self._answer(200, {**headers, "Content-Length": str(len(content))})
+            compressed = state.compresses and "gzip" in self.headers.get("Accept-Encoding", "")
+            length = len(gzip.compress(content) if compressed else content)
+            self._answer(200, {**headers, "Content-Length": str(length)})
         elif self._name in state.parts:
             self._answer(204, {"Upload-Complete": "?0", "Upload-Offset": str(len(state.parts[self._name]))})
         else:

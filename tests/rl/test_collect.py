@@ -290,6 +290,23 @@ def test_a_server_without_digests_is_asked_for_the_content(
     assert not any(header.get("content-type") == "application/x-ndjson" for header in put_server.headers)
 
 
+def test_a_server_that_compresses_is_asked_for_the_content_as_it_is(put_server: PutServer, tmp_path: Path) -> None:
+    put_server.digests, put_server.compresses = False, True
+    shard = shard_in(tmp_path / "runs", filling="x" * 1000)
+    put_server.files[f"/ep/{shard.name}"] = shard.read_bytes()
+    assert upload(["--folder", str(shard.parent), "--upload-path", f"{put_server.url}/ep/"]) == 0
+
+
+def test_a_signed_address_whose_content_may_not_be_looked_at_is_not_called_different(
+    put_server: PutServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_server.heads = False
+    shard = shard_in(tmp_path / "runs")
+    put_server.files["/key"] = shard.read_bytes()  # brought by a try whose answer got lost
+    assert upload(["--folder", str(shard.parent), "--upload-path", f"{put_server.url}/key?sig=geheim"]) == 1
+    assert "something has that name and may not be looked at" in capsys.readouterr().out
+
+
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(
     service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from rl.destination import Place
-from rl.errors import RefusedError, UnreachableError
+from rl.errors import ConfigError, RefusedError, UnreachableError
 from rl.shards import ShardWriter, manifest_path, read_manifest
 from rl.shards import sha256_of as sha256_of_file
 from rl.to_folder import FolderDestination
+from rl.upload_helper import destination_of
 from rl.uploading import STATE, Uploader, UploadState
 from tests.rl.conftest import There, shard_in
 
@@ -285,6 +286,20 @@ def test_a_damaged_state_file_says_what_to_do(in_folder: There, tmp_path: Path, 
     (shard.parent / STATE).write_text(text)
     with pytest.raises(RefusedError, match="remove it: the destination is then asked"):
         Uploader(shard.parent, in_folder.destination).upload()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["s3://bucket/run#3/", "s3://bucket/what?/", "file:///mnt/nas/run#3/", "https://host/run#3/", "s3://bucket/?"],
+)
+def test_what_an_address_would_lose_is_refused(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"has a '[?#]' in it"):
+        destination_of(path, environ={})
+
+
+def test_what_is_no_address_at_all_is_refused() -> None:
+    with pytest.raises(ConfigError, match="is no address"):
+        destination_of("https://[host/x/", environ={})
 
 
 @pytest.mark.parametrize(
