@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # run as a file: the folder above the package is what Python shall look in
@@ -22,19 +23,21 @@ from rich.console import Console
 from rich.table import Table
 
 from adapter_service.cli.progress import run_progress
+from adapter_service.cli.terminal import plain_console, tell_error
 from adapter_service.cli.train_options import parser, request_of, settings_of
 from adapter_service.connectors.opening import source_opener
 from adapter_service.durable import sync, sync_folder
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import base_loader
 from adapter_service.engine.requests import AdapterFiles
-from adapter_service.errors import AdapterServiceError, InvalidParameterError, SourceError
+from adapter_service.errors import AdapterServiceError, InvalidParameterError, SourceError, StorageError
 from adapter_service.jobs.adapter_files import write_adapter_files
 from adapter_service.jobs.evaluating import measure
-from adapter_service.jobs.learning import Trained, recipe_key, train
+from adapter_service.jobs.learning import Trained, recipe_key, train, with_budget
 from adapter_service.jobs.streaming import OpenSource, Streamed, stream
 from adapter_service.jobs.train_request import going_on_from, raised_budget, settings_for
 from adapter_service.settings import LoraSettings, Settings, validate_section
+from adapter_service.storage_faults import storage_fault
 from adapter_service.training.checkpoint import has_checkpoint
 from adapter_service.training.gate import Decision, decide
 from adapter_service.training.spool import has_samples
@@ -48,17 +51,24 @@ _STREAM, _CHECKPOINTS = "stream", "checkpoints"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 for a reason that is said in one line, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
-    console = Console()
     try:
-        _run(options, console)
+        _run(options, plain_console())
     except AdapterServiceError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error ({error.code}): {error}", style="red", markup=False)
+        tell_error(error)
         return 1
     except KeyboardInterrupt:
-        said = "go on with --resume" if _is_begun(_work(options)) else "nothing was streamed yet, so nothing is kept"
-        Console(stderr=True, soft_wrap=True).print(f"stopped; {said}")
+        plain_console(stderr=True).print(f"stopped; {_what_next(options)}")
         return 130
+    except Exception as error:
+        if storage_fault(error) is None:
+            raise
+        tell_error(StorageError(f"the disk of --output_dir took no more ({error}); mend that; {_what_next(options)}"))
+        return 1
     return 0
+
+
+def _what_next(options: argparse.Namespace) -> str:
+    return "go on with --resume" if _is_begun(_work(options)) else "nothing was streamed yet, so nothing is kept"
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
@@ -140,6 +150,11 @@ def _is_begun(work: Path) -> bool:
 def _check_output(output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InvalidParameterError(f"--output_dir {str(output)!r} is not empty; name another or empty it")
+    try:  # now, and not when hours of training are to be written
+        output.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent).cleanup()
+    except OSError as error:
+        raise InvalidParameterError(f"--output_dir {str(output)!r} cannot be made ({error}); name another") from error
 
 
 def _check_source(settings: Settings, open_source: OpenSource, console: Console) -> None:
@@ -150,7 +165,7 @@ def _check_source(settings: Settings, open_source: OpenSource, console: Console)
         if settings.data.fallback_source is None:
             raise
         return  # the stream says what it reads instead
-    console.print(f"source {settings.data.source}: {found}", markup=False, soft_wrap=True)
+    console.print(f"source {settings.data.source}: {found}", soft_wrap=True)
 
 
 def _check_work(work: Path, *, resume: bool) -> None:
@@ -167,7 +182,7 @@ def _judge(
 ) -> Decision | None:
     if not streamed.dataset.holdout:
         return None
-    settings = trained.judged_with(settings)
+    settings = with_budget(settings, trained.result.token_budget)
     candidate = measure(settings, streamed.dataset, engine, display, trained.adapter)
     base = measure(settings, streamed.dataset, engine, display, None)
     return decide(candidate, base, settings.gate, seed=settings.training.seed)
@@ -231,7 +246,7 @@ class _Display:
         )
 
     def note(self, message: str) -> None:
-        self._console.print(message, markup=False)
+        self._console.print(message)
 
     def cancelled(self) -> bool:
         return False

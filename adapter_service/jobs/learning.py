@@ -31,11 +31,6 @@ class Trained:
     adapter: Adapter
     result: TrainingResult
 
-    def judged_with(self, settings: Settings) -> Settings:
-        """The settings with the token budget that there was memory for in the end."""
-        training = settings.training.model_copy(update={"token_budget": self.result.token_budget})
-        return settings.model_copy(update={"training": training})
-
 
 def train(
     settings: Settings,
@@ -85,6 +80,12 @@ def train(
         return Trained(state.adapter, result)
 
     return engine.run(on_engine)
+
+
+def with_budget(settings: Settings, token_budget: int) -> Settings:
+    """The settings with the token budget that there was memory for when it was trained."""
+    training = settings.training.model_copy(update={"token_budget": token_budget})
+    return settings.model_copy(update={"training": training})
 
 
 def run_key(settings: Settings, streamed: Streamed, engine: Engine, parent_key: str | None) -> str:

@@ -21,7 +21,7 @@ from adapter_service.jobs.beginning import check_same_base, megabytes_needed, tr
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.jobs.job import Job, Phase
-from adapter_service.jobs.learning import Trained, recipe_key, run_key, train
+from adapter_service.jobs.learning import Trained, recipe_key, run_key, train, with_budget
 from adapter_service.jobs.pace import Pace, Work, work_of
 from adapter_service.jobs.streaming import Streamed, stream
 from adapter_service.jobs.train_request import TrainRequest, going_on_from, raised_budget, settings_for
@@ -85,9 +85,11 @@ class TrainingPipeline:
         streamed = self._stream(settings, folder, watch)
         context.report(samples=streamed.counts, source=streamed.source)
         version, trained = self._train(job, settings, streamed, parent, folder, context, watch)
-        version, decision = self._judge(settings, streamed, version, trained, context, watch)
+        training = asdict(trained.result) if trained else _told_of(version)
+        judged_with = with_budget(settings, training["token_budget"]) if training else settings
+        version, decision = self._judge(judged_with, streamed, version, trained, context, watch)
         return {
-            "training": asdict(trained.result) if trained else _told_by(version, job),
+            "training": training if trained or version.job_id == job.id else None,
             "version": version.number,
             "reference": version.reference,
             "version_status": str(version.status),
@@ -198,7 +200,6 @@ class TrainingPipeline:
         context.report(phase=Phase.EVALUATING)
         live = self._incumbent(version, context)
         held = streamed.dataset
-        settings = trained.judged_with(settings) if trained else settings
         with watch.evaluation():
             candidate = measure(settings, held, self._engine, watch, trained.adapter if trained else _files(version))
             watch.evaluated()
@@ -280,12 +281,12 @@ def _files(version: Version) -> AdapterFiles:
     return AdapterFiles(version.key, version.path)
 
 
-def _told_by(version: Version, job: Job) -> dict[str, Any] | None:
-    """What an earlier attempt of this job wrote of its training beside the weights."""
-    if version.job_id != job.id:
+def _told_of(version: Version) -> dict[str, Any] | None:
+    """What the attempt that trained it wrote beside the weights; None of one that was not trained here."""
+    if version.job_id is None:
         return None
     try:
         told: dict[str, Any] = json.loads((version.path / "training_metadata.json").read_text())["result"]
     except (OSError, ValueError, KeyError):
         return None
-    return told
+    return told if isinstance(told.get("token_budget"), int) else None

@@ -419,9 +419,10 @@ def test_a_job_that_does_not_fit_fails_with_the_estimate(bench: Bench, monkeypat
     assert "0 MB are free" in str(job.error_message)
 
 
-def test_short_memory_costs_a_job_half_its_budget_and_its_record_says_so(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for half the token budget."""
+
     def short(model: Any, batch: MicroBatch) -> torch.Tensor:
         if batch.ids.numel() > 64:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -429,10 +430,28 @@ def test_short_memory_costs_a_job_half_its_budget_and_its_record_says_so(
 
     for module in (loop, evaluation):
         monkeypatch.setattr(module, "completion_states", short)
+
+
+@pytest.mark.usefixtures("short_memory")
+def test_short_memory_costs_a_job_half_its_budget_and_its_record_says_so(bench: Bench) -> None:
     job = bench.run()
     assert job.result is not None, job.error_message
     assert (job.progress["token_budget"], job.result["training"]["token_budget"]) == (64, 64)
     assert "going on with a token budget of 64" in bench.log_of(job)
+
+
+@pytest.mark.usefixtures("short_memory")
+def test_a_later_attempt_judges_within_the_memory_that_the_version_was_trained_in(bench: Bench) -> None:
+    def break_down_once(job: Job) -> None:
+        if job.phase is Phase.EVALUATING and job.attempt == 1:
+            raise RuntimeError("a cable came loose")
+
+    bench.store.on_progress = break_down_once
+    job = finished(bench, bench.submit())
+    assert (job.status, job.attempt, job.error_message) == (JobStatus.SUCCEEDED, 2, None)
+    assert job.result is not None
+    assert (job.result["version_status"], job.result["training"]["token_budget"]) == ("live", 64)
+    assert job.result["recipe"]["training"]["token_budget"] == 128
 
 
 def test_training_does_not_go_on_from_a_version_that_is_damaged(bench: Bench) -> None:
