@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -12,9 +13,9 @@ from tests.connectors.conftest import Open
 TEXTS = [f"text {i}" for i in range(35)]
 
 
-def stream_of(texts: list[str]) -> bytes:
+def stream_of(texts: list[str], **others: Any) -> bytes:
     out = io.BytesIO()
-    table = pa.table({"text": texts})
+    table = pa.table({"text": texts, **others})
     with pa.ipc.new_stream(out, table.schema) as writer:
         writer.write_table(table, max_chunksize=10)
     return out.getvalue()
@@ -25,6 +26,18 @@ CONTENT = stream_of(TEXTS)
 
 def test_rows_of_every_batch_are_read(open_local: Open) -> None:
     assert [sample.completion for _, sample in open_local("a.arrow", CONTENT).stream()] == TEXTS
+
+
+def test_columns_that_the_mapping_does_not_want_do_no_harm(open_local: Open) -> None:
+    images, dates = pa.array([b"x" * 5000] * 35), pa.array([2**31 - 1] * 35, pa.date32())
+    connector = open_local("a.arrow", stream_of(TEXTS, image=images, at=dates), max_line_bytes=1000)
+    assert [sample.completion for _, sample in connector.stream()] == TEXTS
+
+
+def test_a_column_may_lie_within_another(open_local: Open) -> None:
+    content = stream_of(["-"], translation=pa.array([{"en": "Water", "hi": "पानी", "ta": "நீர்"}]))
+    connector = open_local("a.arrow", content, fields={"text": "translation.hi"})
+    assert [sample.completion for _, sample in connector.stream()] == ["पानी"]
 
 
 def last_batch(content: bytes) -> int:

@@ -112,6 +112,15 @@ def test_rows_that_cannot_be_used_are_counted(open_local: Open) -> None:
     assert read(connector) == (["one", "two"], reasons)
 
 
+def test_a_value_that_python_does_not_have_costs_one_record(open_local: Open) -> None:
+    turn = pa.struct({"role": pa.string(), "content": pa.string(), "at": pa.date32()})
+    days = [1, 2**31 - 1, 3]
+    chats = [[{"role": "assistant", "content": f"day {day}", "at": day}] for day in days]
+    content = parquet(pa.table({"messages": pa.array(chats, pa.list_(turn))}))
+    connector = open_local("a.parquet", content, format="chat")
+    assert read(connector) == (["day 1", "day 3"], {"a value that cannot be read": 1})
+
+
 def test_an_empty_table_has_no_records(open_local: Open) -> None:
     assert list(open_local("a.parquet", parquet({"text": pa.array([], pa.string())})).stream()) == []
 

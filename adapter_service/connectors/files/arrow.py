@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from adapter_service.connectors.files.batches import rows_of
+from adapter_service.connectors.files.batches import rows_of, wanted_columns
 from adapter_service.connectors.files.byte_file import ByteFile
 from adapter_service.connectors.files.places import Found, Place
 from adapter_service.connectors.files.spec import FileSpec
@@ -34,8 +34,9 @@ def read_arrow(file: ByteFile, start: Place, spec: FileSpec) -> Iterator[Found]:
         stream = _Stream(file.blocks(0))
         stream.refuse_others()
         with pa.ipc.open_stream(stream) as batches:
+            columns = _columns(batches.schema, spec)
             for batch in batches:
-                fresh = batch.slice(max(0, start.line - row))
+                fresh = batch.select(columns).slice(max(0, start.line - row))
                 row += batch.num_rows
                 yield from rows_of(fresh, row - fresh.num_rows, spec.max_line_bytes)
         # pyarrow takes the end of the file for the end of the stream.
@@ -44,6 +45,12 @@ def read_arrow(file: ByteFile, start: Place, spec: FileSpec) -> Iterator[Found]:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise SourceFormatError(f"not readable as an Arrow stream ({reason}); it is damaged: write it again") from error
+
+
+def _columns(schema: pa.Schema, spec: FileSpec) -> list[str]:
+    """The columns that the mapping wants, whole where it wants a part of one."""
+    wanted = wanted_columns(schema, spec) or schema.names
+    return list(dict.fromkeys(path if path in schema.names else path.partition(".")[0] for path in wanted))
 
 
 class _Stream(io.RawIOBase):

@@ -14,12 +14,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adapter_service.connectors.files.batches import rows_of
+from adapter_service.connectors.files.batches import rows_of, wanted_columns
 from adapter_service.connectors.files.byte_file import ByteFile
 from adapter_service.connectors.files.compression import MAX_RATIO, RATIO_SLACK_BYTES
 from adapter_service.connectors.files.places import Found, Place
 from adapter_service.connectors.files.spec import FileSpec
-from adapter_service.connectors.spec import FIELDS, names_of
 from adapter_service.errors import SourceFormatError
 
 _MAGIC = b"PAR1"
@@ -51,7 +50,7 @@ def read_parquet(file: ByteFile, start: Place, spec: FileSpec) -> Iterator[Found
 
 
 def _rows(parquet: pq.ParquetFile, done: int, spec: FileSpec) -> Iterator[Found]:
-    columns = _columns(parquet.schema_arrow, spec)
+    columns = wanted_columns(parquet.schema_arrow, spec)
     first = 0  # row of the file that is the first of its group
     for number in range(parquet.num_row_groups):
         group = parquet.metadata.row_group(number)
@@ -69,33 +68,6 @@ def _rows(parquet: pq.ParquetFile, done: int, spec: FileSpec) -> Iterator[Found]
 def _batch_rows(group: pq.RowGroupMetaData) -> int:
     bytes_per_row: int = group.total_byte_size // max(1, group.num_rows)
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, bytes_per_row)))
-
-
-def _columns(schema: pa.Schema, spec: FileSpec) -> list[str] | None:
-    """The columns that the mapping wants; None is all, where it lacks one, so that its fault can name what there is."""
-    paths = {field: _path(schema, name) for field, name in names_of(spec).items()}
-    needed = (field for field, is_needed in FIELDS[spec.format].items() if is_needed and field not in spec.defaults)
-    if any(paths[field] is None for field in needed):
-        return None
-    return [path for path in paths.values() if path is not None] or None
-
-
-def _path(schema: pa.Schema, name: str) -> str | None:
-    """`name` where it is a column or lies within one (`translation.hi`), as the reader selects it."""
-    if name in schema.names:
-        return name
-    column, _, rest = name.partition(".")
-    if not rest or column not in schema.names:
-        return None
-    kind = schema.field(column).type
-    while rest:
-        if not pa.types.is_struct(kind):
-            return None
-        key, _, rest = rest.partition(".")
-        if kind.get_field_index(key) < 0:
-            return None
-        kind = kind.field(key).type
-    return name
 
 
 def _check_ratio(group: pq.RowGroupMetaData, number: int) -> None:
