@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from adapter_service.adapters import Version, VersionStatus, VersionStore
 from adapter_service.adapters.uploads import Upload, Uploads
-from adapter_service.cli.terminal import Config, Sources, one_clear_line
+from adapter_service.cli.terminal import Config, Sources, one_clear_line, plain_console, printable
 from adapter_service.database import Database
 from adapter_service.errors import AdapterFormatError, InvalidParameterError
 from adapter_service.publishing.judging import judge_files
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from adapter_service.model_utils import BaseOutline
 
 app = typer.Typer(help="Versions of adapters: list, push, pull, verify, remove.", no_args_is_help=True)
-console = Console()
+console = plain_console()
 
 InStore = Annotated[str | None, typer.Option("--store", help="One of publishing.stores (default: the only one).")]
 Reference = Annotated[str, typer.Argument(help="name for the live version, or name@number.")]
@@ -70,7 +69,7 @@ class _Shelf:
             bases_dir=self.state_dir / "bases",
             revision=model.revision,
             tokenizer=model.tokenizer,
-            note=lambda text: console.print(text, markup=False),
+            note=console.print,
         )
 
 
@@ -100,8 +99,8 @@ def push(reference: Reference, store: InStore = None, config: Config = None, sou
         console.print(
             f"{version.reference} ({version.key[:12]}) is in {target.name}: "
             + (f"sent {sent}" if sent else "all of it was there already"),
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -131,8 +130,8 @@ def pull(
         console.print(
             f"{version.reference} is {found.reference} of {source.name} ({found.key[:12]}, "
             f"{megabytes(found.size_bytes)}), and {version.status}: {_asked_as(version)}",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -148,7 +147,7 @@ def verify(reference: Reference, config: Config = None, sources: Sources = None)
         for name, file in manifest.files.items():
             table.add_row(name, str(file.size_bytes), file.sha256[:16])
         console.print(table)
-        console.print(f"{version.reference} is whole, and fits {base.name}", markup=False)
+        console.print(f"{version.reference} is whole, and fits {base.name}")
 
 
 @app.command()
@@ -171,11 +170,11 @@ def remove(
         revived = shelf.versions.remove(version, force=force)
         if version.status is VersionStatus.LIVE:
             now = f"{revived.reference} is live again" if revived else f"nothing is live under {version.adapter!r}"
-            console.print(f"{version.reference} was live; {now}", markup=False)
+            console.print(f"{version.reference} was live; {now}")
         if not shelf.versions.delete_files(version, wait=False):
             console.print("requests that had begun still use its files; waiting for them (Ctrl-C leaves the files)")
             shelf.versions.delete_files(version, wait=True)
-        console.print(f"{version.reference} is removed", markup=False)
+        console.print(f"{version.reference} is removed")
 
 
 @contextmanager
@@ -205,7 +204,7 @@ def _list_here(shelf: _Shelf) -> None:
         table.add_row(version.reference, version.status, version.key[:12], made_at, _size(version), told)
     console.print(table)
     for upload in (upload for found in uploads.values() for upload in found if upload.reason):
-        console.print(f"{upload.reference} to {upload.store}: {upload.reason}", markup=False, soft_wrap=True)
+        console.print(f"{upload.reference} to {upload.store}: {upload.reason}", soft_wrap=True)
 
 
 def _list_there(store: Store) -> None:
@@ -215,12 +214,12 @@ def _list_there(store: Store) -> None:
         for version in listing.versions:
             made_at = f"{version.created_at:%Y-%m-%d %H:%M}"
             size = megabytes(version.size_bytes)
-            table.add_row(version.reference, version.key[:12], made_at, size, version.base_name)
+            table.add_row(version.reference, version.key[:12], made_at, size, printable(version.base_name))
         console.print(table)
     else:
-        console.print(f"store {store.name} ({store.shown}) has no versions", markup=False, soft_wrap=True)
+        console.print(f"store {store.name} ({store.shown}) has no versions", soft_wrap=True)
     for fault in listing.faults:
-        console.print(fault, style="red", markup=False, soft_wrap=True)
+        console.print(printable(fault), style="red", soft_wrap=True)
 
 
 def _size(version: Version) -> str:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from adapter_service import train_adapt
 from adapter_service.adapters import VersionStore
 from adapter_service.cli import adapters
 from adapter_service.cli.checking import check as check_settings
-from adapter_service.cli.terminal import Config, Sources, one_clear_line
+from adapter_service.cli.terminal import Config, Sources, one_clear_line, plain_console
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import base_loader
@@ -27,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(adapters.app, name="adapters")
-console = Console()
+console = plain_console()
 
 
 @app.command()
@@ -65,9 +64,9 @@ def check(config: Config = None, sources: Sources = None) -> None:
         table.add_row(subject, text)
     console.print(table)
     for note in report.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     for problem in report.problems:
-        console.print(f"problem: {problem}", style="red", markup=False)
+        console.print(f"problem: {problem}", style="red")
     raise typer.Exit(0 if report.ok else 1)
 
 

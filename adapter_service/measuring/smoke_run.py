@@ -58,8 +58,8 @@ def smoke_service(
 
 
 def _show(console: Console, row: SmokeRow) -> None:
-    mark = "[green]ok[/]" if row.verdict.ok else "[red]no[/]"
-    console.print(f"{mark} {row.case.language.name:<10}", end="")
+    console.print("ok" if row.verdict.ok else "no", style="green" if row.verdict.ok else "red", end=" ")
+    console.print(f"{row.case.language.name:<10}", end="")
     console.print(f"{row.case.prompt}\n              {row.answer.text}", markup=False, highlight=False)
 
 

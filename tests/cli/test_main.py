@@ -34,6 +34,15 @@ def test_sources_are_listed_with_their_place() -> None:
     assert "mcp_connectors.yml:" in result.output
 
 
+def test_what_stands_in_brackets_is_shown(tmp_path: Path) -> None:
+    sources = tmp_path / "mine [old].yml"
+    sources.write_text(f"sources:\n  mine: {{kind: local, path: {tmp_path}/texts.jsonl}}\n")
+    config = tmp_path / "adapter_config.yaml"
+    config.write_text("data: {source: mine}\n")
+    shown = runner.invoke(app, ["sources", "--config", str(config), "--sources", str(sources)])
+    assert "mine [old].yml:2" in shown.output
+
+
 def test_evaluating_before_anything_was_trained_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADAPTER_STATE_DIR", str(tmp_path))
     result = runner.invoke(app, ["evaluate"])

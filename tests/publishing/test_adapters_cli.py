@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,18 @@ def test_a_version_goes_from_one_machine_to_another_and_is_served_there(here: Si
 def test_without_anything_the_lists_say_so(here: Site) -> None:
     assert "no versions here yet; train one, or pull one" in here.ok("list")
     assert "has no versions" in here.ok("list", "--store", "nas")
+
+
+def test_whatever_a_manifest_says_is_shown_as_text_and_not_obeyed(here: Site, there: Site, tmp_path: Path) -> None:
+    version = there.versions.go_live(there.train(1))
+    there.ok("push", "hindi")
+    path = tmp_path / "share" / "hindi" / version.key / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "base_name": "[/x] [red]\x1b[2J :key:"}))
+    assert "[/x] [red]\N{REPLACEMENT CHARACTER}[2J :key:" in here.ok("list", "--store", "nas")
+    path.write_text(json.dumps({**manifest, "\x1b[2J": "[/x]"}))
+    assert "\N{REPLACEMENT CHARACTER}[2J: Extra inputs" in here.ok("list", "--store", "nas")
+    assert "\x1b" not in here.refused("pull", "hindi")
 
 
 def test_a_push_that_failed_is_listed_with_its_reason(here: Site) -> None:
