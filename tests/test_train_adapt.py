@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -130,6 +131,8 @@ def test_a_run_that_is_stopped_before_anything_was_streamed_offers_no_resume(
         (["--learning_rate", "nan"], "learning_rate"),
         (["--max_seq_length", "64", "--token_budget", "32"], "'token_budget' (32)"),
         (["--model_name_or_path", "package:gemma3"], "package:gemma3-270m"),
+        (["--output_dir", f"{__file__}/out"], "cannot be made"),
+        (["--output_dir", "/proc/out"], "cannot be made"),
     ],
 )
 def test_a_fault_ends_with_one_line_and_status_one(
@@ -146,6 +149,25 @@ def test_a_fault_ends_with_one_line_and_status_one(
     assert said in written
     assert len(written.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_ends_with_one_line_that_says_how_to_go_on(
+    tiny_base_folder: Path,
+    pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    arguments = _arguments(tiny_base_folder, pairs, tmp_path / "out")
+    with monkeypatch.context() as disk:
+        disk.setattr("adapter_service.train_adapt.sync_folder", full)
+        assert train_adapt.main(arguments) == 1
+    assert "error (storage_error): the disk of --output_dir took no more" in capsys.readouterr().err
+    assert train_adapt.main([*arguments, "--resume"]) == 0
+    assert check_files(tmp_path / "out")
 
 
 def test_a_folder_that_holds_something_is_not_written_over(
