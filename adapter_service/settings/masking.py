@@ -10,7 +10,8 @@ _SECRET_KEY = re.compile(
     r"token$|secret|passw|authorization|cookie|credential|api_?key|access_?key|private_?key|^(x-)?auth\b",
     re.IGNORECASE,
 )
-_URL_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+# Up to the last @ before the path: a password may have one too.
+_URL_PASSWORD = re.compile(r"(?<=://)[^/\s]+(?=@)")
 _URL_SECRET = re.compile(r"(?<=[?&])([^=&#]*(?:token|secret|key|sig|signature|password)[^=&#]*)=[^&#]*", re.IGNORECASE)
 
 

@@ -71,7 +71,7 @@ def test_a_source_without_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_written_beside_artifacts_has_no_secrets() -> None:
-    options = {"headers": {"X-Any": "abc"}, "token": "abc", "url": "https://u:abc@h/?api_key=abc&page=1"}
+    options = {"headers": {"X-Any": "abc"}, "token": "abc", "url": "https://u:x@abc@h/?api_key=abc&page=1"}
     entry = SourceEntry(name="a", kind="http", options={**options, "max_new_tokens": 5})
     dumped = Settings(sources={"a": entry}).masked()
     assert "abc" not in str(dumped)
