@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -182,6 +183,8 @@ def _why_unreadable(cause: BaseException) -> str:
         return f"the body is not UTF-8 text (byte {cause.start}); send JSON in UTF-8"
     if isinstance(cause, RecursionError):
         return "the body has lists or objects within each other over too many levels; send the fields of /docs alone"
+    if type(cause) is ValueError:  # the only one that Python's parser has beside those of JSON itself
+        return f"the body has a number of more than {sys.get_int_max_str_digits()} digits; send a smaller one"
     return f"the body cannot be read ({type(cause).__name__}); send JSON in UTF-8"
 
 

@@ -15,7 +15,7 @@ them from the same process. Errors are problems (RFC 9457) with a stable `code`;
 header `X-Trace-Id`."""
 
 _REASONS = {
-    "400": "The body is not UTF-8 text, or nested too deep to be read.",
+    "400": "The body is not UTF-8 text, nested too deep, or has a number of thousands of digits.",
     "401": "The peer may not: without API keys only peers on this machine are answered.",
     "403": "The source is an address that is not on the allow-list.",
     "404": "What is named does not exist; `detail` says what does.",

@@ -81,6 +81,8 @@ def _sentence(detail: Mapping[str, Any], where: str, name: str, allowed: Sequenc
         return f"unknown field '{name}'{did_you_mean(word, allowed)} allowed: {', '.join(allowed) or 'none'}"
     if kind == "missing":
         return f"'{name}' is missing; add it" if name else "the body is missing; send JSON"
+    if kind == "string_unicode" and not name:
+        return "the name of a field has half a character (\\ud800 to \\udfff alone); take it out"
     if not name:
         return "the body is not a JSON object; send one, with Content-Type: application/json"
     wish = _wish(detail)

@@ -92,9 +92,20 @@ def test_paths_of_this_machine_are_cut_to_their_last_part(text: str, shown: str)
 
 
 @pytest.mark.parametrize(
-    ("body", "reason"), [(b'{"prompt": "\xff"}', "not UTF-8 text (byte 12)"), (b"[" * 100_000, "too many levels")]
+    ("body", "reason"),
+    [
+        (b'{"prompt": "\xff"}', "not UTF-8 text (byte 12)"),
+        (b"[" * 100_000, "too many levels"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "more than 4300 digits"),
+    ],
 )
 def test_a_body_that_cannot_be_read_at_all_says_why(client: TestClient, body: bytes, reason: str) -> None:
     response = client.post("/generate-lite", content=body, headers={"Content-Type": "application/json"})
     assert (response.status_code, response.json()["code"]) == (400, "invalid_body")
     assert reason in response.json()["detail"]
+
+
+def test_a_field_with_half_a_character_in_its_name_is_refused_for_that(client: TestClient) -> None:
+    response = client.post("/tokenize", content=b'{"\\ud800": 1}', headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_parameter")
+    assert "the name of a field has half a character" in response.json()["detail"]
