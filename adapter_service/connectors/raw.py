@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -30,7 +30,6 @@ def open_raw(
     allow_list: Sequence[str] | None,
     *,
     allow_local: bool = False,
-    mapping: Mapping[str, object] | None = None,
     languages: Sequence[str] = (),
     seed: int = 0,
     shuffle_buffer: int = 0,
@@ -39,8 +38,7 @@ def open_raw(
 
     `https://…`, `s3://bucket/key` (a prefix where it ends in /), `hf:owner/name@revision?config=…&split=…`.
     `allow_list` has prefixes of addresses; None stands for the operator at the command line, who needs
-    none, and who alone may set `allow_local` to name a file. `mapping` has options of the source
-    (`format`, `fields`, `file_format` …).
+    none, and who alone may set `allow_local` to name a file.
 
     Raises:
         ForbiddenError: not under a prefix of the list, or a file where that is not allowed.
@@ -56,7 +54,7 @@ def open_raw(
             f"the raw source {_shown(uri)!r} is not on the allow-list (security.raw_sources has "
             f"{len(allow_list)} prefixes); name a configured source instead, or ask the operator to add it"
         )
-    entry = SourceEntry(name="raw", kind=raw.kind, options={**(mapping or {}), **raw.options}, file="raw source")
+    entry = SourceEntry(name="raw", kind=raw.kind, options=raw.options, file="raw source")
     return open_source(entry, languages=languages, seed=seed, shuffle_buffer=shuffle_buffer)
 
 
@@ -76,9 +74,13 @@ def _parsed(uri: str) -> _Raw:
         return _Raw("http", uri, {"url": uri.replace("${", "%24%7B"), "allow_private": False})
     if scheme == "file":
         return _Raw("local", uri, {"path": str(Path(rest.removeprefix("//")).expanduser().absolute())})
-    if scheme in _PARSERS and "${" not in uri:
-        return _PARSERS[scheme](uri, rest)
-    raise _unreadable(uri, "https://…, s3://bucket/key and hf:owner/name are read")
+    if scheme not in _PARSERS:
+        raise _unreadable(uri, "https://…, s3://bucket/key and hf:owner/name are read")
+    raw = _PARSERS[scheme](uri, rest)
+    # In what came out of it, since behind the ? it may have stood in an encoded form.
+    if any("${" in str(value) for value in raw.options.values()):
+        raise _unreadable(uri, "variables of the environment are not put into it")
+    return raw
 
 
 def _of_s3(uri: str, rest: str) -> _Raw:

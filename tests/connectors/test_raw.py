@@ -103,7 +103,17 @@ def test_a_raw_dataset_is_not_read_at_a_private_hub(hub: HubServer) -> None:
             read()
 
 
-@pytest.mark.parametrize("uri", ["s3://corpora/${API_TOKEN}", "hf:someone/${API_TOKEN}", "hf:a/b?config=${API_TOKEN}"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://corpora/${API_TOKEN}",
+        "hf:someone/${API_TOKEN}",
+        "hf:a/b@${API_TOKEN}",
+        "hf:a/b?config=${API_TOKEN}",
+        "hf:a/b?data_dir=%24%7BAPI_TOKEN%7D",
+        "hf:a/b?split=$%7bAPI_TOKEN}",
+    ],
+)
 def test_a_variable_in_a_raw_address_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.setenv("API_TOKEN", "secret")
     with pytest.raises(InvalidParameterError) as caught:
