@@ -111,9 +111,10 @@ def test_tabs_part_the_columns_of_a_tsv(open_local: Open) -> None:
     assert read(open_local("a.tsv", b"text\tlanguage\na,b\thi\n"))[0] == ["a,b"]
 
 
-def test_csv_without_names_of_columns_is_refused(open_local: Open) -> None:
+@pytest.mark.parametrize("header", [b"text,text", b"text, text", b'"text'])
+def test_csv_without_names_of_columns_is_refused(open_local: Open, header: bytes) -> None:
     with pytest.raises(SourceFormatError, match="first line has to name the columns"):
-        read(open_local("a.csv", b"a,a\n1,2\n"))
+        read(open_local("a.csv", header + b"\n1,2\n"))
 
 
 def test_an_array_may_lie_within_an_object(open_local: Open) -> None:

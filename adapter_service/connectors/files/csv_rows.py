@@ -30,11 +30,12 @@ def read_csv(file: ByteFile, start: Place, spec: FileSpec) -> Iterator[Found]:
 
 
 def _header(row: _Row) -> list[str]:
-    if row.cells is None or len(set(row.cells)) != len(row.cells):
+    names = [name.strip() for name in row.cells or ()]
+    if row.cells is None or len(set(names)) != len(names):
         raise SourceFormatError(
             f"the first line has to name the columns, each once; it is {row.fault or row.cells}: add such a line"
         )
-    return [name.strip() for name in row.cells]
+    return names
 
 
 @dataclass(frozen=True, slots=True)
