@@ -54,8 +54,8 @@ def load_tokenizer(path: Path) -> Any:
     try:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BaseModelError(f"tokenizer {path.name!r} cannot be loaded: {error}") from error
+    except Exception as error:  # tokenizers raises no class of its own
+        raise BaseModelError(f"tokenizer {path.name!r} cannot be loaded: {error}; save it anew") from error
 
 
 def check_fits(tokenizer: Any, path: Path, base: str, rows: int) -> None:
@@ -85,8 +85,8 @@ def tokenizer_digest(path: Path) -> str:
 def _refuse_code(folder: Path) -> None:
     path = folder / "tokenizer_config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
+        config = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BaseModelError(f"tokenizer_config.json of {folder.name!r} cannot be read: {error}; mend it") from error
     if "auto_map" in config:
         raise BaseModelError(

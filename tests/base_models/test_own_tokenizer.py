@@ -217,6 +217,24 @@ def test_a_broken_model_is_refused(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "broken.model")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", ""),
+        ("tokenizer.json", "[1]"),
+        ("tokenizer.json", '{"added_tokens": [], "model": {"type": "Unheard"}}'),
+        ("tokenizer_config.json", "[1]"),
+        ("tokenizer_config.json", "[" * 100_000),
+        ("tokenizer_config.json", '{"tokenizer_class": 5}'),
+    ],
+)
+def test_a_broken_folder_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    byte_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BaseModelError, match=r"cannot be (loaded|read)"):
+        load_tokenizer(tmp_path)
+
+
 def test_a_base_without_a_tokenizer_of_its_own_can_be_used_with_one(
     wide_base_folder: Path, tmp_path: Path, model_file: Path
 ) -> None:
