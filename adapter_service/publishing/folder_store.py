@@ -83,6 +83,11 @@ class FolderStore(Store):
             except OSError as error:
                 if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                     raise
+                if not (target / MANIFEST).is_file():
+                    raise StoreUnreachableError(
+                        f"store {self.name!r} has a folder {place} without a manifest, and nothing is overwritten; "
+                        "let whatever copies it there end, or remove it"
+                    ) from error
                 shutil.rmtree(work)
                 raise StoreUnreachableError(
                     f"another machine has pushed {place} to {self.name!r} meanwhile; what it pushed is compared"

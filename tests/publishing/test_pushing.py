@@ -204,6 +204,21 @@ def test_an_object_without_a_checksum_is_told_by_its_bytes(machine: Machine, s3_
     assert push(version, store) == pushing.Pushed(FILES[1:], FILES[:1])
 
 
+def test_a_folder_that_somebody_copies_there_is_neither_touched_nor_taken_for_a_version(
+    machine: Machine, tmp_path: Path
+) -> None:
+    store, version = folder_store(tmp_path / "nas"), machine.train(1)
+    half = tmp_path / "nas" / "hindi" / version.key
+    half.mkdir(parents=True)
+    (half / "README.md").write_text("half")
+    with pytest.raises(StoreUnreachableError, match=r"without a manifest, and nothing is overwritten; .* remove it"):
+        push(version, store)
+    assert [path.name for path in half.iterdir()] == ["README.md"]
+    (half / "README.md").unlink()
+    half.rmdir()
+    assert push(version, store) == pushing.Pushed((), FILES)
+
+
 def test_a_share_that_is_not_mounted_is_not_made(machine: Machine, tmp_path: Path) -> None:
     store = FolderStore("nas", tmp_path / "mnt", writer="w1")
     with pytest.raises(StoreUnreachableError, match=r"no folder .*mnt; mount the share"):
