@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -81,9 +82,9 @@ class Uploads:
         self._move(upload, UploadStatus.PENDING, until, reason)
 
     def note_pushed(self, adapter: str, version: int, store: str) -> None:
-        """A push that nobody had queued: by hand, from the command line."""
+        """A push that nobody had queued: by hand, from the command line. Nothing is noted of a removed version."""
         now = self._now()
-        with self._database.transaction() as connection:
+        with suppress(sqlite3.IntegrityError), self._database.transaction() as connection:
             queue(connection, adapter, version, [store], now)
             connection.execute(_NOTE_PUSHED, (now.isoformat(), adapter, version, store))
 

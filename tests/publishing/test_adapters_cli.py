@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -17,6 +17,7 @@ from adapter_service.adapters import Version
 from adapter_service.adapters.lease import Lease
 from adapter_service.api.services import Services, build_services
 from adapter_service.cli.main import app
+from adapter_service.publishing import pushing
 from adapter_service.settings import load_settings
 from tests.api.conftest import QuickPipeline, client_of
 from tests.publishing.conftest import Machine
@@ -190,6 +191,22 @@ def test_a_removal_waits_for_requests_that_had_begun(here: Site, monkeypatch: py
     assert "requests that had begun still use its files; waiting for them" in here.ok("remove", "hindi@1")
     assert waited.is_set()
     assert not version.path.exists()
+
+
+def test_a_push_that_ends_after_its_version_was_removed_leaves_no_row(
+    here: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = here.train(1)
+    real = pushing.send_file
+
+    def remove_first(*arguments: Any) -> None:
+        if here.versions.list():
+            here.versions.remove(version)
+        real(*arguments)
+
+    monkeypatch.setattr(pushing, "send_file", remove_first)
+    assert "hindi@1 (000000000000) is in nas" in here.ok("push", "hindi@1")
+    assert here.uploads.list() == ()
 
 
 def test_a_disk_that_takes_nothing_is_one_clear_line(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
