@@ -54,10 +54,12 @@ def _places(configs: Any) -> Iterator[str]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from _strings(list(value.values()))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
+    """Those within `value`; what YAML repeats by its anchors, be it within itself, is looked at once."""
+    to_do, seen = [value], set()
+    while to_do:
+        found = to_do.pop()
+        if isinstance(found, str):
+            yield found
+        elif isinstance(found, dict | list) and id(found) not in seen:
+            seen.add(id(found))
+            to_do += found.values() if isinstance(found, dict) else found

@@ -42,6 +42,10 @@ Answer = TypeVar("Answer")
 
 PUBLIC_HUB = "https://huggingface.co"
 MAX_BACKOFF_SECONDS = 30.0
+# Says nothing of where the files lie, and is fetched by `datasets` all the same.
+_OLD_CARD = "dataset_infos.json"
+# It is kept on the disk; those with pictures in them have a few megabytes.
+MAX_CARD_BYTES = 16 * 1024 * 1024
 _CONVERTED = "the Hub's own conversion of it can be read: `revision: refs/convert/parquet`, `data_dir: <config>`"
 _PACKED = (".zip", ".bz2", ".xz", ".lz4", ".7z", ".tar", ".tgz")
 _KINDS: dict[str, FileFormat] = {"json": "json", "csv": "csv", "text": "text", "parquet": "parquet", "arrow": "arrow"}
@@ -185,9 +189,18 @@ def _names(info: DatasetInfo) -> set[str]:
 
 def _cards(spec: HfSpec, api: HfApi, info: DatasetInfo) -> list[Path]:
     """The dataset's cards; without the first, if it cannot be fetched, `datasets` would read other files in silence."""
-    fetch = partial(api.hf_hub_download, spec.dataset, repo_type="dataset", revision=info.sha)
+    names = [name for name in (*CARDS, _OLD_CARD) if name in _names(info)]
+    if not names:
+        return []
+    where: dict[str, Any] = {"repo_id": spec.dataset, "repo_type": "dataset", "revision": info.sha}
     with _translated(spec, str(info.sha)):
-        return [Path(fetch(name)) for name in CARDS if name in _names(info)]
+        for found in _patiently(spec, partial(api.get_paths_info, paths=names, **where)):
+            if (size := getattr(found, "size", 0)) > MAX_CARD_BYTES:
+                raise SourceFormatError(
+                    f"dataset '{spec.dataset}': its card ({found.path}) has {size} bytes, and up to {MAX_CARD_BYTES} "
+                    "are fetched; that is no card"
+                )
+        return [Path(api.hf_hub_download(filename=name, **where)) for name in names if name != _OLD_CARD]
 
 
 def _patiently(spec: HfSpec, ask: Callable[[], Answer]) -> Answer:

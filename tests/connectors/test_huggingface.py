@@ -260,6 +260,17 @@ def test_an_address_that_a_card_names_is_asked_for_nothing(
     assert not server.requests
 
 
+@pytest.mark.parametrize("card", ["README.md", "dataset_infos.json"])
+def test_a_card_that_is_too_large_is_not_fetched(hub: HubServer, monkeypatch: pytest.MonkeyPatch, card: str) -> None:
+    from adapter_service.connectors import dataset_files
+
+    monkeypatch.setattr(dataset_files, "MAX_CARD_BYTES", len(CARD) - 1)
+    hub.put("me/corpus", {card: CARD, "train.jsonl": jsonl("one")})
+    with pytest.raises(SourceFormatError, match=rf"its card \({card}\) has \d+ bytes"):
+        texts(open_hub())
+    assert not hub.fetched()
+
+
 def test_a_card_that_cannot_be_fetched_is_not_done_without(hub: HubServer) -> None:
     card = b"---\nconfigs:\n- config_name: default\n  data_files: right.jsonl\n---\n"
     hub.put("me/corpus", {"README.md": card, "right.jsonl": jsonl("right"), "wrong.jsonl": jsonl("wrong")})
@@ -272,6 +283,7 @@ def test_a_card_that_cannot_be_fetched_is_not_done_without(hub: HubServer) -> No
     ("card", "said"),
     [
         ("configs: [", r"its card \(README.md\) cannot be read"),
+        ("configs:\n- config_name: a\n  data_files: &within [*within]", "Expected data_files in YAML"),
         (
             "configs:\n- config_name: a\n  data_files: ../secret.txt",
             "names 'secret.txt', which lies outside of the folder",
