@@ -6,12 +6,13 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapter_service.adapters import Version, VersionStatus, VersionStore, check_name
+from adapter_service.adapters.lease import Lease
 from adapter_service.connectors.opening import source_opener
 from adapter_service.durable import write_whole
 from adapter_service.engine.engine import Engine
@@ -65,19 +66,20 @@ class TrainingPipeline:
         }
 
     def __call__(self, job: Job, context: JobContext) -> Mapping[str, Any]:
-        return self._run(job, context, self._work_dir / job.id)
+        with ExitStack() as kept:
+            return self._run(job, context, self._work_dir / job.id, kept)
 
     def forget(self, job_id: str) -> None:
         """Remove the work folder of a job whose row says that it has ended; until then it may have to go on."""
         shutil.rmtree(self._work_dir / job_id, ignore_errors=True)
 
-    def _run(self, job: Job, context: JobContext, folder: Path) -> Mapping[str, Any]:
+    def _run(self, job: Job, context: JobContext, folder: Path, kept: ExitStack) -> Mapping[str, Any]:
         check_name(job.adapter)
         request = TrainRequest.model_validate(dict(job.request))
         settings = settings_for(request, self._settings)
         self._engine.wait_until_ready()
         base = self._engine.base
-        parent = self._parent(request, folder)
+        parent = self._parent(request, folder, kept)
         if parent is not None:
             settings = going_on_from(trained_with(parent), request, settings)
         watch = _JobWatch(context, self._pace, work_of(settings, self._pace.tokens_per_sample))
@@ -101,17 +103,20 @@ class TrainingPipeline:
             "recipe": {name: getattr(settings, name).model_dump(mode="json") for name in _RECIPE},
         }
 
-    def _parent(self, request: TrainRequest, folder: Path) -> Version | None:
+    def _parent(self, request: TrainRequest, folder: Path, kept: ExitStack) -> Version | None:
         """The version that training goes on from; whatever goes live meanwhile, it is that of the first attempt.
 
+        Its files stay until `kept` is closed.
+
         Raises:
-            AdapterFormatError: its files are no longer what was published.
+            AdapterFormatError: they are no longer what was published.
         """
         if request.init_adapter is None:
             return None
         noted = folder / "parent"
         parent = self._versions.resolve(noted.read_text() if noted.exists() else request.init_adapter)
         check_same_base(parent, self._engine)
+        kept.enter_context(_kept(parent))
         self._versions.verify(parent)
         if not noted.exists():
             write_whole(noted, parent.reference)
@@ -200,7 +205,7 @@ class TrainingPipeline:
         context.report(phase=Phase.EVALUATING)
         live = self._incumbent(version, context)
         held = streamed.dataset
-        with watch.evaluation():
+        with _kept(live) if live else nullcontext(), watch.evaluation():
             candidate = measure(settings, held, self._engine, watch, trained.adapter if trained else _files(version))
             watch.evaluated()
             if candidate.weights_finite:  # others are not loaded from files at all
@@ -275,6 +280,19 @@ class _JobWatch:
 
     def cancelled(self) -> bool:
         return self._context.cancelled() or self._context.stopping()
+
+
+@contextmanager
+def _kept(version: Version) -> Iterator[None]:
+    """Inside its files stay, whoever removes it; that they are gone already is for their reader to say."""
+    lease = None
+    with suppress(FileNotFoundError):
+        lease = Lease(version.path)
+    try:
+        yield
+    finally:
+        if lease is not None:
+            lease.release()
 
 
 def _files(version: Version) -> AdapterFiles:

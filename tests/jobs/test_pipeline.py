@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -479,6 +480,40 @@ def test_a_job_goes_on_from_the_parent_of_its_first_attempt_whatever_is_live_sin
     child = second_start.version_of(second_start.ended(job))
     assert child.parent_key == second.key
     assert "going on from the checkpoint at step 7" in second_start.log_of(job)
+
+
+def remove_in(bench: Bench, phase: Phase, reference: str) -> list[bool]:
+    """Remove a version while a job is in `phase`, as the command line does; whether its files went at once."""
+    gone: list[bool] = []
+    reports = itertools.count()
+
+    def remove(job: Job) -> None:
+        if job.phase is phase and next(reports) == 1:
+            version = bench.versions.resolve(reference)
+            bench.versions.remove(version, force=True)
+            gone.append(bench.versions.delete_files(version, wait=False))
+
+    bench.store.on_progress = remove
+    return gone
+
+
+def test_the_parent_of_a_running_job_can_be_removed_and_its_files_stay_as_long_as_the_job_needs_them(
+    bench: Bench,
+) -> None:
+    parent = bench.version_of(bench.run("parent", num_epochs=1))
+    gone = remove_in(bench, Phase.STREAMING, "parent@1")
+    job = bench.run("child", init_adapter="parent", num_epochs=1)
+    assert (job.status, job.error_message, gone) == (JobStatus.SUCCEEDED, None, [False])
+    assert bench.version_of(job).parent_key == parent.key
+    assert bench.versions.delete_files(parent, wait=False)
+
+
+def test_a_version_that_is_removed_while_another_is_held_against_it_fails_no_job(bench: Bench) -> None:
+    bench.run(num_epochs=1, seed=41)
+    gone = remove_in(bench, Phase.EVALUATING, "toy@1")
+    job = bench.run(seed=42)
+    assert (job.status, job.error_message, gone) == (JobStatus.SUCCEEDED, None, [False])
+    assert bench.version_of(job).gate["against"] == "toy@1"
 
 
 CAPITALS = {
