@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import io
+import itertools
 import json
 import os
 import sys
@@ -32,6 +34,7 @@ from rl.upload_helper import destination_of, said_of
 from rl.uploading import Uploader
 
 CONFIG = Path(__file__).resolve().with_name("rl_config.yaml")
+_UTF_8 = "utf-8-sig"  # with or without the mark that Windows puts before it
 _SECRET_OPTIONS = ("--aws-access-key", "--aws_access_key", "--aws-secret-key", "--aws_secret_key")
 
 
@@ -94,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     config = _with_options(read_config(options.config), options)
-    run_id = checked_run_id(options.run_id) if options.run_id else new_run_id()
+    run_id = new_run_id() if options.run_id is None else checked_run_id(options.run_id)
     destination = _destination(config, options)
     output = Path(config.episodes.output_path)
     folder, name = (output.parent, output.stem) if output.suffix == ".jsonl" else (output, "episodes")
@@ -140,19 +143,19 @@ def _episodes(config: Config, options: argparse.Namespace, run_id: str) -> Itera
         yield from answered(prompts, config.episodes.max_episodes, config.model, run_id=run_id, env_name=env_name)
         return
     with _lines_of(options.record) as lines:
-        for number, episode in enumerate(episodes_of(lines, options.record, run_id=run_id, env_name=env_name), 1):
-            if options.max_episodes is not None and number > options.max_episodes:
-                return
-            yield episode
+        given = episodes_of(lines, options.record, run_id=run_id, env_name=env_name)
+        yield from itertools.islice(given, options.max_episodes)
 
 
 @contextlib.contextmanager
 def _lines_of(name: str) -> Iterator[Any]:
-    if name == "-":
-        yield sys.stdin
-        return
     try:
-        with Path(name).open(encoding="utf-8") as file:
+        if name == "-":
+            if isinstance(sys.stdin, io.TextIOWrapper):  # whatever the terminal's own encoding
+                sys.stdin.reconfigure(encoding=_UTF_8, errors="strict")
+            yield sys.stdin
+            return
+        with Path(name).open(encoding=_UTF_8) as file:
             yield file
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--record {name}: cannot be read ({error}); name a JSONL file in UTF-8") from error
@@ -187,12 +190,14 @@ def _prompts(options: argparse.Namespace) -> tuple[Prompt, ...]:
 
 def _read_prompts(path: Path, language: str | None) -> list[Prompt]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding=_UTF_8)
         if path.suffix != ".json":
-            return [Prompt(prompt=line, language=language) for line in text.splitlines() if line.strip()]
+            return [Prompt(prompt=line, language=language) for line in text.split("\n") if line.strip()]
         listed = json.loads(text)
         return [
-            Prompt(prompt=str(entry["prompt"]), language=language or entry.get("language_code"))
+            Prompt(
+                prompt=str(entry["prompt"]), language=language or entry.get("language_code") or entry.get("language")
+            )
             for entry in (listed["prompts"] if isinstance(listed, Mapping) else listed)
         ]
     except (OSError, ValueError) as error:

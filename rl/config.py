@@ -7,7 +7,7 @@ no option: boto3 finds its own, and RL_UPLOAD_TOKEN goes with uploads over HTTP.
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -157,9 +157,11 @@ def _fault(value: Any, hint: Any) -> str | None:
     allowed = (int, float) if hint is float else hint
     if not isinstance(value, allowed) or (isinstance(value, bool) and hint is not bool):
         return f"{wish} is wanted"
+    if hint is float and isinstance(value, int) and abs(value) > sys.float_info.max:
+        return f"{wish} is wanted, of at most {sys.float_info.max:g}"
     if isinstance(value, str) and not value.strip() and bounds != MAY_BE_BLANK:
         return "it is blank: write it, or leave it out"
-    if isinstance(bounds, Bounds) and not (math.isfinite(value) and bounds.least <= value <= bounds.most):
+    if isinstance(bounds, Bounds) and not bounds.least <= value <= bounds.most:
         return f"{wish} from {bounds.least:g} to {bounds.most:g} is wanted"
     return None
 

@@ -234,7 +234,7 @@ def _as_json(extra: Mapping[str, Any]) -> str | None:
         return None
     try:
         return json.dumps(extra, ensure_ascii=False, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(f"what is put into 'meta' cannot be written as JSON ({error}); give plain data") from error
 
 

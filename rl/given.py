@@ -11,6 +11,9 @@ from typing import IO, Annotated, Any
 from rl.config import MAY_BE_BLANK, section
 from rl.episodes import Episode, Policy, SampledWith
 from rl.errors import RecordError
+from rl.rewards import Bounds
+
+_Number = Annotated[int, Bounds(0, 2**63 - 1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +30,10 @@ class _Given:
     group_id: str | None = None
     stop_reason: str | None = None
     adapter_id: str | None = None
-    adapter_version: int | None = None
+    adapter_version: _Number | None = None
     base_model: str | None = None
     temperature: float | None = None
-    max_new_tokens: int | None = None
+    max_new_tokens: _Number | None = None
 
 
 def episodes_of(lines: IO[str], name: str, *, run_id: str, env_name: str) -> Iterator[Episode]:
@@ -76,6 +79,8 @@ def episode_from(values: Mapping[str, Any], where: str, run_id: str, env_name: s
 def _object(line: str, where: str) -> Mapping[str, Any]:
     try:
         values = json.loads(line)
+    except RecursionError as error:
+        raise RecordError(f"{where}: has lists or objects within each other over too many levels") from error
     except ValueError as error:
         raise RecordError(f"{where}: not JSON ({error}); one object on each line is wanted") from error
     if not isinstance(values, dict):

@@ -25,6 +25,7 @@ def answered(
     run_id: str,
     env_name: str,
     wait: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Episode]:
     """Episodes from `count` requests, the prompts in turn.
 
@@ -37,16 +38,8 @@ def answered(
         for number in range(count):
             prompt = prompts[number % len(prompts)]
             body = _body(prompt, model, number)
-            started = time.monotonic()
-            answer = _post(session, model, body, wait)
-            yield _episode(
-                prompt,
-                body,
-                answer,
-                latency_seconds=time.monotonic() - started,
-                run_id=run_id,
-                env_name=env_name,
-            )
+            answer, latency_seconds = _post(session, model, body, wait, clock)
+            yield _episode(prompt, body, answer, latency_seconds=latency_seconds, run_id=run_id, env_name=env_name)
 
 
 def _body(prompt: Prompt, model: ModelSettings, number: int) -> dict[str, Any]:
@@ -67,14 +60,19 @@ def _body(prompt: Prompt, model: ModelSettings, number: int) -> dict[str, Any]:
 
 
 def _post(
-    session: requests.Session, model: ModelSettings, body: Mapping[str, Any], wait: Callable[[float], None]
-) -> Mapping[str, Any]:
-    """The service's answer; while it is busy or loads, it is asked again when it says so."""
+    session: requests.Session,
+    model: ModelSettings,
+    body: Mapping[str, Any],
+    wait: Callable[[float], None],
+    clock: Callable[[], float],
+) -> tuple[Mapping[str, Any], float]:
+    """The service's answer, and how long it took; while it is busy or loads, it is asked again when it says so."""
     import requests
 
     url = f"{model.service_url.rstrip('/')}/generate-lite"
-    deadline = time.monotonic() + model.timeout_seconds
+    deadline = clock() + model.timeout_seconds
     while True:
+        started = clock()
         try:
             response = session.post(url, json=body, timeout=(_CONNECT_SECONDS, model.timeout_seconds))
             answer = response.json()
@@ -84,13 +82,29 @@ def _post(
             raise ServiceError(
                 f"{url} does not answer ({type(error).__name__}); start it with `make serve`, or name it with --url"
             ) from error
-        if response.status_code == 200 and isinstance(answer, dict):
-            return answer
+        if response.status_code == 200:
+            if not _is_answer(answer):
+                raise ServiceError(f"{url} answers something else than a text with its tokens; is it this service?")
+            return answer, clock() - started
         pause = response.headers.get("Retry-After", "")
-        if response.status_code not in {429, 503} or not pause.isdecimal() or time.monotonic() > deadline:
+        if response.status_code not in {429, 503} or not pause.isdecimal() or clock() > deadline:
             detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
             raise ServiceError(f"{url} refuses ({response.status_code}): {detail}")
         wait(min(float(pause), _MOST_WAIT_SECONDS))
+
+
+def _is_answer(answer: Any) -> bool:
+    """Whether it has the shape of what `/generate-lite` answers."""
+    tokens = (answer.get("tokens") or {}) if isinstance(answer, dict) else None
+    return (
+        isinstance(tokens, dict)
+        and isinstance(answer.get("text"), str)
+        and isinstance(tokens.get("sampling", {}), dict)
+        and all(isinstance(tokens.get(name), list | None) for name in _LISTS)
+    )
+
+
+_LISTS = ("prompt_ids", "completion_ids", "logprobs", "sampling_logprobs")
 
 
 def _episode(

@@ -20,6 +20,7 @@ if __name__ == "__main__":  # run as a file: the folder above the package is wha
 
 from rl.command import ended
 from rl.destination import Destination, Place
+from rl.episodes import checked_run_id
 from rl.errors import ConfigError
 from rl.to_folder import FolderDestination
 from rl.to_http import HttpDestination
@@ -93,8 +94,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--run-id", "--run_id", help="only this run's shards")
     made.add_argument("--attempts", type=int, default=5, help="tries of an unreachable destination (default: 5)")
     made.add_argument("--remove-sent", action="store_true", help="remove shards from the folder once they went")
-    made.add_argument("--watch", type=float, metavar="SECONDS", help="go on, and look for new shards this often")
+    made.add_argument("--watch", type=_seconds, metavar="SECONDS", help="go on, and look for new shards this often")
     return made
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.0 < seconds <= threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"{text} is no pause; more than 0 seconds are wanted")
+    return seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,7 +123,7 @@ def _run(options: argparse.Namespace) -> int:
         options.folder,
         destination,
         keep_bytes=0 if options.remove_sent else None,
-        only=options.run_id,
+        only=None if options.run_id is None else checked_run_id(options.run_id),
         attempts=max(1, options.attempts),
         poll_seconds=options.watch or 0.0,
     )

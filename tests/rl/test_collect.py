@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 from rl.collect import main
+from rl.config import ModelSettings, Prompt
+from rl.service import answered
 from rl.shards import read_manifest, sealed_shards
 from rl.upload_helper import main as upload
 from tests.conftest import ROOT
@@ -126,7 +128,23 @@ def test_what_came_before_a_fault_is_kept(service: Service, tmp_path: Path, caps
     assert len(rows_in(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("answer", [(200, b"<html>"), (200, b"[]"), (500, b"oops")])
+def test_the_latency_is_that_of_the_answer_without_the_waiting(service: Service) -> None:
+    service.answers = [(429, {"detail": "busy"})] * 3
+    now = [0.0]
+    made = answered(
+        [Prompt(prompt="a")], 1, ModelSettings(service_url=service.url), run_id="r", env_name="e",
+        wait=lambda _: now.__setitem__(0, now[0] + 30), clock=lambda: now[0],
+    )  # fmt: skip
+    assert [episode.latency_seconds for episode in made] == [0.0]
+    assert now == [90.0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [(200, b"<html>"), (200, b"[]"), (500, b"oops"), (200, {"status": "ok"}), (200, {"text": 5}),
+     (200, {**ANSWER, "tokens": [1]}), (200, {**ANSWER, "tokens": {**ANSWER["tokens"], "sampling": 5}}),  # type: ignore[dict-item]
+     (200, {**ANSWER, "tokens": {**ANSWER["tokens"], "logprobs": 5}})],  # type: ignore[dict-item]
+)  # fmt: skip
 def test_an_answer_of_something_else_is_a_fault(service: Service, tmp_path: Path, answer: Any) -> None:
     service.answers = [answer]
     assert main(["--url", service.url, "--episodes", "1", "--out", f"{tmp_path}/e.jsonl"]) == 1
@@ -135,6 +153,51 @@ def test_an_answer_of_something_else_is_a_fault(service: Service, tmp_path: Path
 def test_a_service_that_is_away_says_how_to_start_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--url", "http://127.0.0.1:9", "--episodes", "1", "--out", f"{tmp_path}/e.jsonl"]) == 1
     assert "start it with `make serve`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", "\ufeffSay one\r\n\r\nSay\u2028two\r\n"),
+        ("p.json", '\ufeff[{"prompt": "Say one"}, {"prompt": "Say\\u2028two"}]'),
+        ("p.json", '{"prompts": [{"prompt": "Say one", "language": "hi"}, {"prompt": "Say\u2028two"}]}'),
+    ],
+)
+def test_files_of_prompts_may_come_from_anywhere(service: Service, tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_bytes(content.encode())
+    arguments = ["--url", service.url, "--episodes", "2", "--prompts", f"{tmp_path}/{name}", "--out", f"{tmp_path}/e"]
+    assert main(arguments) == 0
+    assert [body["prompt"] for body in service.bodies] == ["Say one", "Say\u2028two"]
+    assert service.bodies[0].get("lang") == ("hi" if "hi" in content else None)
+
+
+@pytest.mark.parametrize("command", [main, upload])
+def test_a_run_id_that_is_empty_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: Any) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "output": "b"}')
+    where = {
+        main: ["--record", f"{tmp_path}/in.jsonl", "--out", f"{tmp_path}/e"],
+        upload: ["--folder", f"{tmp_path}", "--upload-path", f"file://{tmp_path}"],
+    }
+    assert command(["--run-id", "", *where[command]]) == 1
+    assert "the run id is ''" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "soon"])
+def test_a_pause_that_is_none_is_refused(tmp_path: Path, seconds: str) -> None:
+    with pytest.raises(SystemExit):
+        upload(["--folder", f"{tmp_path}", "--upload-path", f"file://{tmp_path}", "--watch", seconds])
+
+
+def test_episodes_go_through_pipes_in_any_encoding(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "rl" / "collect.py"), "--record", "-", "--out", str(tmp_path / "e")]
+    given = '{"prompt": "Say hello", "output": "नमस्ते"}\n'.encode()
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, input=given, env=ascii_only, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = subprocess.run(command, input=given + b"\xff\n", capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"name a JSONL file in UTF-8" in done.stderr
+    assert [row["output"] for row in rows_in(tmp_path / "e")] == ["नमस्ते"]
 
 
 def test_the_ten_prompts_of_the_file_are_asked_with_their_languages(service: Service, tmp_path: Path) -> None:
@@ -227,6 +290,12 @@ def test_given_episodes_are_recorded_as_they_are(tmp_path: Path, monkeypatch: py
     assert rows_in(tmp_path / "more")[0]["output"] == "from stdin"
 
 
+def test_of_the_given_no_more_are_read_than_wanted(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('\ufeff{"prompt": "a", "output": "b"}\r\nno JSON', encoding="utf-8")
+    assert main(["--record", f"{tmp_path}/in.jsonl", "--episodes", "1", "--out", f"{tmp_path}/e"]) == 0
+    assert len(rows_in(tmp_path / "e")) == 1
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -235,6 +304,9 @@ def test_given_episodes_are_recorded_as_they_are(tmp_path: Path, monkeypatch: py
         ('{"prompt": 5, "output": "b"}', "'prompt' is 5; a text is wanted"),
         ('{"prompt": "a", "output": "b", "meta": 5}', "'meta' is 5; an object is wanted"),
         ('{"prompt": "a", "output": "b", "reward": NaN}', "not a finite number"),
+        ('{"prompt": "a", "output": "b", "reward": 1' + "0" * 400 + "}", "a number is wanted, of at most"),
+        ('{"prompt": "a", "output": "b", "adapter_version": 9223372036854775808}', "a whole number from 0 to"),
+        ('{"prompt": "a", "output": "b", "meta": ' + "[" * 100_000 + "}", "within each other"),
         ("[1]", "holds a list"),
         ("{", "not JSON"),
     ],
