@@ -7,22 +7,17 @@ nothing of it has been read yet.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any
 
 from fastapi import Request
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from adapter_service.api.errors import problem_of
 from adapter_service.api.generation_requests import Asked
+from adapter_service.api.sse import HEADERS, KEEP_ALIVE_SECONDS, or_problem, sse
 from adapter_service.engine.requests import Event, Generation, GenerationResult
-
-# Proxies give up on a connection that is silent for a minute; a queue may take longer.
-KEEP_ALIVE_SECONDS = 15.0
 
 
 async def events(generation: Generation) -> AsyncIterator[str | GenerationResult | None]:
@@ -86,8 +81,7 @@ class AnswerStream(EventSourceResponse):
     """Server-sent events of one answer: `token` {text}, then `done` with the answer, or `error`."""
 
     def __init__(self, scope: Scope, asked: Asked) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_encoded(scope, asked), headers=headers)
+        super().__init__(or_problem(scope, _encoded(asked)), headers=HEADERS)
         self._generation = asked.generation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,19 +92,12 @@ class AnswerStream(EventSourceResponse):
             self._generation.cancel()
 
 
-async def _encoded(scope: Scope, asked: Asked) -> AsyncIterator[bytes]:
-    try:
-        async for event in events(asked.generation):
-            if event is None:
-                yield KEEPALIVE_COMMENT
-            elif isinstance(event, str):
-                yield _sse("token", {"text": event})
-            else:
-                answer = await run_in_threadpool(asked.answer, event)
-                yield _sse("done", answer.model_dump(mode="json"))
-    except Exception as error:  # noqa: BLE001 - the status is sent, so the error goes as an event
-        yield _sse("error", problem_of(scope, error))
-
-
-def _sse(name: str, data: dict[str, Any]) -> bytes:
-    return format_sse_event(event=name, data_str=json.dumps(data, ensure_ascii=False))
+async def _encoded(asked: Asked) -> AsyncIterator[bytes]:
+    async for event in events(asked.generation):
+        if event is None:
+            yield KEEPALIVE_COMMENT
+        elif isinstance(event, str):
+            yield sse("token", {"text": event})
+        else:
+            answer = await run_in_threadpool(asked.answer, event)
+            yield sse("done", answer.model_dump(mode="json"))

@@ -16,9 +16,9 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from adapter_service.api.errors import problem_of
 from adapter_service.api.job_watches import Watch, Watches
 from adapter_service.api.openapi import event_stream, object_of, schema_of
+from adapter_service.api.sse import HEADERS, or_problem, sse
 from adapter_service.errors import InvalidParameterError
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.logs import JobLogs, LogPage
@@ -37,7 +37,6 @@ _PAGE_LINES = 500
 _STOPPING = format_sse_event(comment="the service is stopping", retry=5000)
 
 Events = Callable[[Watch], AsyncIterator[bytes]]
-
 
 _TEXT, _NUMBER = {"type": "string"}, {"type": "integer"}
 _NOTHING: dict[int | str, dict[str, Any]] = {
@@ -94,21 +93,14 @@ class FollowStream(EventSourceResponse):
 
     def __init__(self, watches: Watches, job_id: str, events: Events) -> None:
         watches.check_open()
-        super().__init__((), headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__((), headers=HEADERS)
         self._watches, self._job_id, self._events = watches, job_id, events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Not in the generator: one that was never begun has no `finally` to run.
         async with self._watches.on(self._job_id) as watch:
-            self.body_iterator = self._encoded(scope, watch)
+            self.body_iterator = or_problem(scope, self._events(watch))
             await super().__call__(scope, receive, send)
-
-    async def _encoded(self, scope: Scope, watch: Watch) -> AsyncIterator[bytes]:
-        try:
-            async for encoded in self._events(watch):
-                yield encoded
-        except Exception as error:  # noqa: BLE001 - the status is sent, so the error goes as an event
-            yield format_sse_event(event="error", data_str=_json(problem_of(scope, error)))
 
 
 def _log(logs: JobLogs, job_id: str, start: int) -> Events:
@@ -128,7 +120,7 @@ def _log(logs: JobLogs, job_id: str, start: int) -> Events:
                 place += len(page.lines)
             if moment.complete:
                 status = json.loads(moment.status)["status"]
-                yield _event(DONE, {"job_id": job_id, "status": status, "total": moment.log.total}, DONE)
+                yield sse(DONE, {"job_id": job_id, "status": status, "total": moment.log.total}, DONE)
                 return
         yield _STOPPING
 
@@ -144,7 +136,7 @@ def _status(told: int, digest: str) -> Events:
                 continue
             for move in moment.moves[known:]:
                 known += 1
-                yield _event("moved", {"kind": move.kind, "attempt": move.attempt, "at": move.at.isoformat()}, known)
+                yield sse("moved", {"kind": move.kind, "attempt": move.attempt, "at": move.at.isoformat()}, known)
             if moment.complete:
                 yield format_sse_event(event=DONE, data_str=moment.status, id=DONE)
                 return
@@ -164,12 +156,4 @@ def _kept(newest: LogPage, place: int) -> LogPage | None:
 
 
 def _line(number: int, text: str) -> bytes:
-    return _event("line", {"line": number, "text": text}, number)
-
-
-def _event(name: str, data: dict[str, Any], number: int | str) -> bytes:
-    return format_sse_event(event=name, data_str=_json(data), id=str(number))
-
-
-def _json(data: dict[str, Any]) -> str:
-    return json.dumps(data, ensure_ascii=False)
+    return sse("line", {"line": number, "text": text}, number)

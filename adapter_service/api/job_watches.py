@@ -16,9 +16,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
-from adapter_service.api.generation_streams import KEEP_ALIVE_SECONDS
 from adapter_service.api.job_answers import job_answer
 from adapter_service.api.services import Services
+from adapter_service.api.sse import KEEP_ALIVE_SECONDS
 from adapter_service.errors import NotReadyError
 from adapter_service.jobs.job import JobEvent
 from adapter_service.jobs.logs import LogPage
