@@ -159,7 +159,7 @@ def row_of(episode: Episode, episode_index: int, settings: RewardSettings) -> di
             "source": episode.source,
             "language": episode.language,
             "trace_id": episode.trace_id,
-            "extra": _as_json(episode.extra),
+            "extra": as_json(episode.extra),
         },
     }
 
@@ -229,7 +229,12 @@ def _check(episode: Episode) -> None:
         raise RecordError("a reward, latency or log-probability is not a finite number; leave it out or mend it")
 
 
-def _as_json(extra: Mapping[str, Any]) -> str | None:
+def as_json(extra: Mapping[str, Any]) -> str | None:
+    """What is free, as text; None for nothing.
+
+    Raises:
+        RecordError: it is more than plain data.
+    """
     if not extra:
         return None
     try:

@@ -162,6 +162,14 @@ def test_a_number_that_json_does_not_know_is_refused(started: Services) -> None:
     assert (response.status_code, response.json()["code"]) == (422, "invalid_parameter")
 
 
+def test_one_episode_at_fault_keeps_the_others_of_its_request_from_being_recorded(started: Services) -> None:
+    body = json.dumps({"episodes": [GIVEN, {**GIVEN, "meta": {"a": float("inf")}}]})
+    response = client_of(started).post("/rl/collect", content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["parameter"]) == (422, "episodes[1].meta")
+    counts = client_of(started).get("/rl/status").json()["episodes"]
+    assert counts == {"recorded": 0, "dropped": 0, "failed": 0, "waiting": 0}
+
+
 def test_a_queue_without_room_is_said_and_takes_none(services: Services) -> None:
     services.episodes.recorder.record_all([lambda: pytest.fail("not started")] * 1000)
     response = post(services, episodes=[GIVEN])

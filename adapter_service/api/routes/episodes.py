@@ -10,11 +10,19 @@ from fastapi import APIRouter, Request
 
 from adapter_service.api.episode_log import Given
 from adapter_service.api.openapi import can_fail_with
-from adapter_service.api.schemas.episodes import CollectAnswer, CollectBody, EpisodeCounts, RlStatus, ScoredEpisode
+from adapter_service.api.schemas.episodes import (
+    CollectAnswer,
+    CollectBody,
+    EpisodeCounts,
+    GivenEpisode,
+    RlStatus,
+    ScoredEpisode,
+)
 from adapter_service.api.services import Wired
 from adapter_service.api.tracing import use_trace_id
 from adapter_service.errors import BusyError, InvalidParameterError
 from adapter_service.languages import Language, find
+from rl.episodes import as_json
 from rl.errors import RecordError
 
 router = APIRouter(prefix="/rl", tags=["episodes"])
@@ -28,14 +36,20 @@ def collect(body: CollectBody, request: Request, services: Wired) -> CollectAnsw
     log = services.episodes
     trace_id = use_trace_id(request, body.trace_id)
     run_id, env_name = body.run_id or log.run_id, body.env_name or log.settings.env_name
-    given = [
-        Given(episode.model_dump(), _language(episode.language, place), run_id, env_name, trace_id)
-        for place, episode in enumerate(body.episodes)
-    ]
+    # All are checked before any is handed over: a request that is refused has recorded nothing, and may come again.
+    given = [_given(episode, place, run_id, env_name, trace_id) for place, episode in enumerate(body.episodes)]
     futures = log.record_all(given)
     if futures is None:
         raise BusyError(f"the {log.settings.queue_size} episodes that may wait are waiting; try again in some seconds")
     return CollectAnswer(run_id=run_id, episodes=[_written(future) for future in futures], trace_id=trace_id)
+
+
+def _given(episode: GivenEpisode, place: int, run_id: str, env_name: str, trace_id: str) -> Given:
+    try:
+        as_json(episode.meta)
+    except RecordError as error:
+        raise InvalidParameterError(str(error), parameter=f"episodes[{place}].meta") from error
+    return Given(episode.model_dump(), _language(episode.language, place), run_id, env_name, trace_id)
 
 
 def _language(name: str | None, place: int) -> Language | None:
@@ -48,8 +62,6 @@ def _language(name: str | None, place: int) -> Language | None:
 def _written(future: Future[Any]) -> ScoredEpisode:
     try:
         row = future.result(WRITING_SECONDS)
-    except RecordError as error:
-        raise InvalidParameterError(str(error), parameter="episodes") from error
     except TimeoutError as error:
         raise BusyError("the episodes are not written yet; look at /rl/status before you send them again") from error
     return ScoredEpisode(**{name: row[name] for name in ScoredEpisode.model_fields})
