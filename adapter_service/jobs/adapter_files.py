@@ -35,4 +35,5 @@ def write_adapter_files(
         template_id=engine.renderer.template_id,
     )
     write_card(folder, described)
-    (folder / "resolved_config.yaml").write_text(yaml.safe_dump(settings.masked(), allow_unicode=True))
+    resolved = yaml.safe_dump(settings.masked(), allow_unicode=True)
+    (folder / "resolved_config.yaml").write_text(resolved, encoding="utf-8")

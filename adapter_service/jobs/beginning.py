@@ -32,7 +32,8 @@ def trained_with(parent: Version) -> dict[str, Any]:
         InvalidParameterError: nothing is known of how it was trained.
     """
     try:
-        lora: dict[str, Any] = json.loads((parent.path / "training_metadata.json").read_text())["lora"]
+        described = json.loads((parent.path / "training_metadata.json").read_text(encoding="utf-8"))
+        lora: dict[str, Any] = described["lora"]
     except (OSError, ValueError, KeyError) as error:
         raise InvalidParameterError(
             f"{parent.reference} has no training_metadata.json that says how it was trained; "

@@ -304,7 +304,8 @@ def _told_of(version: Version) -> dict[str, Any] | None:
     if version.job_id is None:
         return None
     try:
-        told: dict[str, Any] = json.loads((version.path / "training_metadata.json").read_text())["result"]
+        described = json.loads((version.path / "training_metadata.json").read_text(encoding="utf-8"))
+        told: dict[str, Any] = described["result"]
     except (OSError, ValueError, KeyError):
         return None
     return told if isinstance(told.get("token_budget"), int) else None

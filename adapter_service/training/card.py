@@ -52,8 +52,10 @@ def metadata(
 
 def write_card(folder: Path, described: Mapping[str, Any]) -> None:
     """Write `training_metadata.json` and `README.md` into `folder`."""
-    (folder / "training_metadata.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
-    (folder / "README.md").write_text(_CARD.format_map({**described, **described["result"], **described["training"]}))
+    as_json = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+    card = _CARD.format_map({**described, **described["result"], **described["training"]})
+    (folder / "training_metadata.json").write_text(as_json, encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 _CARD = """\
