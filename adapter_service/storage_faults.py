@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from adapter_service.durable import write_whole
+from adapter_service.durable import sync
 from adapter_service.errors import StorageError, StorageFullError
 
 _NOTHING_LOST = "what was accepted before is kept"
@@ -75,7 +75,8 @@ def check_storage(folder: Path, *, min_free_mb: int) -> None:
                 "make room, or lower that: until then no job begins"
             )
         probe = folder / ".probe"
-        write_whole(probe, "written before a job begins, to see whether that is possible\n")
+        probe.write_bytes(b"written before a job begins, to see whether that is possible\n")
+        sync(probe)
         probe.unlink()
     except OSError as error:
         raise storage_fault(error) or StorageError(f"the state folder cannot be used ({_reason(error)})") from error

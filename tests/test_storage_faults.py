@@ -98,10 +98,10 @@ def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
 def test_a_disk_that_refuses_a_small_file_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[StorageError]
 ) -> None:
-    def refuse(path: Path, text: str) -> None:
+    def refuse(path: Path) -> None:
         raise OSError(number, "refused", str(path))
 
-    monkeypatch.setattr(storage_faults, "write_whole", refuse)
+    monkeypatch.setattr(storage_faults, "sync", refuse)
     with pytest.raises(StorageError) as raised:
         check_storage(tmp_path, min_free_mb=0)
     assert type(raised.value) is kind
