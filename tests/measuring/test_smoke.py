@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from adapter_service.languages import find
 from adapter_service.measuring.service_client import ServiceClient
 from adapter_service.measuring.smoke import Case, SmokeReport, read_prompts, run_smoke
 from adapter_service.measuring.smoke_report import results, totals, write_report
+from tests.loopback import Quiet, started
 
 ANSWERS = {
     "Translate to Hindi: The weather is very good today.": "आज मौसम बहुत अच्छा है।",
@@ -24,10 +24,8 @@ ANSWERS = {
 }
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Quiet, BaseHTTPRequestHandler):
     """Knows three translations; the base gives the prompt back."""
-
-    server: ThreadingHTTPServer
 
     def do_GET(self) -> None:
         self._send(200, {"status": "ok", "started_at": "2026-01-01T00:00:00Z"})
@@ -62,18 +60,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture(scope="module")
 def service_url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
+    server, url = started(Handler, None)
+    yield f"{url}/"
     server.shutdown()
-    thread.join()
     server.server_close()
 
 
@@ -137,26 +129,24 @@ def test_a_service_that_does_not_run_is_named_with_the_next_step() -> None:
 class Broken(Handler):
     """Closes the connection of the first question without a word."""
 
-    asked = 0
+    state: list[str]
 
     def do_GET(self) -> None:
-        Broken.asked += 1
-        if Broken.asked == 1:
+        self.state.append(self.path)
+        if len(self.state) == 1:
             self.close_connection = True
             return
         super().do_GET()
 
 
 def test_a_connection_that_is_gone_is_made_anew() -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Broken)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    with ServiceClient(f"http://127.0.0.1:{server.server_port}") as client:
+    asked: list[str] = []
+    server, url = started(Broken, asked)
+    with ServiceClient(url) as client:
         assert client.running_since() == "2026-01-01T00:00:00Z"
     server.shutdown()
-    thread.join()
     server.server_close()
-    assert Broken.asked == 2
+    assert len(asked) == 2
 
 
 def test_the_report_has_recipe_facts_and_every_answer_escaped(report: SmokeReport, tmp_path: Path) -> None:

@@ -10,9 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from rl.service import answered
 from rl.shards import read_manifest, sealed_shards
 from rl.upload_helper import main as upload
 from tests.conftest import ROOT
+from tests.loopback import Quiet, started
 from tests.rl.conftest import There, shard_in
 from tests.rl.put_server import PutServer
 
@@ -47,28 +47,25 @@ class Service:
     url: str = ""
 
 
+class _Handler(Quiet, BaseHTTPRequestHandler):
+    state: Service
+
+    def do_POST(self) -> None:
+        self.state.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        status, body = self.state.answers.pop(0) if self.state.answers else (200, ANSWER)
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        if status in {429, 503}:
+            self.send_header("Retry-After", "0")
+        self.end_headers()
+        self.wfile.write(content)
+
+
 @pytest.fixture
 def service() -> Iterator[Service]:
     state = Service()
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            pass
-
-        def do_POST(self) -> None:
-            state.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            status, body = state.answers.pop(0) if state.answers else (200, ANSWER)
-            content = body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            if status in {429, 503}:
-                self.send_header("Retry-After", "0")
-            self.end_headers()
-            self.wfile.write(content)
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    state.url = f"http://127.0.0.1:{httpd.server_port}"
+    httpd, state.url = started(_Handler, state)
     yield state
     httpd.shutdown()
     httpd.server_close()
