@@ -24,7 +24,7 @@ OPTIONAL_FILES = frozenset({"README.md", "training_metadata.json", "resolved_con
 # Reading one of these runs whatever its author put in it.
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 
-_KEY = re.compile(r"[0-9a-f]{16,64}")
+KEY_PATTERN = "[0-9a-f]{16,64}"
 
 
 def check_name(name: str) -> str:
@@ -88,7 +88,7 @@ def place_folder(work_folder: Path, target: Path) -> None:
     A power cut at any moment leaves either `work_folder` or `target`. What lies at `target`
     already has no row and is replaced.
     """
-    if _KEY.fullmatch(target.name) is None:
+    if re.fullmatch(KEY_PATTERN, target.name) is None:
         raise InvalidParameterError(f"version key {target.name!r} is not a hash in hex; use version_key()")
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():

@@ -14,14 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adapter_service import adapter_names
-from adapter_service.adapters.artifact import MANIFEST
+from adapter_service.adapters.artifact import KEY_PATTERN, MANIFEST
 from adapter_service.durable import sync
 from adapter_service.errors import StoreError, StoreUnreachableError
 from adapter_service.publishing.copying import copy_bounded, described_file, receive
 from adapter_service.publishing.manifest import MAX_MANIFEST_BYTES, StoredFile
 from adapter_service.publishing.store import Place, Store
 
-_KEY = re.compile(r"[0-9a-f]{16,64}")
 # What a network file system says where a folder's names cannot be waited for.
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
 
@@ -47,7 +46,7 @@ class FolderStore(Store):
 
     def _versions_in(self, folder: Path) -> Iterator[Place]:
         for version in sorted(folder.iterdir()):
-            if _KEY.fullmatch(version.name) and (version / MANIFEST).is_file():
+            if re.fullmatch(KEY_PATTERN, version.name) and (version / MANIFEST).is_file():
                 yield Place(folder.name, version.name)
 
     def manifest(self, place: Place) -> bytes | None:

@@ -15,7 +15,14 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from adapter_service import adapter_names
 from adapter_service.adapters import Version
-from adapter_service.adapters.artifact import MANIFEST, OPTIONAL_FILES, REQUIRED_FILES, damaged, read_manifest
+from adapter_service.adapters.artifact import (
+    KEY_PATTERN,
+    MANIFEST,
+    OPTIONAL_FILES,
+    REQUIRED_FILES,
+    damaged,
+    read_manifest,
+)
 from adapter_service.errors import AdapterFormatError
 
 MAX_MANIFEST_BYTES = 1_048_576
@@ -24,7 +31,7 @@ MAX_FILE_BYTES = 1 << 40
 MAX_TEXT_BYTES = 16 * 1_048_576
 WEIGHTS = "adapter_model.safetensors"
 
-Key = Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
+Key = Annotated[str, Field(pattern=f"^{KEY_PATTERN}$")]
 Text = Annotated[str, Field(max_length=1000)]
 
 

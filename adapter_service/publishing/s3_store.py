@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from adapter_service import adapter_names
-from adapter_service.adapters.artifact import MANIFEST
+from adapter_service.adapters.artifact import KEY_PATTERN, MANIFEST
 from adapter_service.errors import StoreError, StoreUnreachableError
 from adapter_service.publishing.copying import described, receive
 from adapter_service.publishing.manifest import MAX_MANIFEST_BYTES, StoredFile
@@ -26,7 +26,7 @@ from adapter_service.publishing.store import Place, Store
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _THERE_ALREADY = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
-_VERSION = re.compile(r"(?P<adapter>[^/]+)/(?P<key>[0-9a-f]{16,64})/" + re.escape(MANIFEST))
+_VERSION = re.compile(rf"(?P<adapter>[^/]+)/(?P<key>{KEY_PATTERN})/{re.escape(MANIFEST)}")
 _TIMEOUT_SECONDS = 30
 _ATTEMPTS = 3
 

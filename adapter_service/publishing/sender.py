@@ -1,4 +1,4 @@
-"""The thread that pushes what went live to the configured stores, however long they are away.
+"""The thread that pushes what went live to the configured stores, again and again while they are away.
 
 What is to be done are rows (`adapters.uploads`): a process that dies in an upload finds the row again
 and the push goes on where it was. Nothing is ever trained anew for a push that failed.
