@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from adapter_service.adapters import Version, VersionStore, check_name
 from adapter_service.adapters.artifact import REQUIRED_FILES
-from adapter_service.adapters.lease import leased, unused
+from adapter_service.adapters.lease import Lease, unused
 from adapter_service.errors import AdapterFormatError, ConflictError, StoreError, UnknownAdapterError
 from adapter_service.publishing.copying import described_file
 from adapter_service.publishing.judging import judge_files
@@ -186,13 +186,15 @@ def _copy(found: StoredVersion, store: Store, work: Path) -> None:
 def _work_folder(work_dir: Path) -> Iterator[Path]:
     """An empty folder that is gone at the end; those that killed processes left are removed first."""
     work_dir.mkdir(parents=True, exist_ok=True)
-    for left in work_dir.glob(f"{_WORK_PREFIX}*"):
-        with unused(left, wait=False) as free:
-            if free:
-                shutil.rmtree(left, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=work_dir))
+    with unused(work_dir, wait=True):  # one pull at a time: a folder that has no lease yet looks like one that was left
+        for left in work_dir.glob(f"{_WORK_PREFIX}*"):
+            with unused(left, wait=False) as free:
+                if free:
+                    shutil.rmtree(left, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=work_dir))
+        lease = Lease(work)
     try:
-        with leased(work):
-            yield work
+        yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        lease.release()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from adapter_service.adapters import Version, VersionStatus
+from adapter_service.adapters.lease import Lease, unused
 from adapter_service.errors import (
     AdapterFormatError,
     AdapterServiceError,
@@ -22,6 +23,7 @@ from adapter_service.errors import (
     StoreError,
     UnknownAdapterError,
 )
+from adapter_service.publishing import pulling
 from adapter_service.publishing.folder_store import FolderStore
 from adapter_service.publishing.pulling import choose, list_store, pull
 from adapter_service.publishing.pushing import push
@@ -354,6 +356,22 @@ def test_what_a_killed_pull_left_is_removed_by_the_next(machine: Machine, there:
     (left / "adapter_model.safetensors").write_bytes(b"half")
     take(machine, store)
     assert not left.exists()
+
+
+def test_a_pull_that_begins_is_not_taken_by_another_for_one_that_was_killed(
+    machine: Machine, there: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, real, others_may_begin = folder_store(tmp_path / "nas"), pulling.Lease, []
+    push(there.train(1), store)
+
+    def look_first(folder: Path) -> Lease:
+        with unused(folder.parent, wait=False) as free:
+            others_may_begin.append(free)
+        return real(folder)
+
+    monkeypatch.setattr(pulling, "Lease", look_first)
+    take(machine, store)
+    assert others_may_begin == [False]
 
 
 def test_an_outline_of_the_base_is_the_base(machine: Machine, tiny_base: Any) -> None:
