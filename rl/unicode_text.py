@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from functools import lru_cache
+from itertools import pairwise
 
 _ZWJ = "\u200d"
 _JOINERS = frozenset({"\u200c", _ZWJ})
@@ -57,31 +58,34 @@ def graphemes(text: str) -> list[str]:
 
     Unicode's extended grapheme clusters (UAX 29) but for Hangul in single jamo, which NFC composes.
     """
-    clusters: list[str] = []
-    for character in unicodedata.normalize("NFC", text):
-        if clusters and _continues(clusters[-1], character):
-            clusters[-1] += character
-        else:
-            clusters.append(character)
-    return clusters
+    text = unicodedata.normalize("NFC", text)
+    starts: list[int] = []
+    for place in range(len(text)):
+        if not starts or not _continues(text, starts[-1], place):
+            starts.append(place)
+    return [text[start:end] for start, end in pairwise([*starts, len(text)])]
 
 
-def _continues(cluster: str, character: str) -> bool:
+def _continues(text: str, start: int, place: int) -> bool:
+    """Whether the character at `place` belongs to the cluster that began at `start` and reaches up to it."""
+    # Not the cluster as a text of its own: one of a hundred thousand marks would be copied as often.
+    character, previous = text[place], text[place - 1]
     category = unicodedata.category(character)
     if category[0] == "M" or character in _JOINERS or "\U0001f3fb" <= character <= "\U0001f3ff":
-        return not unicodedata.category(cluster[0]).startswith("C")
-    if cluster == "\r":
+        return not unicodedata.category(text[start]).startswith("C")
+    if previous == "\r":
         return character == "\n"
     if _is_flag_letter(character):
-        return len(cluster) == 1 and _is_flag_letter(cluster)
+        return place - start == 1 and _is_flag_letter(previous)
     if category == "So":
-        return cluster.endswith(_ZWJ)
-    return category == "Lo" and _script_name(character) in _CONJUNCT_SCRIPTS and _ends_in_virama(cluster)
+        return previous == _ZWJ
+    return category == "Lo" and _script_name(character) in _CONJUNCT_SCRIPTS and _ends_in_virama(text, start, place)
 
 
-def _ends_in_virama(cluster: str) -> bool:
-    bare = cluster.rstrip(_ZWJ)
-    return bool(bare) and unicodedata.combining(bare[-1]) == _VIRAMA_CLASS
+def _ends_in_virama(text: str, start: int, end: int) -> bool:
+    while end > start and text[end - 1] == _ZWJ:
+        end -= 1
+    return end > start and unicodedata.combining(text[end - 1]) == _VIRAMA_CLASS
 
 
 def _is_flag_letter(character: str) -> bool:
