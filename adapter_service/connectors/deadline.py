@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from http.client import HTTPException
 from threading import Event, Timer
 from typing import Any
 
@@ -16,6 +17,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 from urllib3.response import HTTPResponse
+
+_TOO_LATE = "the headers of the answer did not come in time"
 
 
 def limit_headers(pools: PoolManager, seconds: float) -> None:
@@ -42,12 +45,16 @@ def _in_time(get: Callable[[], HTTPResponse], connected: socket.socket, seconds:
     timer.start()
     try:
         response = get()
+    except (OSError, HTTPException) as error:
+        if is_late.is_set():
+            raise TimeoutError(_TOO_LATE) from error
+        raise
     finally:
         timer.cancel()
     # The end of a connection in the middle of the headers passes for the end of the headers.
     if is_late.is_set():
         response.close()
-        raise TimeoutError("the headers of the answer did not come in time")
+        raise TimeoutError(_TOO_LATE)
     return response
 
 
