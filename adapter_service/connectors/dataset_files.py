@@ -33,6 +33,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # whicheve
 
 from adapter_service.connectors.dataset_card import CARDS, refuse_addresses
 from adapter_service.connectors.files import FileFormat, FileSpec
+from adapter_service.connectors.patience import pause_seconds
 from adapter_service.errors import EmptySourceError, SourceError, SourceFormatError, SourceUnreachableError
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 PUBLIC_HUB = "https://huggingface.co"
-MAX_BACKOFF_SECONDS = 30.0
 # Says nothing of where the files lie, and is fetched by `datasets` all the same.
 _OLD_CARD = "dataset_infos.json"
 # It is kept on the disk; those with pictures in them have a few megabytes.
@@ -205,7 +205,7 @@ def _cards(spec: HfSpec, api: HfApi, info: DatasetInfo) -> list[Path]:
 
 def _patiently(spec: HfSpec, ask: Callable[[], Answer]) -> Answer:
     """The answer, asked for again where the Hub is busy or does not answer."""
-    for attempt in range(spec.retry_attempts):
+    for failures in range(1, spec.retry_attempts + 1):
         try:
             return ask()
         except httpx.TransportError:
@@ -213,7 +213,7 @@ def _patiently(spec: HfSpec, ask: Callable[[], Answer]) -> Answer:
         except HfHubHTTPError as error:
             if error.response.status_code != 429 and error.response.status_code < 500:
                 raise
-        time.sleep(min(spec.backoff_seconds * 2**attempt, MAX_BACKOFF_SECONDS))
+        time.sleep(pause_seconds(spec.backoff_seconds, failures))
     return ask()
 
 

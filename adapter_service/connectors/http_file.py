@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import requests
-import urllib3.exceptions
 
 from adapter_service.connectors.files import FileFormat
 from adapter_service.connectors.files.compression import NAMES, Compression
@@ -27,24 +27,14 @@ from adapter_service.connectors.http_answer import (
     stamp_of,
 )
 from adapter_service.connectors.outbound import Outbound, shown
+from adapter_service.connectors.patience import TRANSIENT, pause_seconds, persistently
 from adapter_service.connectors.ranges import Reading
 from adapter_service.errors import SourceFormatError, SourceUnreachableError
 
 # A server without ranges gives a file of at most this size as often as a part of it is asked for.
 SMALL_FILE_BYTES = 1_048_576
-MAX_BACKOFF_SECONDS = 30.0
 # A server that asks for a longer pause (Retry-After) is not waited for.
 MAX_RETRY_AFTER_SECONDS = 120.0
-# Less than this between two failures is no progress: a byte for each connection would never end.
-MIN_PROGRESS_BYTES = 256
-
-_TRANSIENT = (
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.HTTPError,
-    requests.exceptions.ChunkedEncodingError,
-    urllib3.exceptions.HTTPError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +86,8 @@ class HttpFile:
 
     def blocks(self, offset: int, stop: int | None = None) -> Iterator[bytes]:
         reading = Reading(offset, stop, self._options.least_range_bytes)
-        failures, reached = 0, offset
         with self._connection() as outbound:
-            while not reading.is_complete:
-                asked_from = reading.offset
-                try:
-                    yield from self._request(outbound, reading)
-                    _require_progress(reading, asked_from)
-                except _TRANSIENT as error:
-                    failures = 1 if reading.offset - reached >= MIN_PROGRESS_BYTES else failures + 1
-                    reached = reading.offset
-                    self._wait(failures, error)
+            yield from persistently(reading, partial(self._request, outbound, reading), self._wait)
 
     def announced_format(self) -> FileFormat | None:
         """What the server's Content-Type says, for an address whose end says nothing."""
@@ -116,7 +97,7 @@ class HttpFile:
                 try:
                     with self._get(outbound, Reading(0)) as response:
                         return format_of(response)
-                except _TRANSIENT as error:
+                except TRANSIENT as error:
                     failures += 1
                     self._wait(failures, error)
 
@@ -139,14 +120,13 @@ class HttpFile:
                 f"{self.label} cannot be read: {_cause(error)} ({failures} attempts); "
                 "check the address, the network and whether the server runs"
             ) from error
-        wait = min(self._options.backoff_seconds * 2 ** (failures - 1), MAX_BACKOFF_SECONDS)
         asked = retry_after_seconds(error)
         if asked > MAX_RETRY_AFTER_SECONDS:
             raise SourceUnreachableError(
                 f"{self.label} cannot be read: {_cause(error)} and asks to come back in {asked:.0f} s, more than "
                 f"{MAX_RETRY_AFTER_SECONDS:.0f} s are waited; start again then"
             ) from error
-        self._options.sleep(max(wait, asked))
+        self._options.sleep(max(pause_seconds(self._options.backoff_seconds, failures), asked))
 
     def _get(self, outbound: Outbound, reading: Reading) -> requests.Response:
         # Offsets are of the file as it lies there, so it must not be compressed on the way.
@@ -241,11 +221,6 @@ class HttpFile:
         return SourceFormatError(
             f"{self.label} has changed since the place in it was noted: {how}; start again from the beginning"
         )
-
-
-def _require_progress(reading: Reading, asked_from: int) -> None:
-    if reading.offset == asked_from and not reading.is_complete:
-        raise requests.ConnectionError("the server answered with nothing")
 
 
 def _cause(error: Exception) -> str:

@@ -12,11 +12,10 @@ from pydantic import Field, model_validator
 
 from adapter_service.connectors.base import Cursor, Record
 from adapter_service.connectors.outbound import shown
+from adapter_service.connectors.patience import MAX_BACKOFF_SECONDS, pause_seconds
 from adapter_service.connectors.qdrant_clients import embedded, require_package, served
 from adapter_service.connectors.registry import register
 from adapter_service.connectors.spec import SourceSpec
-
-MAX_BACKOFF_SECONDS = 30.0
 
 
 class QdrantSpec(SourceSpec):
@@ -126,8 +125,8 @@ class QdrantReader:
                         attempts=attempt,
                         collections=lambda: (found.name for found in client.get_collections().collections),
                     ) from error
-                wait = max(spec.backoff_seconds * 2 ** (attempt - 1), faults.asked_pause_seconds(error))
-                time.sleep(min(wait, MAX_BACKOFF_SECONDS))
+                asked = min(faults.asked_pause_seconds(error), MAX_BACKOFF_SECONDS)
+                time.sleep(max(pause_seconds(spec.backoff_seconds, attempt), asked))
 
     def _client(self) -> AbstractContextManager[Any]:
         spec = self._spec

@@ -5,23 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import requests
-import urllib3.exceptions
 from botocore.exceptions import ClientError
 
 from adapter_service.connectors.http_answer import ContentRange, body
+from adapter_service.connectors.patience import pause_seconds, persistently
 from adapter_service.connectors.ranges import Reading
 from adapter_service.connectors.s3_errors import S3Errors
 from adapter_service.errors import SourceFormatError, SourceUnreachableError
-
-MAX_BACKOFF_SECONDS = 30.0
-# Less than this between two failures is no progress: a byte for each connection would never end.
-MIN_PROGRESS_BYTES = 256
-
-# While a body is read; what comes before it boto3 has tried again by itself.
-_TRANSIENT = (urllib3.exceptions.HTTPError, requests.ConnectionError, requests.Timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +42,8 @@ class S3Object:
 
     def blocks(self, offset: int, stop: int | None = None) -> Iterator[bytes]:
         reading = Reading(offset, stop)
-        failures, reached = 0, offset
-        while not reading.is_complete:
-            asked_from = reading.offset
-            try:
-                yield from self._one_range(reading)
-                _require_progress(reading, asked_from)
-            except _TRANSIENT as error:
-                failures = 1 if reading.offset - reached >= MIN_PROGRESS_BYTES else failures + 1
-                reached = reading.offset
-                self._wait(failures, error)
+        # For failures while a body is read; what comes before it boto3 has tried again by itself.
+        yield from persistently(reading, partial(self._one_range, reading), self._wait)
 
     def _one_range(self, reading: Reading) -> Iterator[bytes]:
         """The bytes of one answer; `reading` is kept at the offset that was reached."""
@@ -103,9 +88,4 @@ class S3Object:
             raise SourceUnreachableError(
                 f"{self.label} cannot be read: {error} ({failures} attempts); check the network and the endpoint"
             ) from error
-        self._options.sleep(min(self._options.backoff_seconds * 2 ** (failures - 1), MAX_BACKOFF_SECONDS))
-
-
-def _require_progress(reading: Reading, asked_from: int) -> None:
-    if reading.offset == asked_from and not reading.is_complete:
-        raise requests.ConnectionError("the endpoint answered with nothing")
+        self._options.sleep(pause_seconds(self._options.backoff_seconds, failures))
