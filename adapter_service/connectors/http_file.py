@@ -27,7 +27,7 @@ from adapter_service.connectors.http_answer import (
     stamp_of,
 )
 from adapter_service.connectors.outbound import Outbound, shown
-from adapter_service.connectors.patience import TRANSIENT, pause_seconds, persistently
+from adapter_service.connectors.patience import pause_seconds, persistently
 from adapter_service.connectors.ranges import Reading
 from adapter_service.errors import SourceFormatError, SourceUnreachableError
 
@@ -71,6 +71,7 @@ class HttpFile:
         self._url = url
         self._connect = connect
         self._options = options
+        self._announced: FileFormat | None = None
         self._kept: Outbound | None = None
         self._exits = ExitStack()
 
@@ -91,15 +92,9 @@ class HttpFile:
 
     def announced_format(self) -> FileFormat | None:
         """What the server's Content-Type says, for an address whose end says nothing."""
-        failures = 0
-        with self._connection() as outbound:
-            while True:
-                try:
-                    with self._get(outbound, Reading(0)) as response:
-                        return format_of(response)
-                except TRANSIENT as error:
-                    failures += 1
-                    self._wait(failures, error)
+        if self._announced is None:
+            next(self.blocks(0), None)
+        return self._announced
 
     @contextmanager
     def _connection(self) -> Iterator[Outbound]:
@@ -143,6 +138,7 @@ class HttpFile:
         except BaseException:
             response.close()
             raise
+        self._announced = format_of(response)
         return response
 
     def _request(self, outbound: Outbound, reading: Reading) -> Iterator[bytes]:
