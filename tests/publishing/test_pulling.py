@@ -23,7 +23,6 @@ from adapter_service.errors import (
     StoreError,
     UnknownAdapterError,
 )
-from adapter_service.publishing import pulling
 from adapter_service.publishing.folder_store import FolderStore
 from adapter_service.publishing.pulling import choose, list_store, pull
 from adapter_service.publishing.pushing import push
@@ -361,15 +360,15 @@ def test_what_a_killed_pull_left_is_removed_by_the_next(machine: Machine, there:
 def test_a_pull_that_begins_is_not_taken_by_another_for_one_that_was_killed(
     machine: Machine, there: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, real, others_may_begin = folder_store(tmp_path / "nas"), pulling.Lease, []
+    store, others_may_begin = folder_store(tmp_path / "nas"), []
     push(there.train(1), store)
 
     def look_first(folder: Path) -> Lease:
         with unused(folder.parent, wait=False) as free:
             others_may_begin.append(free)
-        return real(folder)
+        return Lease(folder)
 
-    monkeypatch.setattr(pulling, "Lease", look_first)
+    monkeypatch.setattr("adapter_service.publishing.pulling.Lease", look_first)
     take(machine, store)
     assert others_may_begin == [False]
 
