@@ -6,8 +6,9 @@ log-probabilities of the policy and of the sampling, and which base, tokenizer, 
 version made them. Every row has all fields in one order, and each the same shape or null: Arrow, which
 `datasets` reads with, takes no other. What is free is text (`meta.extra`, JSON within JSON).
 
-`load_dataset("json", data_files=…)` reads a shard. Of many it takes the types from the first, where a
-field may be null throughout: `features=Features.from_dict(features())` tells it the types of all.
+`load_dataset("json", data_files=…)` takes the types from the first 10 MB of the first shard, where a
+field may be null throughout and have values later: `features=Features.from_dict(features())` tells it
+the types, which each shard's manifest has too (`features`), for those who have the files alone.
 """
 
 from __future__ import annotations

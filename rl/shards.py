@@ -21,12 +21,12 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rl.episodes import SCHEMA_VERSION, checked_run_id, line_of
+from rl.episodes import SCHEMA_VERSION, checked_run_id, features, line_of
 from rl.errors import RecordError, RefusedError
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,10 @@ SHARD = re.compile(r".+?-\d{8}T\d{6}Z-(?P<run_id>[A-Za-z0-9][A-Za-z0-9._-]{0,63}
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a sealed shard holds; worked out from its content and name alone, so that twice is the same."""
+    """What a sealed shard holds; worked out from its content and name alone, so that twice is the same.
+
+    `features` are the types of its fields, for `datasets.Features.from_dict`.
+    """
 
     shard: str
     run_id: str
@@ -50,6 +53,7 @@ class Manifest:
     sha256: str
     first_at: str | None
     last_at: str | None
+    features: Mapping[str, Any] = field(default_factory=features)
 
 
 class ShardWriter:
@@ -196,7 +200,11 @@ def _seal(file: BinaryIO | Any, path: Path, manifest: Manifest) -> None:
         os.fsync(file.fileno())
         path.with_name(path.name + PART).rename(path)
         sync_folder(path.parent)
-        write_whole(manifest_path(path), json.dumps(asdict(manifest), ensure_ascii=False, indent=1) + "\n")
+        _write_manifest(path, manifest)
+
+
+def _write_manifest(shard: Path, manifest: Manifest) -> None:
+    write_whole(manifest_path(shard), json.dumps(asdict(manifest), ensure_ascii=False, indent=1) + "\n")
 
 
 def manifest_path(shard: Path) -> Path:
@@ -257,7 +265,7 @@ def seal_abandoned(folder: Path) -> list[Path]:
                 sealed.append(shard)
     for path in sorted(folder.glob("*.jsonl")):
         if SHARD.fullmatch(path.name) and not manifest_path(path).is_file():
-            _write_manifest(path)
+            _write_manifest(path, _manifest_of(path))
             sealed.append(path)
     return sealed
 
@@ -278,7 +286,7 @@ def _seal_part(part: Path) -> Path | None:
         os.fsync(file.fileno())
         part.rename(path)
         sync_folder(path.parent)
-        _write_manifest(path)
+        _write_manifest(path, _manifest_of(path))
     log.info("%s was left by a process that ended, and is sealed", path.name, extra={"action": "shard_sealed"})
     return path
 
@@ -309,7 +317,7 @@ def _is_row(line: bytes) -> bool:
         return False
 
 
-def _write_manifest(path: Path) -> None:
+def _manifest_of(path: Path) -> Manifest:
     """Work out what a sealed shard holds by reading it."""
     digest, count, size = hashlib.sha256(), 0, 0
     first = last = b""
@@ -320,8 +328,7 @@ def _write_manifest(path: Path) -> None:
             count += 1
             first, last = first or line, line
     times = (_time_of(first), _time_of(last))
-    manifest = Manifest(path.name, run_id_of(path.name), SCHEMA_VERSION, count, size, digest.hexdigest(), *times)
-    write_whole(manifest_path(path), json.dumps(asdict(manifest), ensure_ascii=False, indent=1) + "\n")
+    return Manifest(path.name, run_id_of(path.name), SCHEMA_VERSION, count, size, digest.hexdigest(), *times)
 
 
 def _time_of(line: bytes) -> str | None:

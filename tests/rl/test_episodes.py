@@ -12,7 +12,7 @@ import pytest
 from rl.episodes import Tokens, features, line_of, new_id, row_of
 from rl.errors import RecordError
 from rl.rewards import COMPONENTS, RewardSettings
-from rl.shards import ShardWriter, sealed_shards
+from rl.shards import MANIFEST, ShardWriter, sealed_shards
 from rl.uploading import Uploader
 from tests.rl.conftest import There, episode
 
@@ -145,7 +145,18 @@ def test_datasets_reads_any_shards_together_with_their_types(in_folder: There, t
     import datasets
 
     contents = uploaded(in_folder, tmp_path / "runs", [row(**BARE)], [row(**FULL)], [row(**BARE)])
-    types = datasets.Features.from_dict(features())
+    manifest = next(content for name, content in in_folder.files().items() if name.endswith(MANIFEST))
+    types = datasets.Features.from_dict(json.loads(manifest)["features"])
     found = load(contents, tmp_path / "loaded", features=types)
     assert [one["completion_token_ids"] for one in found] == [None, [3, 4, 5], None]
     assert found == [json.loads(content) for content in contents]
+
+
+def test_datasets_reads_a_shard_that_it_takes_in_several_bites(in_folder: There, tmp_path: Path) -> None:
+    """It takes 10 MB at a time, and without types those of the first."""
+    import datasets
+
+    (content,) = uploaded(in_folder, tmp_path / "runs", [row(**BARE), row(**BARE), row(**FULL)])
+    types = datasets.Features.from_dict(features())
+    found = load([content], tmp_path / "loaded", features=types, chunksize=len(content) // 3)
+    assert [one["completion_token_ids"] for one in found] == [None, None, [3, 4, 5]]
