@@ -182,7 +182,12 @@ class Engine:
             self._refuse_when_stopping()
             self._work.append((work, future))
             self._condition.notify_all()
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            # An error's traceback has this frame: with the future, which has the error, it would keep all that the
+            # work had in hand, a training run's weights and moments, until the garbage is next looked through.
+            del future
 
     def _refuse_when_stopping(self) -> None:
         if self._stopping:
@@ -277,6 +282,7 @@ class Engine:
         except BaseException as error:  # noqa: BLE001 - it is raised where `run` was called
             future.set_exception(error)
         finally:
+            del future  # see `run`
             self.working = False
 
     def _pause(self) -> None:
@@ -293,7 +299,8 @@ class Engine:
             except Exception as error:
                 if not isinstance(error, AdapterServiceError):
                     log.exception("an answer failed", extra={"action": "generation_failed"})
-                generation.publish(error)
+                # Without the traceback, whose frames have what the answer had in hand: its cache, on a small GPU.
+                generation.publish(error.with_traceback(None))
             finally:
                 self.answering = False
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from adapter_service.engine import decoding
 from adapter_service.engine.decoding import decode_batch
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, Event, Generation, GenerationResult, Sampling
@@ -18,6 +21,7 @@ from adapter_service.errors import (
     BaseModelError,
     BusyError,
     InvalidParameterError,
+    JobCancelledError,
     NotReadyError,
     PromptTooLongError,
     UnknownAdapterError,
@@ -258,6 +262,50 @@ def test_work_that_is_paused_for_an_answer_goes_on_unchanged(engine: Engine, mak
 
     assert engine.run(work) == alone
     assert len({generation.result(WAIT_SECONDS).text for generation in between}) == 1
+
+
+@pytest.fixture
+def without_gc() -> Iterator[None]:
+    """Nothing is freed but what nobody refers to any more."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_gc")
+def test_work_that_ends_with_an_error_leaves_none_of_what_it_had_in_hand(engine: Engine) -> None:
+    had: list[weakref.ref[torch.Tensor]] = []
+
+    def work(turn: Turn) -> None:
+        moments = torch.zeros(8)
+        had.append(weakref.ref(moments))
+        raise JobCancelledError("paused")
+
+    with pytest.raises(JobCancelledError):
+        engine.run(work)
+    answer(engine)  # the engine's thread is done with the work
+    assert [tensor() for tensor in had] == [None]
+
+
+@pytest.mark.usefixtures("without_gc")
+def test_an_answer_that_fails_leaves_none_of_what_it_had_in_hand(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    had: list[weakref.ref[torch.Tensor]] = []
+
+    def fail(*_: object) -> Iterator[int]:
+        cache = torch.zeros(8)
+        had.append(weakref.ref(cache))
+        yield 5
+        raise BaseModelError("one of ours, which is not logged: a log that is captured keeps tracebacks")
+
+    monkeypatch.setattr(decoding, "decode", fail)
+    generation = submit(engine)
+    with pytest.raises(BaseModelError):
+        generation.result(WAIT_SECONDS)
+    monkeypatch.undo()
+    answer(engine)
+    assert [tensor() for tensor in had] == [None]
 
 
 def test_a_fault_in_work_is_raised_where_it_was_asked_for(engine: Engine) -> None:
