@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from anyio.to_thread import current_default_thread_limiter
 from fastapi.testclient import TestClient
 
+from adapter_service.api.routes.sources import LOOKS
 from adapter_service.api.services import Services
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job, Phase
+from adapter_service.settings import SourceEntry
 from tests.api.conftest import MakeServices, QuickPipeline, client_of
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -83,6 +87,25 @@ def test_health_is_answered_while_every_thread_of_the_web_server_waits(services:
             assert not any(request.done() for request in asked)
         assert health.status_code == 200
         assert sorted(request.result(WAIT_SECONDS).status_code for request in asked) == [200] + 59 * [409]
+
+
+def test_sources_that_stall_hold_up_nobody_else(make_services: MakeServices) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(60) as pool:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x.jsonl"
+        options = {"url": url, "allow_private": True, "retry_attempts": 0}
+        source = SourceEntry(name="small", kind="http", options=options)
+        with client_of(make_services(sources={"small": source})) as client:
+            looks = [pool.submit(client.get, "/sources/small/preview") for _ in range(60)]
+            eventually(lambda: waiting_looks(client) == 56, "four sources are looked at, and the others wait")
+            assert client.get("/adapter/list").status_code == 200
+            assert not any(look.done() for look in looks)
+            silent.close()
+            assert {look.result(WAIT_SECONDS).status_code for look in looks} == {502}
+
+
+def waiting_looks(client: TestClient) -> int:
+    assert client.portal is not None
+    return client.portal.call(lambda: LOOKS.statistics().tasks_waiting)
 
 
 def free_threads(client: TestClient) -> float:

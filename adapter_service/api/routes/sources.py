@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query
 
 from adapter_service.api.openapi import can_fail_with
@@ -14,6 +15,9 @@ from adapter_service.connectors.opening import configured
 from adapter_service.settings import SourceEntry, masked
 
 router = APIRouter(prefix="/sources", tags=["sources"])
+
+# Of the web server's 40 threads; a source that stalls holds one for minutes, and the next look waits for it.
+LOOKS = CapacityLimiter(4)
 
 
 @router.get("")
@@ -29,9 +33,9 @@ def list_sources(services: Wired) -> SourceList:
 
 
 @router.get("/{name}/preview", responses=can_fail_with(404, 502))
-def preview_source(name: str, query: Annotated[PreviewQuery, Query()], services: Wired) -> PreviewAnswer:
+async def preview_source(name: str, query: Annotated[PreviewQuery, Query()], services: Wired) -> PreviewAnswer:
     """The first samples, as training would get them but for the shuffling."""
-    return preview(configured(services.settings, name), query.n)
+    return await to_thread.run_sync(preview, configured(services.settings, name), query.n, limiter=LOOKS)
 
 
 def _shown(entry: SourceEntry) -> dict[str, Any]:
