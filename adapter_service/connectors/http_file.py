@@ -168,7 +168,9 @@ class HttpFile:
         reading.is_at_end = given.size < asked if given.total is None else reading.offset == given.total
 
     def _past_the_end(self, response: requests.Response, reading: Reading) -> None:
-        total = ContentRange.of(response.headers.get("content-range", "")).total
+        given = response.headers.get("content-range")
+        # Not every server says how long the file is; one of which nothing is known yet is empty.
+        total = ContentRange.of(given).total if given else self.stamp.get("size", 0)
         self._check_stamp(response, total)
         if total is not None and total < reading.offset:
             raise self._changed(f"it has {total} bytes now")

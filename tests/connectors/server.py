@@ -18,6 +18,7 @@ class Faults:
     drops: int = 0
     busy: int = 0
     ranges: bool = True
+    tells_total: bool = True
     redirect: str = ""
     trickle_seconds: float = 0.0
     header_trickle_seconds: float = 0.0
@@ -77,7 +78,7 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
             return
         start, stop = int(asked[1]), min(int(asked[2]) + 1, len(content))
         if start >= len(content):
-            self._answer(416, {**headers, "Content-Range": f"bytes */{len(content)}"})
+            self._answer(416, headers | ({"Content-Range": f"bytes */{len(content)}"} if faults.tells_total else {}))
         else:
             given = {"Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"}
             self._answer(206, {**headers, **given}, content[start:stop])

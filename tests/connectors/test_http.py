@@ -292,6 +292,14 @@ def test_a_circle_of_redirects_ends(server: FileServer, monkeypatch: pytest.Monk
             outbound.get("https://first.example/a", {})
 
 
+def test_a_server_that_does_not_tell_where_a_file_ends_may_have_an_empty_one(
+    server: FileServer, open_http: Open
+) -> None:
+    server.put("/a.jsonl", b"")
+    server.faults.tells_total = False
+    assert texts(open_http()) == []
+
+
 def test_the_body_of_a_redirect_is_not_waited_for(server: FileServer, open_http: Open) -> None:
     server.faults.redirect = server.put("/a.jsonl", CONTENT)
     server.faults.is_stalling = True
