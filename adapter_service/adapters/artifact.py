@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_service import adapter_names
-from adapter_service.durable import sync
+from adapter_service.durable import make_folder, sync
 from adapter_service.errors import AdapterFormatError, InvalidParameterError
 
 MANIFEST = "manifest.json"
@@ -90,12 +90,12 @@ def place_folder(work_folder: Path, target: Path) -> None:
     """
     if re.fullmatch(KEY_PATTERN, target.name) is None:
         raise InvalidParameterError(f"version key {target.name!r} is not a hash in hex; use version_key()")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     if target.exists():
         shutil.rmtree(target)
     work_folder.replace(target)
     sync(target.parent)
-    sync(target.parent.parent)  # `target.parent` may be new itself
+    sync(target.parent.parent)  # a process that died there may have made `target.parent`
 
 
 def verify_folder(folder: Path) -> None:
