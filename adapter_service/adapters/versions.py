@@ -228,7 +228,10 @@ class VersionStore:
 
         Those of others stay: the database may have been moved away, and these be all that is left of the work.
         """
-        for aside in self._root.glob(f"{_ASIDE}*"):
+        if left := list(self._root.glob(f"{_ASIDE}*")):
+            with self._database.transaction():
+                """Whoever made one of them has moved its folder there by now."""
+        for aside in left:
             shutil.rmtree(aside, ignore_errors=True)
         names = [row["adapter"] for row in self._database.read("SELECT DISTINCT adapter FROM version_events")]
         folders = [folder for name in names for folder in sorted((self._root / name).glob("*"))]
@@ -279,17 +282,19 @@ class VersionStore:
             return False
 
     def _delete(self, folder: Path) -> bool:
-        """Delete a version's folder, if it has no row; whether it had none.
+        """Delete a version's folder, if it is there and has no row; whether that was so.
 
-        It is moved aside while no other process can write a row, and then deleted at leisure.
+        It is moved aside while no other process can write a row, and then deleted at leisure, by a sweep
+        as well as by whoever moved it.
         """
-        aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self._root))
         with self._database.transaction() as connection:
-            gone = connection.execute(_BY_KEY, (folder.parent.name, folder.name)).fetchone() is None
-            if gone:
-                folder.rename(aside / folder.name)
-        shutil.rmtree(aside)
-        return gone
+            row = connection.execute(_BY_KEY, (folder.parent.name, folder.name)).fetchone()
+            if row is not None or not folder.is_dir():
+                return False
+            aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=self._root))
+            folder.rename(aside / folder.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        return True
 
     def _revive(self, connection: sqlite3.Connection, name: str, number: int) -> sqlite3.Row:
         row: sqlite3.Row = connection.execute(_REVIVE, (name, number)).fetchone()

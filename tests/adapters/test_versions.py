@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -274,6 +276,25 @@ def test_a_deletion_that_was_cut_short_leaves_nothing_for_good(shelf: Shelf, mon
     assert shelf.store.sweep() == []
     assert list((shelf.folder / "adapters").iterdir()) == [shelf.folder / "adapters" / "hindi"]
     assert list((shelf.folder / "adapters" / "hindi").iterdir()) == []
+
+
+def test_a_sweep_in_another_process_waits_for_a_deletion_that_begins(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, make = shelf.publish(1), tempfile.mkdtemp
+    shelf.store.remove(version)
+    other = Database(shelf.folder / "service.db", busy_seconds=0.01)
+
+    def make_and_be_swept(**options: Any) -> str:
+        made = make(**options)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            VersionStore(other, shelf.folder / "adapters").sweep()
+        return made
+
+    monkeypatch.setattr("adapter_service.adapters.versions.tempfile.mkdtemp", make_and_be_swept)
+    assert shelf.store.delete_files(version, wait=True)
+    other.close()
+    assert not version.path.exists()
 
 
 def test_a_sweep_takes_no_version_that_has_its_row(shelf: Shelf) -> None:
