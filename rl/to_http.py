@@ -65,7 +65,8 @@ class HttpDestination:
         with requests.Session() as session, self._plainly():
             # Compressed, a file has another length than the one that shall be compared.
             session.headers["Accept-Encoding"] = "identity"
-            session.headers.update({"Authorization": f"Bearer {self._token}"} if self._token else {})
+            # As a header alone, the token would give way to what a .netrc has for this host.
+            session.auth = self._authorized
             found = self._ask(session, piece)
             if found.state in {"same", "different"}:
                 return self._outcome(found, piece)
@@ -75,6 +76,11 @@ class HttpDestination:
             if status == 412:
                 return self._outcome(self._ask(session, piece), piece)
             raise self._error_of(status)
+
+    def _authorized(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
 
     def _refuse_a_second(self, piece: Piece) -> None:
         if not self._address.query:

@@ -344,6 +344,17 @@ def test_a_token_from_the_environment_goes_with_the_upload(
     assert read_manifest(shard).bytes == len(put_server.files[f"/ep/{shard.name}"])
 
 
+def test_a_netrc_does_not_take_the_place_of_the_token(
+    put_server: PutServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_server.token = "geheim"  # noqa: S105 - the test's own
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password other\n")
+    monkeypatch.setenv("NETRC", f"{tmp_path}/netrc")
+    monkeypatch.setenv("RL_UPLOAD_TOKEN", "geheim")
+    shard = shard_in(tmp_path / "runs")
+    assert upload(["--folder", str(shard.parent), "--upload-path", f"{put_server.url}/ep/"]) == 0
+
+
 @pytest.mark.parametrize("digests", [True, False])
 def test_a_server_without_digests_is_asked_for_the_content(
     put_server: PutServer, tmp_path: Path, digests: bool
