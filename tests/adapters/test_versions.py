@@ -286,7 +286,7 @@ def test_a_sweep_in_another_process_waits_for_a_deletion_that_begins(
     other = Database(shelf.folder / "service.db", busy_seconds=0.01)
 
     def make_and_be_swept(**options: Any) -> str:
-        made = make(**options)
+        made: str = make(**options)
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             VersionStore(other, shelf.folder / "adapters").sweep()
         return made
