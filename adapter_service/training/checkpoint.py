@@ -41,7 +41,7 @@ def save_checkpoint(
     Where this step is kept already nothing is written: a run's steps are the same each time.
     `run_key` says which run it belongs to, `made_with` under which conditions its steps were made.
     """
-    from safetensors.torch import save_file
+    from safetensors import SafetensorError
 
     work, target = _unfinished(folder), _folder_of(folder, state.step)
     if _fault_of(target) is None:
@@ -49,23 +49,33 @@ def save_checkpoint(
     shutil.rmtree(work, ignore_errors=True)
     make_folder(folder)
     work.mkdir()
+    try:
+        _write(state, work, run_key, made_with or {})
+    except (OSError, SafetensorError):
+        shutil.rmtree(work, ignore_errors=True)  # a part of one would help to keep a full disk full
+        raise
+    shutil.rmtree(target, ignore_errors=True)
+    work.rename(target)
+    sync(folder)
+    for older in _newest_first(folder)[KEPT:]:
+        shutil.rmtree(older, ignore_errors=True)
+
+
+def _write(state: TrainingState, work: Path, run_key: str, made_with: Mapping[str, Any]) -> None:
+    from safetensors.torch import save_file
+
     save_file(_tensors(state), work / _TENSORS)
     described = {
         "run_key": run_key,
         "step": state.step,
         "token_budget": state.token_budget,
-        "made_with": dict(made_with or {}),
+        "made_with": dict(made_with),
         "losses": state.losses,
         "totals": asdict(state.totals),
     }
     (work / _STATE).write_text(json.dumps(described))
     (work / _MANIFEST).write_text(json.dumps({name: _described(work / name) for name in (_TENSORS, _STATE)}))
     sync_folder(work)
-    shutil.rmtree(target, ignore_errors=True)
-    work.rename(target)
-    sync(folder)
-    for older in _newest_first(folder)[KEPT:]:
-        shutil.rmtree(older, ignore_errors=True)
 
 
 def load_checkpoint(

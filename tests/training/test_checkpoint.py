@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -225,6 +226,21 @@ def test_a_power_cut_while_saving_leaves_a_whole_checkpoint(
     save_checkpoint(later, tmp_path / "c", run_key="run")  # and the next one is saved as ever
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
     assert max(path.name for path in (tmp_path / "c").iterdir()) == "step-000000012"
+
+
+def test_of_a_checkpoint_that_does_not_fit_on_the_disk_nothing_stays(
+    tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    interrupted(tiny_base, tmp_path / "c", steps=3)
+    state = begun(tiny_base)
+    state.step = 6
+    monkeypatch.setattr(checkpoint_module, "sync_folder", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(state, tmp_path / "c", run_key="run")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_dir()] == ["c", "step-000000003"]
 
 
 def test_checkpoints_are_discarded_with_what_was_being_written(tiny_base: BaseModel, tmp_path: Path) -> None:
