@@ -7,6 +7,7 @@ import hashlib
 from base64 import b64encode
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event
 
 from tests.loopback import Quiet, started
 
@@ -18,7 +19,8 @@ class PutServer:
     """Files by path. `resumable`: keeps what an interrupted PUT brought. `digests`: says what it has.
 
     `heads` = False takes PUT alone, as an address does that was signed for it. `compresses`: answers HEAD
-    with the length of what it would send to a client that takes gzip.
+    with the length of what it would send to a client that takes gzip. `cut_off` is set when a request that
+    ended too early has been read to its end.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -30,6 +32,7 @@ class PutServer:
     compresses: bool = False
     token: str | None = None
     received: int = 0
+    cut_off: Event = field(default_factory=Event)
     url: str = ""
 
     def start(self) -> ThreadingHTTPServer:
@@ -102,6 +105,7 @@ class _Handler(Quiet, BaseHTTPRequestHandler):
             if self.state.resumable:
                 self.state.parts[self._name] = content
         if left:
+            self.state.cut_off.set()
             self.close_connection = True
             return
         self.state.parts.pop(self._name, None)

@@ -125,6 +125,7 @@ def test_an_upload_over_http_that_was_killed_is_gone_on_with(
     size, cut = shard.stat().st_size, 4 << 20
     proxy.faults.append(Fault("stall", b"PUT", after=cut))
     killed_when_it_stalls(shard.parent, f"{proxy.url}/ep/", proxy)
+    assert put_server.cut_off.wait(60)
     assert put_server.files == {}
     assert upload(shard.parent, HttpDestination(f"{proxy.url}/ep/")).sent == [shard.name]
     assert put_server.files[f"/ep/{shard.name}"] == shard.read_bytes()
