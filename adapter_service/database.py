@@ -211,16 +211,19 @@ class Database:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, wait_seconds: float = BUSY_SECONDS) -> Iterator[sqlite3.Connection]:
         """All or nothing, alone from the start: what was read inside is still true when it commits.
 
-        Keep it short: every other thread that writes waits. Not to be nested.
+        Keep it short: every other thread that writes waits. Not to be nested. It is waited for `wait_seconds`
+        at most, while others hold the database.
 
         Raises:
             sqlite3.Error: nothing was written; `storage_fault` says whether the disk or the file is at fault.
         """
+        wait_seconds = min(wait_seconds, self._busy_seconds)
         try:
-            with self._turn():
+            with self._turn(wait_seconds):
+                self._writer.execute(f"PRAGMA busy_timeout = {round(1000 * wait_seconds)}")
                 self._writer.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._writer
@@ -236,9 +239,9 @@ class Database:
         self.fault = None
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self, wait_seconds: float) -> Iterator[None]:
         """The writers' lock; of those who wait in a row none waits as long as all before it together."""
-        if not self._writing.acquire(timeout=self._busy_seconds):
+        if not self._writing.acquire(timeout=wait_seconds):
             busy = sqlite3.OperationalError("other threads wait for the locked database")
             busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
             raise busy

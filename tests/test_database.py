@@ -160,6 +160,15 @@ def test_those_who_wait_behind_a_writer_are_told_that_it_is_locked(tmp_path: Pat
     database.close()
 
 
+def test_a_transaction_waits_as_long_as_it_is_worth_and_the_next_one_as_ever(tmp_path: Path) -> None:
+    with closing(Database(tmp_path / "a.db", busy_seconds=20)) as database:
+        waits = []
+        for options in ({"wait_seconds": 0.5}, {}, {"wait_seconds": 100.0}):
+            with database.transaction(**options) as connection:
+                waits.append(connection.execute("PRAGMA busy_timeout").fetchone()[0])
+    assert waits == [500, 20_000, 20_000]
+
+
 def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:
     database = Database(tmp_path / "a.db", [one_column])
     insert(database)

@@ -27,6 +27,9 @@ from adapter_service.jobs.rows import INSERT, SELECT, UPDATE, encode, to_columns
 
 logger = logging.getLogger(__name__)
 
+# A report is made on the thread that answers requests, and the next one says the same again.
+REPORT_WAIT_SECONDS = 3.0
+
 _WAITING = (JobStatus.QUEUED, JobStatus.PAUSED)
 _BY_KEY = "SELECT * FROM jobs WHERE idempotency_key = ?"
 
@@ -132,8 +135,9 @@ class JobStore:
 
         Raises:
             SupersededError: this attempt is over.
+            sqlite3.OperationalError: others hold the database for longer than a report is worth.
         """
-        with self._database.transaction() as connection:
+        with self._database.transaction(wait_seconds=REPORT_WAIT_SECONDS) as connection:
             current = _fenced(connection, job)
             changed = replace(
                 current,

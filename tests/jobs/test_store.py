@@ -139,6 +139,18 @@ def test_progress_keeps_what_is_not_given_and_merges_metrics(store: JobStore) ->
     assert now.progress == {"loss": 2.5, "samples_read": 14}
 
 
+def test_a_report_waits_for_a_locked_database_no_longer_than_a_request_can(database: Database, store: JobStore) -> None:
+    """It is made on the thread that answers them."""
+    submit(store)
+    job = claim(store)
+    statements: list[str] = []
+    database._writer.set_trace_callback(statements.append)
+    store.progress(job, step=3)
+    store.succeed(job, {})
+    waits = [statement for statement in statements if "busy_timeout" in statement]
+    assert waits == ["PRAGMA busy_timeout = 3000", "PRAGMA busy_timeout = 30000"]
+
+
 def test_a_figure_that_is_not_finite_is_kept_as_null(store: JobStore) -> None:
     submit(store)
     job = store.progress(claim(store), metrics={"loss": math.nan, "seen": [1.0, math.inf]})
