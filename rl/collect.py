@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ended(
         lambda: _run(options),
         disk_advice="make room, or name another folder with --out",
-        when_stopped="what was recorded lies there, and rl/upload_helper.py sends it",
+        when_stopped="the same command begins another run",
     )
 
 
@@ -108,10 +108,14 @@ def _run(options: argparse.Namespace) -> int:
         max_bytes=config.episodes.shard_max_mb << 20,
         max_age_seconds=config.episodes.shard_max_seconds,
     )
+    sending = f"python rl/upload_helper.py --folder {folder} --run-id {run_id} --upload-path …"
     try:
         count = _write(writer, _episodes(config, options, run_id), config)
-    finally:
-        writer.seal()  # what came before a fault is kept, and can be sent
+    except BaseException:
+        if writer.seal() is not None:
+            _say(f"what was recorded lies in {folder}; to send it: {sending}")
+        raise
+    writer.seal()
     _say(f"{count} episodes of {run_id} in {folder}")
     if destination is None:
         _say("not sent: name --upload-path, or --s3-bucket and --s3-key")
@@ -119,7 +123,7 @@ def _run(options: argparse.Namespace) -> int:
     report = Uploader(folder, destination, only=run_id, attempts=config.cloud.attempts).upload()
     _say(said_of(report, destination.label))
     if report.failed:
-        _say(f"to go on: python rl/upload_helper.py --folder {folder} --run-id {run_id} --upload-path …")
+        _say(f"to go on: {sending}")
     return 1 if report.failed else 0
 
 

@@ -121,7 +121,9 @@ def test_a_service_that_is_busy_is_asked_again(service: Service, tmp_path: Path)
 def test_what_came_before_a_fault_is_kept(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answers = [(200, ANSWER), (404, {"detail": "unknown adapter 'x'"})]
     assert main(["--url", service.url, "--episodes", "5", "--out", f"{tmp_path}/e.jsonl"]) == 1
-    assert "refuses (404): unknown adapter 'x'" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "refuses (404): unknown adapter 'x'" in said.err
+    assert f"to send it: python rl/upload_helper.py --folder {tmp_path} --run-id " in said.out
     assert len(rows_in(tmp_path)) == 1
 
 
