@@ -203,7 +203,8 @@ class TrainingPipeline:
             unjudged = {"verdict": "not judged", "reasons": ["gate.enabled is false"]}
             return self._versions.go_live(version, unjudged), None
         context.report(phase=Phase.EVALUATING)
-        live = self._incumbent(version, context)
+        replaced = self._versions.live(version.adapter)
+        live = self._incumbent(version, replaced, context)
         held = streamed.dataset
         with _kept(live) if live else nullcontext(), watch.evaluation():
             candidate = measure(settings, held, self._engine, watch, trained.adapter if trained else _files(version))
@@ -217,6 +218,9 @@ class TrainingPipeline:
         against = live.reference if live else "the base"
         for reason in decision.reasons:
             context.log(f"gate, against {against}: {reason}")
+        if decision.passed and _key(self._versions.live(version.adapter)) != _key(replaced):
+            context.log(f"what is live under {version.adapter!r} changed meanwhile; judging anew")
+            return self._judge(settings, streamed, version, trained, context, watch)
         context.report(phase=Phase.PUBLISHING, gate=decision.as_dict())
         verdict = {**decision.as_dict(), "against": against}
         if decision.passed:
@@ -226,9 +230,8 @@ class TrainingPipeline:
         context.log(f"{version.reference} is {version.status}")
         return version, decision
 
-    def _incumbent(self, version: Version, context: JobContext) -> Version | None:
-        """What the version would replace; one of another base cannot be served, nor measured."""
-        live = self._versions.live(version.adapter)
+    def _incumbent(self, version: Version, live: Version | None, context: JobContext) -> Version | None:
+        """What the version is measured against; a live one of another base cannot be served, nor measured."""
         if live is None or live.base_id == version.base_id:
             return live
         context.log(f"{live.reference} is of another base; the new version is held against the base alone")
@@ -293,6 +296,10 @@ def _kept(version: Version) -> Iterator[None]:
     finally:
         if lease is not None:
             lease.release()
+
+
+def _key(version: Version | None) -> str | None:
+    return version.key if version else None
 
 
 def _files(version: Version) -> AdapterFiles:

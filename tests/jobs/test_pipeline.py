@@ -508,12 +508,33 @@ def test_the_parent_of_a_running_job_can_be_removed_and_its_files_stay_as_long_a
     assert bench.versions.delete_files(parent, wait=False)
 
 
-def test_a_version_that_is_removed_while_another_is_held_against_it_fails_no_job(bench: Bench) -> None:
+def test_what_was_live_may_be_removed_while_another_is_held_against_it_which_is_then_judged_anew(bench: Bench) -> None:
     bench.run(num_epochs=1, seed=41)
     gone = remove_in(bench, Phase.EVALUATING, "toy@1")
     job = bench.run(seed=42)
     assert (job.status, job.error_message, gone) == (JobStatus.SUCCEEDED, None, [False])
-    assert bench.version_of(job).gate["against"] == "toy@1"
+    assert bench.version_of(job).gate["against"] == "the base"
+    log = bench.log_of(job)
+    assert "gate, against toy@1: Loss per token" in log
+    assert "what is live under 'toy' changed meanwhile; judging anew" in log
+
+
+def test_a_version_replaces_none_that_it_was_not_held_against(bench: Bench) -> None:
+    """A rollback in the middle of an evaluation brings back one that is better than both."""
+    bench.run(seed=1)
+    good = bench.versions.live("toy")
+    assert good is not None
+    bad = bench.version_of(bench.run(seed=2, max_steps=1))
+    bench.versions.go_live(bad)
+    reports = itertools.count()
+    bench.store.on_progress = lambda job: (
+        job.phase is Phase.EVALUATING and next(reports) == 1 and bench.versions.rollback("toy")
+    )
+    job = bench.run(seed=3, max_steps=10)
+    live = bench.versions.live("toy")
+    assert live is not None
+    assert (live.number, bench.version_of(job).status) == (good.number, VersionStatus.REJECTED)
+    assert bench.version_of(job).gate["against"] == good.reference
 
 
 CAPITALS = {
