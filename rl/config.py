@@ -125,7 +125,7 @@ def section(kind: type[Any], values: Mapping[str, Any], name: str, faults: list[
         elif fault := _fault(value, hints[key]):
             faults.append(f"'{name}.{key}' is {_shown(value)}; {fault}")
         else:
-            given[key] = float(value) if _is_float(hints[key]) and value is not None else value
+            given[key] = _as_float(value) if _is_float(hints[key]) else value
     missing = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
     faults += [f"'{name}.{key}' is missing; add it" for key in missing if key not in values]
     return kind(**given) if len(faults) == before else None
@@ -150,9 +150,19 @@ def _fault(value: Any, hint: Any) -> str | None:
     if typing.get_origin(hint) in {types.UnionType, typing.Union}:
         member = next(member for member in typing.get_args(hint) if member is not type(None))
         return None if value is None else _fault(value, member)
-    bounds = None
-    if typing.get_origin(hint) is Annotated:
-        hint, bounds = typing.get_args(hint)
+    if typing.get_origin(hint) is list:
+        return _fault_in_list(value, typing.get_args(hint)[0])
+    hint, bounds = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint, None)
+    return _fault_in_scalar(value, hint, bounds)
+
+
+def _fault_in_list(values: Any, hint: Any) -> str | None:
+    if not isinstance(values, list):
+        return "a list is wanted"
+    return next((f"in its list {fault}" for value in values if (fault := _fault(value, hint))), None)
+
+
+def _fault_in_scalar(value: Any, hint: Any, bounds: Any) -> str | None:
     wish = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[hint]
     allowed = (int, float) if hint is float else hint
     if not isinstance(value, allowed) or (isinstance(value, bool) and hint is not bool):
@@ -164,6 +174,12 @@ def _fault(value: Any, hint: Any) -> str | None:
     if isinstance(bounds, Bounds) and not bounds.least <= value <= bounds.most:
         return f"{wish} from {bounds.least:g} to {bounds.most:g} is wanted"
     return None
+
+
+def _as_float(value: Any) -> Any:
+    if isinstance(value, list):
+        return [float(one) for one in value]
+    return None if value is None else float(value)
 
 
 def _is_float(hint: Any) -> bool:

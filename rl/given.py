@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import IO, Annotated, Any
 
 from rl.config import MAY_BE_BLANK, section
-from rl.episodes import Episode, Policy, SampledWith
+from rl.episodes import Episode, SampledWith, from_details
 from rl.errors import RecordError
 from rl.rewards import Bounds
 
@@ -18,7 +18,7 @@ _Number = Annotated[int, Bounds(0, 2**63 - 1)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Given:
-    """What a line may have; the names are those of the episodes that are written."""
+    """What a line may have beside `meta` and `tokens`; the names are those of the episodes that are written."""
 
     prompt: str
     output: Annotated[str, MAY_BE_BLANK]
@@ -36,6 +36,21 @@ class _Given:
     max_new_tokens: _Number | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Details:
+    """What `tokens` may have beside `sampling`: as `/generate-lite` answers it."""
+
+    prompt_ids: list[_Number] | None = None
+    completion_ids: list[_Number] | None = None
+    logprobs: list[float] | None = None
+    sampling_logprobs: list[float] | None = None
+    base_model: str | None = None
+    base_sha: str | None = None
+    tokenizer_sha: str | None = None
+    template_sha: str | None = None
+    adapter_key: str | None = None
+
+
 def episodes_of(lines: IO[str], name: str, *, run_id: str, env_name: str) -> Iterator[Episode]:
     """One episode for each line of JSONL; blank lines are none.
 
@@ -48,12 +63,13 @@ def episodes_of(lines: IO[str], name: str, *, run_id: str, env_name: str) -> Ite
 
 
 def episode_from(values: Mapping[str, Any], where: str, run_id: str, env_name: str) -> Episode:
-    """The episode that `values` tell of; `meta` is free."""
+    """The episode that `values` tell of; `meta` is free. What stands beside `tokens` counts, and not what they say."""
     faults: list[str] = []
-    known = {key: value for key, value in values.items() if key != "meta"}
+    known = {key: value for key, value in values.items() if key not in {"meta", "tokens"}}
     extra = values.get("meta", {})
     if not isinstance(extra, Mapping):
         faults.append(f"'meta' is {extra!r:.80}; an object is wanted")
+    policy, sampled_with, tokens = from_details(_details(values.get("tokens"), faults))
     found = typing.cast("_Given | None", section(_Given, known, "", faults))
     if found is None or faults:
         raise RecordError(f"{where}: " + "; ".join(fault.replace("'.", "'") for fault in faults))
@@ -65,8 +81,9 @@ def episode_from(values: Mapping[str, Any], where: str, run_id: str, env_name: s
         source="given",
         session_id=found.session_id,
         group_id=found.group_id,
-        policy=Policy(adapter_id=found.adapter_id, adapter_version=found.adapter_version, base_model=found.base_model),
-        sampled_with=SampledWith(temperature=found.temperature, max_new_tokens=found.max_new_tokens),
+        policy=replace(policy, **_said(found, "adapter_id", "adapter_version", "base_model")),
+        sampled_with=replace(sampled_with, **_said(found, "temperature", "max_new_tokens")),
+        tokens=tokens,
         stop_reason=found.stop_reason,
         latency_seconds=found.latency_s,
         language=found.language,
@@ -74,6 +91,23 @@ def episode_from(values: Mapping[str, Any], where: str, run_id: str, env_name: s
         reward=found.reward,
         extra=dict(extra),
     )
+
+
+def _details(tokens: Any, faults: list[str]) -> Mapping[str, Any]:
+    if tokens is None:
+        return {}
+    sampling = tokens.get("sampling") if isinstance(tokens, Mapping) else None
+    if not isinstance(tokens, Mapping) or not isinstance(sampling, Mapping | None):
+        faults.append(f"'tokens' is {tokens!r:.80}; an object as /generate-lite answers it is wanted")
+        return {}
+    named = {key: value for key, value in tokens.items() if key != "sampling"}
+    details = section(_Details, named, "tokens", faults)
+    sampled_with = section(SampledWith, sampling or {}, "tokens.sampling", faults)
+    return {**asdict(details), "sampling": asdict(sampled_with)} if details and sampled_with else {}
+
+
+def _said(found: _Given, *names: str) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in names if getattr(found, name) is not None}
 
 
 def _object(line: str, where: str) -> Mapping[str, Any]:

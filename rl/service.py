@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rl.config import ModelSettings, Prompt
-from rl.episodes import Episode, Policy, SampledWith, Tokens
+from rl.episodes import Episode, from_details
 from rl.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -110,28 +111,15 @@ _LISTS = ("prompt_ids", "completion_ids", "logprobs", "sampling_logprobs")
 def _episode(
     prompt: Prompt, body: Mapping[str, Any], answer: Mapping[str, Any], *, latency_seconds: float, **more: Any
 ) -> Episode:
-    tokens = answer.get("tokens") or {}
+    policy, sampled_with, tokens = from_details({"sampling": body, **(answer.get("tokens") or {})})
     was_asked = prompt.language is not None or answer.get("lang_ok") is not None
     return Episode(
         prompt=prompt.prompt,
         output=answer["text"],
         source="rl.collect",
-        policy=Policy(
-            adapter_id=answer.get("adapter"),
-            adapter_version=answer.get("version"),
-            adapter_key=tokens.get("adapter_key"),
-            base_model=tokens.get("base_model"),
-            base_sha=tokens.get("base_sha"),
-            tokenizer_sha=tokens.get("tokenizer_sha"),
-            template_sha=tokens.get("template_sha"),
-        ),
-        sampled_with=SampledWith(**{name: tokens.get("sampling", body).get(name) for name in _SAMPLED_WITH}),
-        tokens=Tokens(
-            prompt_token_ids=tokens.get("prompt_ids"),
-            completion_token_ids=tokens.get("completion_ids"),
-            completion_logprobs=tokens.get("logprobs"),
-            sampling_logprobs=tokens.get("sampling_logprobs"),
-        ),
+        policy=replace(policy, adapter_id=answer.get("adapter"), adapter_version=answer.get("version")),
+        sampled_with=sampled_with,
+        tokens=tokens,
         stop_reason=answer.get("finish_reason"),
         latency_seconds=latency_seconds,
         # With script and region, which the name of a language has not.
@@ -140,6 +128,3 @@ def _episode(
         trace_id=answer.get("trace_id"),
         **more,
     )
-
-
-_SAMPLED_WITH = tuple(SampledWith.__dataclass_fields__)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from adapter_service.languages import Language
 from adapter_service.languages.answers import MIN_SCRIPT_SHARE, judge
 from adapter_service.settings import RlSettings
-from rl.episodes import Episode, Policy, SampledWith, Tokens, process_run_id
+from rl.episodes import Episode, from_details, process_run_id
 from rl.recording import Recorder
 from rl.shards import ShardWriter
 from rl.upload_helper import destination_of
@@ -79,7 +79,8 @@ class _Making:
     given: Given
 
     def __call__(self) -> Episode:
-        given, values = self.given, dict(self.given.values)
+        given, values = self.given, self.given.values
+        policy, sampled_with, tokens = from_details(values["tokens"] or {})
         return Episode(
             prompt=values["prompt"],
             output=values["output"],
@@ -89,8 +90,9 @@ class _Making:
             timestamp=datetime.now(UTC),
             session_id=values["session_id"],
             group_id=values["group_id"],
-            policy=Policy(**{name: values[name] for name in ("adapter_id", "adapter_version", "base_model")}),
-            sampled_with=SampledWith(**{name: values[name] for name in ("temperature", "max_new_tokens")}),
+            policy=replace(policy, **self._said("adapter_id", "adapter_version", "base_model")),
+            sampled_with=replace(sampled_with, **self._said("temperature", "max_new_tokens")),
+            tokens=tokens,
             stop_reason=values["stop_reason"],
             latency_seconds=values["latency_s"],
             language=given.language.lang_tag if given.language else None,
@@ -100,6 +102,9 @@ class _Making:
             extra=values["meta"],
         )
 
+    def _said(self, *names: str) -> dict[str, Any]:
+        return {name: self.given.values[name] for name in names if self.given.values[name] is not None}
+
 
 def in_its_language(answer: str, prompt: str, language: Language | None) -> bool | None:
     """Whether an answer has the script and language asked for; None when none was."""
@@ -107,21 +112,6 @@ def in_its_language(answer: str, prompt: str, language: Language | None) -> bool
         return None
     verdict = judge(answer, prompt=prompt, language=language)
     return verdict.script_share >= MIN_SCRIPT_SHARE and verdict.detected == language.tag
-
-
-def tokens_of(details: Mapping[str, Any]) -> tuple[Policy, SampledWith, Tokens]:
-    """What `TokenDetails` say, in the words of an episode."""
-    policy = Policy(**{name: details[name] for name in _POLICY})
-    tokens = Tokens(
-        prompt_token_ids=details["prompt_ids"],
-        completion_token_ids=details["completion_ids"],
-        completion_logprobs=details["logprobs"],
-        sampling_logprobs=details["sampling_logprobs"],
-    )
-    return policy, SampledWith(**details["sampling"]), tokens
-
-
-_POLICY = ("adapter_key", "base_model", "base_sha", "tokenizer_sha", "template_sha")
 
 
 def _uploader(settings: RlSettings, folder: Path) -> Uploader | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from adapter_service.adapter_names import BASE, RESERVED
 from adapter_service.adapters import Version
-from adapter_service.api.episode_log import EpisodeLog, in_its_language, tokens_of
+from adapter_service.api.episode_log import EpisodeLog, in_its_language
 from adapter_service.api.expectations import check_base
 from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, SampledWith, TokenDetails, Usage
 from adapter_service.api.services import Services
@@ -18,7 +18,7 @@ from adapter_service.languages import Language, detect, find
 from adapter_service.languages.instructions import target_language
 from adapter_service.samples import Message
 from adapter_service.settings import ServingSettings
-from rl.episodes import Episode
+from rl.episodes import Episode, from_details
 
 # "none" is what the older service took for the base.
 _BASE_NAMES = RESERVED.keys()
@@ -88,7 +88,7 @@ class Asked:
 
     def _episode(self, answer: GenerateAnswer, result: GenerationResult) -> Episode:
         """On the thread that writes."""
-        policy, sampled_with, tokens = tokens_of(self._details(result).model_dump())
+        policy, sampled_with, tokens = from_details(self._details(result).model_dump())
         return Episode(
             prompt=self.prompt,
             output=answer.text,

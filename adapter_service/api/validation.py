@@ -56,7 +56,7 @@ def trace_id_in(body: Any) -> str | None:
 
 
 def _name(detail: Mapping[str, Any], body: Any) -> str:
-    """The name without positions that pydantic adds for union members; of an object in a list, `list[0].field`."""
+    """Where the fault is, as `list[0].field`, without what pydantic adds for members of unions."""
     where, *path = detail["loc"]
     if where == "body" and (detail["type"] == "json_invalid" or not path):
         return ""
@@ -65,11 +65,11 @@ def _name(detail: Mapping[str, Any], body: Any) -> str:
     if where == "body" and name not in written:
         name = next((old for old, new in OLDER_NAMES.items() if new == name and old in written), name)
     value = written.get(name)
-    for place, part in enumerate(path[1:], 2):
+    for part in path[1:]:
         if isinstance(part, int):
-            value = value[part] if isinstance(value, list) and part < len(value) else None
-            field = f".{path[place]}" if isinstance(value, Mapping) and place < len(path) else ""
-            return f"{name}[{part}]{field}"
+            name, value = f"{name}[{part}]", value[part] if isinstance(value, list) and part < len(value) else None
+        elif isinstance(value, Mapping) and (part in value or detail["type"] == "missing"):
+            name, value = f"{name}.{part}", value.get(part)
     return name
 
 
@@ -109,7 +109,7 @@ def _shown(value: Any) -> str:
 
 
 def _allowed(request: Request, where: str, name: str) -> list[str]:
-    """Names that the route's body (or query) takes; of an object in a list, those that it takes."""
+    """Names that the route's body (or query) takes, or the object in it that holds `name`."""
     schema = request.app.openapi()
     route = request.scope.get("route")
     path = schema["paths"].get(getattr(route, "path", ""), {})
@@ -118,12 +118,15 @@ def _allowed(request: Request, where: str, name: str) -> list[str]:
         return [p["name"] for p in operation.get("parameters", []) if p["in"] == "query"]
     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     properties = _properties(schema, content.get("schema", {}))
-    if "]." in name:
-        properties = _properties(schema, properties.get(name.partition("[")[0], {}).get("items", {}))
+    for word in name.split(".")[:-1]:
+        field = properties.get(word.partition("[")[0], {})
+        properties = _properties(schema, field.get("items", field))
     return sorted(properties)
 
 
 def _properties(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    reference = schema.get("$ref", "").rpartition("/")[2]
+    """Of the object that `schema` names, alone or beside null."""
+    named = [member for member in (schema, *schema.get("anyOf", [])) if "$ref" in member]
+    reference = named[0]["$ref"].rpartition("/")[2] if named else ""
     found: Mapping[str, Any] = document["components"]["schemas"].get(reference, {}).get("properties", {})
     return found

@@ -25,6 +25,27 @@ from tests.api.test_answers import ask, events
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
 
+TOKENS: dict[str, Any] = {
+    "prompt_ids": [1, 2],
+    "completion_ids": [3, 4],
+    "logprobs": [-0.5, -1],
+    "sampling_logprobs": [0.0, 0.0],
+    "sampling": {
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_p": 1.0,
+        "top_k": 40,
+        "repetition_penalty": 1.2,
+        "max_new_tokens": 8,
+        "min_new_tokens": 0,
+        "seed": None,
+    },
+    "base_model": "tiny",
+    "base_sha": "b",
+    "tokenizer_sha": "t",
+    "template_sha": None,
+    "adapter_key": "k",
+}
 GIVEN: dict[str, Any] = {"prompt": "Translate to Hindi: Good morning", "output": "सुप्रभात", "language": "hi"}
 
 
@@ -131,10 +152,22 @@ def test_episodes_of_others_are_scored_and_on_the_disk_when_it_is_answered(start
     assert rows[1]["reward_components"]["language"] == 0.0
 
 
+def test_the_tokens_of_an_answer_may_come_back_with_its_reward(started: Services) -> None:
+    answer = post(started, episodes=[{**GIVEN, "reward": 0.5, "adapter_id": "hindi", "tokens": TOKENS}])
+    assert answer.status_code == 200, answer.text
+    (row,) = episodes_of(started)
+    assert (row["prompt_token_ids"], row["completion_token_ids"]) == ([1, 2], [3, 4])
+    assert (row["completion_logprobs"], row["sampling_logprobs"]) == ([-0.5, -1.0], [0.0, 0.0])
+    assert (row["adapter_id"], row["adapter_key"], row["base_sha"]) == ("hindi", "k", "b")
+    assert (row["sampling"]["top_k"], row["sampling"]["temperature"]) == (40, 0.8)
+
+
 @pytest.mark.parametrize(
     ("body", "parameter"),
     [
         ({"episodes": []}, "episodes"),
+        ({"episodes": [{**GIVEN, "tokens": {**TOKENS, "logprobs": [-0.5]}}]}, "episodes[0].tokens"),
+        ({"episodes": [{**GIVEN, "tokens": {**TOKENS, "prompt_ids": [-1]}}]}, "episodes[0].tokens.prompt_ids[0]"),
         ({"episodes": [{"prompt": "x"}]}, "episodes[0].output"),
         ({"episodes": [{**GIVEN, "outptu": "x"}]}, "episodes[0].outptu"),
         ({"episodes": [{**GIVEN, "language": "Klingon"}]}, "episodes[0].language"),
@@ -154,6 +187,16 @@ def test_every_episode_at_fault_is_named_with_what_it_may_have(started: Services
     ]  # fmt: skip
     assert "unknown field 'episodes[0].outptu'; did you mean 'output'? allowed: adapter_id," in problem["detail"]
     assert "'episodes[2].output' is 5; a text is wanted" in problem["detail"]
+
+
+def test_a_fault_within_the_tokens_is_named_with_what_they_may_have(started: Services) -> None:
+    problem = post(
+        started, episodes=[{**GIVEN, "tokens": {**TOKENS, "sampling": {**TOKENS["sampling"], "topk": 1}}}]
+    ).json()
+    assert (
+        "unknown field 'episodes[0].tokens.sampling.topk'; did you mean 'top_k'? allowed: do_sample,"
+        in problem["detail"]
+    )
 
 
 def test_a_number_that_json_does_not_know_is_refused(started: Services) -> None:

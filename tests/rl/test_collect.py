@@ -289,6 +289,21 @@ def test_given_episodes_are_recorded_as_they_are(tmp_path: Path, monkeypatch: py
     assert rows_in(tmp_path / "more")[0]["output"] == "from stdin"
 
 
+def test_given_tokens_are_recorded_and_what_stands_beside_them_counts(tmp_path: Path) -> None:
+    tokens = {
+        "prompt_ids": [1, 2],
+        "completion_ids": [3],
+        "logprobs": [-1],
+        "sampling": {"temperature": 1.0, "top_k": 40},
+        "base_sha": "b",
+    }
+    assert record(tmp_path, json.dumps({"prompt": "a", "output": "b", "temperature": 0.5, "tokens": tokens})) == 0
+    (row,) = rows_in(tmp_path / "runs")
+    assert (row["prompt_token_ids"], row["completion_token_ids"], row["completion_logprobs"]) == ([1, 2], [3], [-1.0])
+    assert (row["sampling_logprobs"], row["base_sha"]) == (None, "b")
+    assert (row["sampling"]["temperature"], row["sampling"]["top_k"]) == (0.5, 40)
+
+
 def test_of_the_given_no_more_are_read_than_wanted(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('\ufeff{"prompt": "a", "output": "b"}\r\nno JSON', encoding="utf-8")
     assert main(["--record", f"{tmp_path}/in.jsonl", "--episodes", "1", "--out", f"{tmp_path}/e"]) == 0
@@ -302,6 +317,11 @@ def test_of_the_given_no_more_are_read_than_wanted(tmp_path: Path) -> None:
         ('{"prompt": "a", "outptu": "b"}', "did you mean 'output'?"),
         ('{"prompt": 5, "output": "b"}', "'prompt' is 5; a text is wanted"),
         ('{"prompt": "a", "output": "b", "meta": 5}', "'meta' is 5; an object is wanted"),
+        ('{"prompt": "a", "output": "b", "tokens": [1]}', "'tokens' is [1]; an object as /generate-lite answers it"),
+        ('{"prompt": "a", "output": "b", "tokens": {"ids": [1]}}', "unknown key 'tokens.ids'"),
+        ('{"prompt": "a", "output": "b", "tokens": {"prompt_ids": [1, "2"]}}', "in its list a whole number is wanted"),
+        ('{"prompt": "a", "output": "b", "tokens": {"logprobs": [1], "completion_ids": []}}', "differ in length"),
+        ('{"prompt": "a", "output": "b", "tokens": {"sampling": {"topk": 1}}}', "did you mean 'top_k'?"),
         ('{"prompt": "a", "output": "b", "reward": NaN}', "not a finite number"),
         ('{"prompt": "a", "output": "b", "reward": 1' + "0" * 400 + "}", "a number is wanted, of at most"),
         ('{"prompt": "a", "output": "b", "adapter_version": 9223372036854775808}', "a whole number from 0 to"),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from adapter_service.api.schemas.fields import Answer, Body, TraceId
+from adapter_service.api.schemas.generation import TokenDetails
 
 RUN_ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MAX_EPISODES = 100
@@ -34,6 +35,10 @@ class GivenEpisode(Body):
     base_model: Word | None = None
     temperature: float | None = Field(default=None, ge=0.0, le=100.0)
     max_new_tokens: Number | None = None
+    tokens: TokenDetails | None = Field(
+        default=None,
+        description="As `/generate-lite` answered them; the fields above stand in place of what they say.",
+    )
     meta: dict[str, Any] = Field(default={}, description="Anything; it is kept as JSON text in `meta.extra`.")
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from adapter_service.api.schemas.fields import DEPRECATED, Answer, Body, TraceId
 
 StopText = Annotated[str, Field(min_length=1, max_length=200)]
 TokenId = Annotated[int, Field(ge=0)]
+# Of an answer, which its asker may hand to /rl/collect as it came.
+Number = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Word = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class GenerateBody(Body):
@@ -80,24 +83,24 @@ class Usage(Answer):
     total_tokens: int
 
 
-class SampledWith(Answer):
+class SampledWith(Body):
     """How the tokens were chosen, with the service's defaults where the request said nothing."""
 
     do_sample: bool
     temperature: float
     top_p: float
-    top_k: int
+    top_k: Number
     repetition_penalty: float
-    max_new_tokens: int
-    min_new_tokens: int
-    seed: int | None
+    max_new_tokens: Number
+    min_new_tokens: Number
+    seed: Number | None
 
 
-class TokenDetails(Answer):
+class TokenDetails(Body):
     """The answer as the model made it; the three lists of the completion have one length."""
 
-    prompt_ids: list[int] = Field(description="What the model read, template and begin token included.")
-    completion_ids: list[int] = Field(
+    prompt_ids: list[Number] = Field(description="What the model read, template and begin token included.")
+    completion_ids: list[Number] = Field(
         description="What it chose: the end token included where it came, and tokens behind a stop text."
     )
     logprobs: list[float] = Field(
@@ -108,11 +111,20 @@ class TokenDetails(Answer):
         description="Of the distribution that it was drawn from, after all of them; 0 for greedy decoding."
     )
     sampling: SampledWith
-    base_model: str
-    base_sha: str = Field(description="Changes when the base's weights do.")
-    tokenizer_sha: str = Field(description="Changes when text becomes other tokens.")
-    template_sha: str | None = Field(description="Of the chat template; null where the prompt went in as it stands.")
-    adapter_key: str | None = Field(description="Content key of the adapter's version; null for the base.")
+    base_model: Word
+    base_sha: Word = Field(description="Changes when the base's weights do.")
+    tokenizer_sha: Word = Field(description="Changes when text becomes other tokens.")
+    template_sha: Word | None = Field(description="Of the chat template; null where the prompt went in as it stands.")
+    adapter_key: Word | None = Field(description="Content key of the adapter's version; null for the base.")
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        lengths = [len(values) for values in (self.completion_ids, self.logprobs, self.sampling_logprobs)]
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                f"completion_ids, logprobs and sampling_logprobs have {lengths} members; give as many each"
+            )
+        return self
 
 
 class GenerateAnswer(Answer):
