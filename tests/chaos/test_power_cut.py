@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -93,25 +94,40 @@ def test_a_copy_in_mid_write_has_everything_that_was_promised(writer: subprocess
     assert after > 100
 
 
+def log_of_many_jobs(writer: subprocess.Popen[str], tmp_path: Path) -> bytes:
+    """The log while the writer stands still, at a moment when it holds ten jobs that the database has not yet."""
+    assert writer.stdout
+    while True:
+        for _ in range(10):
+            writer.stdout.readline()
+        writer.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, writer.pid, os.WSTOPPED)
+        log = (tmp_path / "service.db-wal").read_bytes()
+        alone, whole = (jobs_after_cut(tmp_path, log[:place]) for place in (0, len(log)))
+        if len(whole) - len(alone) >= 10:
+            return log
+        writer.send_signal(signal.SIGCONT)
+
+
+def jobs_after_cut(tmp_path: Path, log: bytes) -> list[Job]:
+    """What the next start finds where the disk has so much of the log."""
+    with TemporaryDirectory(dir=tmp_path) as folder:
+        cut = Path(folder)
+        shutil.copy(tmp_path / "service.db", cut)
+        (cut / "service.db-wal").write_bytes(log)
+        with closing(sqlite3.connect(cut / "service.db")) as database:
+            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return jobs_in(cut / "service.db")
+
+
 def test_a_log_that_ends_anywhere_gives_what_was_committed_before(
     writer: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     """Whatever of its end the disk did not have any more: whole transactions, the oldest first, and no error."""
-    assert writer.stdout
-    for _ in range(40):
-        writer.stdout.readline()
-    writer.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, writer.pid, os.WSTOPPED)
-    log = (tmp_path / "service.db-wal").read_bytes()
+    log = log_of_many_jobs(writer, tmp_path)
     counts = []
     for place in sorted(random.Random(0).sample(range(len(log)), 25)):
-        cut = tmp_path / f"cut-{place}"
-        cut.mkdir()
-        shutil.copy(tmp_path / "service.db", cut)
-        (cut / "service.db-wal").write_bytes(log[:place])
-        with closing(sqlite3.connect(cut / "service.db")) as database:
-            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        jobs = jobs_in(cut / "service.db")
+        jobs = jobs_after_cut(tmp_path, log[:place])
         assert [job.request["n"] for job in jobs] == list(range(len(jobs)))
         counts.append(len(jobs))
     assert counts == sorted(counts)
