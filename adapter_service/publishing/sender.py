@@ -82,13 +82,22 @@ class Sender:
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
+            seconds = LOOK_SECONDS
             try:
                 self.send_due()
+                seconds = self._until_next()
             except sqlite3.Error:
                 log.exception("what is to be pushed is not known; looking again in %s s", LOOK_SECONDS)
             with self._condition:
-                self._condition.wait_for(lambda: self._woken, LOOK_SECONDS)
+                self._condition.wait_for(lambda: self._woken, seconds)
                 self._woken = False
+
+    def _until_next(self) -> float:
+        """Seconds until something is due, as far as this process knows."""
+        upload = self._uploads.next()
+        if upload is None:
+            return LOOK_SECONDS
+        return min(LOOK_SECONDS, max(0.0, (upload.next_attempt_at - self._now()).total_seconds()))
 
     def _due(self) -> Upload | None:
         upload = self._uploads.next()
