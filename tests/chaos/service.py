@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 import yaml
 
@@ -65,7 +66,9 @@ class Service:
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started and its end was not waited for."""
+        """Whether its process lives; a test that failed may have left it dead, and nobody asked how it ended."""
+        if self._pid is not None and not psutil.pid_exists(self._pid):
+            self.died()
         return self._pid is not None
 
     def died(self) -> int:
@@ -93,7 +96,7 @@ class Service:
     def close(self) -> None:
         assert self._launcher.stdin
         assert self._launcher.stdout
-        if self._pid is not None:
+        if self.is_running:
             self.kill()
         self._launcher.stdin.close()
         self._launcher.wait(30)
@@ -117,7 +120,7 @@ class Service:
         """The job's id, if the service lived long enough to say it; the adapter's name is the idempotency key."""
         try:
             answer = self.post("/adapter/train-lite", {"adapter": adapter, **body}, **{"Idempotency-Key": adapter})
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):  # no answer, or half of one
             return None
         assert answer.status_code == 202, answer.text
         job_id: str = answer.json()["job_id"]
