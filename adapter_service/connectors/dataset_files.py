@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import datasets
 import yaml
-from huggingface_hub import DatasetInfo, HfApi, hf_hub_url
+from huggingface_hub import DatasetInfo, HfApi, HfFileSystem, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -261,6 +261,8 @@ def _translated(spec: HfSpec, revision: str) -> Iterator[None]:
 
 def _builder(spec: HfSpec, place: str, *, cards: Iterable[Path], **options: Any) -> datasets.DatasetBuilder:
     """What `datasets` makes of the dataset's cards and listing."""
+    # Listings and refusals are kept as long as the process lives: terms accepted since would not be seen.
+    HfFileSystem.clear_instance_cache()
     # Without a cache folder of its own it would fall back on an older copy of the dataset in silence.
     with TemporaryDirectory() as cache, _translated(spec, options.get("revision", "")):
         try:

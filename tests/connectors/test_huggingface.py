@@ -304,6 +304,13 @@ def test_files_of_a_folder_may_be_links(tmp_path: Path) -> None:
     assert texts(open_kind("hf", folder=tmp_path, path="corpus")) == ["one"]
 
 
+def test_what_an_earlier_look_saw_is_not_taken_for_what_is_there(hub: HubServer) -> None:
+    hub.put("me/corpus", {"first.jsonl": jsonl("one")})
+    assert texts(open_hub()) == ["one"]
+    hub.datasets["me/corpus"].commits[0] = {"second.jsonl": jsonl("two")}
+    assert texts(open_hub()) == ["two"]
+
+
 def test_a_busy_hub_is_asked_again(hub: HubServer) -> None:
     hub.put("me/corpus", {"train.jsonl": jsonl("one")})
     hub.busy = 2
