@@ -1,0 +1,150 @@
+"""The base's attention against torch's own, and rows that share a prefix against the same rows one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from adapter_service.base_models import attention
+from adapter_service.base_models.attention import SharedPrefix, sharing
+from adapter_service.model_utils import BaseModel
+
+VOCABULARY, WINDOW = 300, 9
+
+
+def llama() -> Any:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
+            num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2,
+        )
+    )  # fmt: skip
+
+
+def gemma() -> Any:
+    """Layers that see the last `WINDOW` tokens, and two that see all."""
+    return Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=1, head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=16,
+            layer_types=["sliding_attention", "full_attention"] * 2, initializer_range=0.2,
+        )
+    )  # fmt: skip
+
+
+def gpt() -> Any:
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4, initializer_range=0.2,
+            bos_token_id=0, eos_token_id=0, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0,
+        )
+    )  # fmt: skip
+
+
+def convolving() -> Any:
+    """A layer in which neighbours meet in a convolution."""
+    return Lfm2ForCausalLM(
+        Lfm2Config(
+            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, layer_types=["conv", "full_attention"],
+        )
+    )  # fmt: skip
+
+
+def made(make: Any) -> Any:
+    torch.manual_seed(0)
+    return make().eval().requires_grad_(requires_grad=False)
+
+
+def random_ids(rows: int, tokens: int) -> torch.Tensor:
+    return torch.randint(5, VOCABULARY, (rows, tokens), generator=torch.Generator().manual_seed(1))
+
+
+def states_and_gradient(model: Any, ids: torch.Tensor, *, skip: int = 0, **more: Any) -> list[torch.Tensor]:
+    """Hidden states after the first `skip` tokens (all of them, hidden), and the gradient of a sum over them.
+
+    The gradient is by a scale of the embeddings, which all tokens have in common.
+    """
+    scale = torch.ones(64, requires_grad=True)
+    embedded = model.get_input_embeddings()(ids) * scale
+    hidden = model.get_decoder()(inputs_embeds=embedded, use_cache=False, **more).last_hidden_state[:, skip:]
+    states = hidden.reshape(-1, 64)
+    (states.sin() * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
+    assert scale.grad is not None
+    return [states.detach(), scale.grad]
+
+
+@pytest.mark.parametrize("make", [llama, gemma, gpt])
+@pytest.mark.parametrize("shape", [(3, 8), (2, 24), (1, attention.LONGEST + 8)])
+def test_states_and_gradients_are_those_of_torchs_attention(make: Any, shape: tuple[int, int]) -> None:
+    model, ids = made(make), random_ids(*shape)
+    theirs = states_and_gradient(model, ids)
+    attention.install(model)
+    torch.testing.assert_close(states_and_gradient(model, ids), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_short_sequences_do_not_go_through_torchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made(llama)
+    attention.install(model)
+    monkeypatch.delattr(torch.nn.functional, "scaled_dot_product_attention")
+    model(random_ids(2, 16))
+
+
+@pytest.mark.parametrize("make", [llama, gemma, gpt])
+@pytest.mark.parametrize("kernel", ["short", "torch"])
+def test_a_shared_prefix_gives_the_gradient_of_the_rows_one_by_one(
+    make: Any, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = made(make).double()
+    attention.install(model)
+    if kernel == "torch":
+        monkeypatch.setattr(attention, "LONGEST", 1)
+    rows, prefix, own = 3, 2 * WINDOW, 7
+    ids = random_ids(rows, prefix + own)
+    ids[:, :prefix] = ids[0, :prefix]
+    apart = states_and_gradient(model, ids, skip=prefix)
+    places = torch.cat([torch.arange(prefix), torch.arange(prefix, prefix + own).repeat(rows)])[None]
+    once = torch.cat([ids[0, :prefix], ids[:, prefix:].reshape(-1)])[None]
+    with sharing(SharedPrefix(prefix, rows)):
+        together = states_and_gradient(model, once, skip=prefix, position_ids=places)
+    torch.testing.assert_close(together, apart, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("make", "shares"), [(llama, True), (gemma, True), (gpt, True), (convolving, False)])
+def test_whether_a_model_can_share_is_asked_of_it(make: Any, shares: bool) -> None:
+    model = made(make)
+    attention.install(model)
+    assert attention.can_share(model) is shares
+
+
+def test_a_model_whose_tokens_meet_where_it_does_not_say_so_shares_nothing() -> None:
+    model = made(llama)
+    attention.install(model)
+    model.model.layers[0].register_forward_hook(lambda _, args, made: made + made.roll(1, dims=1))
+    assert not attention.can_share(model)
+
+
+@pytest.mark.model
+def test_a_small_real_base_is_read_so(small_base: BaseModel) -> None:
+    assert small_base.shares_prefixes
+    assert small_base.model.config._attn_implementation == attention.NAME
+
+
+def test_a_model_that_attends_its_own_way_keeps_it() -> None:
+    model = made(llama)
+    model.set_attn_implementation("eager")
+    attention.install(model)
+    assert model.config._attn_implementation == "eager"
+    assert not attention.can_share(model)
