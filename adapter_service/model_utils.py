@@ -44,8 +44,8 @@ class BaseModel:
     tokenizer: Any
     precision: Precision
     context_tokens: int
-    shares_prefixes: bool
-    """Whether rows that begin alike can go through it with that beginning computed once."""
+    packs_rows: bool
+    """Whether rows can go through it packed end to end, with what they begin with computed once."""
     load_seconds: float
 
     @property
@@ -136,7 +136,7 @@ def load_base(
         tokenizer=encoder,
         precision=precision,
         context_tokens=int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048),
-        shares_prefixes=attention.can_share(model),
+        packs_rows=attention.can_pack(model),
         load_seconds=time.monotonic() - started,
     )
 

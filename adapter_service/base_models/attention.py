@@ -1,4 +1,4 @@
-"""How a base attends: short sequences by plain matrix products, and rows that share a prefix to it.
+"""How a base attends: short sequences by plain matrix products, and rows that lie packed end to end.
 
 torch's own kernel works in blocks, so that long sequences need little memory, and pays for it on short ones.
 Forward and backward in bfloat16 on one thread of an AMD EPYC:
@@ -17,44 +17,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 
-NAME = "short_or_shared"
+from adapter_service.base_models.layout import Block, Layout, Segment
+
+NAME = "short_or_packed"
 LONGEST = 512
 # Kinds of layers, in transformers' words, in which tokens meet nowhere but where they attend.
 _ATTENDING = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
 
-@dataclass(frozen=True, slots=True)
-class SharedPrefix:
-    """Of a sequence of tokens that stands for `rows` sequences: the first `tokens` belong to all of them.
-
-    After these come the rows' own, row by row, equally many each.
-    """
-
-    tokens: int
-    rows: int
-
-    def of_row(self, tokens: int) -> int:
-        """How long each row is with its prefix, where the sequence has so many tokens."""
-        return self.tokens + (tokens - self.tokens) // self.rows
-
-
-_shared: ContextVar[SharedPrefix | None] = ContextVar("shared_prefix", default=None)
-
-
-@contextmanager
-def sharing(prefix: SharedPrefix | None) -> Iterator[None]:
-    """Run the passes inside on one such sequence; each token's position has to be given, as in its own row."""
-    token = _shared.set(prefix)
-    try:
-        yield
-    finally:
-        _shared.reset(token)
+_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 
 def install(model: Any) -> None:
@@ -68,10 +44,10 @@ def install(model: Any) -> None:
 
 
 @torch.no_grad()
-def can_share(model: Any) -> bool:
-    """Whether two rows that share a prefix give what they give one by one: not so where tokens meet elsewhere too.
+def can_pack(model: Any) -> bool:
+    """Whether packed rows give what they give one by one: not so where tokens meet elsewhere than in attention.
 
-    Asked of the model itself: what a model does to its tokens beside attending cannot be seen from outside.
+    Asked of the model itself: what it does to its tokens beside attending cannot be seen from outside.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
@@ -79,14 +55,11 @@ def can_share(model: Any) -> bool:
         return False
     rows = (torch.arange(14).view(2, 7) + 20) % model.get_input_embeddings().weight.shape[0]
     rows[1, :3] = rows[0, :3]
-    rows = rows.to(model.device)
-    decoder = model.get_decoder()
-    apart = decoder(input_ids=rows, use_cache=False).last_hidden_state
-    packed = torch.cat([rows[0], rows[1, 3:]])[None]
-    places = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6]], device=model.device)
+    rows, places = rows.to(model.device), torch.tensor([[0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6]], device=model.device)
+    apart = model.get_decoder()(input_ids=rows, use_cache=False).last_hidden_state
+    once = torch.cat([rows[0], rows[1, 3:]])[None]
     try:
-        with sharing(SharedPrefix(3, 2)):
-            together = decoder(input_ids=packed, position_ids=places, use_cache=False).last_hidden_state[0]
+        together = packed_states(model, once, places, (Segment(3, (Block(2, 4),)),))[0]
     except (TypeError, ValueError, RuntimeError):  # a model that takes no positions, or minds their order
         return False
     wanted = torch.cat([apart[0], apart[1, 3:]]).float()  # (tokens, hidden)
@@ -94,16 +67,42 @@ def can_share(model: Any) -> bool:
     return bool(((together.float() - wanted).norm(dim=-1) <= tolerance * wanted.norm(dim=-1)).all())
 
 
+def packed_states(model: Any, ids: torch.Tensor, positions: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Hidden states (1, tokens, hidden) of rows that lie in one sequence; `positions` count in each row by itself.
+
+    Both are (1, tokens). Layers that are run once more for the backward pass want `packed` around that.
+    """
+    # A mask of ones keeps transformers from guessing by the positions where rows begin.
+    more = {"position_ids": positions, "attention_mask": torch.ones_like(ids), "use_cache": False}
+    with packed(layout):
+        states: torch.Tensor = model.get_decoder()(input_ids=ids, **more).last_hidden_state
+    return states
+
+
+@contextmanager
+def packed(layout: Layout | None) -> Iterator[None]:
+    """Let the layers that run inside attend in rows of `layout`."""
+    token = _layout.set(layout)
+    try:
+        yield
+    finally:
+        _layout.reset(token)
+
+
+def layout_in_use() -> Layout | None:
+    return _layout.get()
+
+
 def mask(*, q_length: int, kv_length: int, attention_mask: torch.Tensor | None = None, **asked: Any) -> Any:
     """Transformers' protocol: None where causality says it all, else (batch, 1, tokens, tokens), true where seen.
 
-    With a shared prefix it is that of one row by itself.
+    For packed rows it is that of the longest one by itself.
     """
     from transformers.masking_utils import sdpa_mask
 
-    shared = _shared.get()
-    if shared is not None:
-        q_length = kv_length = shared.of_row(q_length)
+    layout = _layout.get()
+    if layout is not None:
+        q_length = kv_length = max(segment.longest_row for segment in layout)
         attention_mask = None
     return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **asked)
 
@@ -123,8 +122,8 @@ def attend(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if (shared := _shared.get()) is not None:
-        return _attend_shared(query, key, value, attention_mask, scale, shared), None
+    if (layout := _layout.get()) is not None:
+        return _attend_packed(query, key, value, attention_mask, scale, layout), None
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     tokens = query.shape[2]
     plain = attention_mask is None and not dropout and causal and tokens == key.shape[2]
@@ -135,28 +134,41 @@ def attend(
     return attended
 
 
-def _attend_shared(
+def _attend_packed(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     row_mask: torch.Tensor | None,
     scale: float,
-    shared: SharedPrefix,
+    layout: Layout,
 ) -> torch.Tensor:
-    """The prefix looks at itself once; each row looks at the prefix and at itself: (1, tokens, heads, size)."""
-    start, tokens = shared.tokens, shared.of_row(query.shape[2])
-    seen = _seen(row_mask, tokens, query.device)  # (tokens, tokens)
-    q, k, v = (x[:, :, :start] for x in (query, key, value))
-    of_prefix = _attend_where(q, k, v, seen[:start, :start], scale)
-    own_q, own_k, own_v = (_by_row(x[:, :, start:], shared.rows) for x in (query, key, value))
-    k, v = (torch.cat([x.expand(shared.rows, -1, -1, -1), own], dim=2) for x, own in ((k, own_k), (v, own_v)))
-    of_rows = _attend_where(own_q, k, v, seen[start:], scale)
-    return torch.cat([of_prefix, of_rows.reshape(1, -1, *of_rows.shape[2:])], dim=1)
+    """A prefix looks at itself, each row at its prefix and at itself: (1, tokens, heads, size)."""
+    seen = _seen(row_mask, max(segment.longest_row for segment in layout), query.device)
+    sizes = [size for segment in layout for size in segment.sizes]
+    parts = zip(*(torch.split(x, sizes, dim=2) for x in (query, key, value)), strict=True)
+    attended = []
+    for segment in layout:
+        start, (prefix_q, prefix_k, prefix_v) = segment.prefix, next(parts)
+        if start:
+            attended.append(_attend_where(prefix_q, prefix_k, prefix_v, seen[:start, :start], scale))
+        for block in segment.blocks:
+            q, k, v = (_by_row(x, block.rows) for x in next(parts))
+            if start:
+                k, v = (_after(x, own) for x, own in ((prefix_k, k), (prefix_v, v)))
+            end = start + block.tokens
+            of_rows = _attend_where(q, k, v, seen[start:end, :end], scale)
+            attended.append(of_rows.reshape(1, -1, *of_rows.shape[2:]))
+    return torch.cat(attended, dim=1)
 
 
 def _by_row(x: torch.Tensor, rows: int) -> torch.Tensor:
     """(1, heads, rows × own tokens, size) as (rows, heads, own tokens, size)."""
     return x.transpose(1, 2).reshape(rows, -1, x.shape[1], x.shape[3]).transpose(1, 2)
+
+
+def _after(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """`own` (rows, heads, tokens, size), each row behind the prefix (1, heads, tokens, size)."""
+    return torch.cat([prefix.expand(own.shape[0], -1, -1, -1), own], dim=2)
 
 
 def _seen(row_mask: torch.Tensor | None, tokens: int, device: torch.device) -> torch.Tensor:

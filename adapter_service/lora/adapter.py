@@ -141,6 +141,11 @@ class Adapter(nn.Module):
             pairs[path] = LowRankPair(a, b, pair.scale, dropout)
         return Adapter(self.config, pairs)
 
+    @property
+    def drops(self) -> bool:
+        """Whether inputs are dropped in training; equal rows then differ."""
+        return any(pair.dropout for pair in self.pairs.values())
+
     def set_dropout(self, generator: torch.Generator | None) -> None:
         for pair in self.pairs.values():
             pair.dropout_generator = generator

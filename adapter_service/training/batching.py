@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from adapter_service.errors import InvalidSampleError
 from adapter_service.settings import TrainingSettings
 
 # Of a sentence pair with its instruction: the mean of the sample corpus, in the default base's tokens.
@@ -55,35 +54,15 @@ def planned_steps(samples: int, settings: TrainingSettings) -> int:
 
 
 def split(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
-    """As `pack`, but what is longer than the budget is a group of its own.
+    """Group sequences so that each group fits `budget_tokens` when padded to its longest, longest first.
 
-    For a budget that was halved since the samples were chosen, because memory was short.
-    """
-    alone = [[index] for index, length in enumerate(lengths) if length > budget_tokens]
-    others = [index for index, length in enumerate(lengths) if length <= budget_tokens]
-    packed = pack([lengths[index] for index in others], budget_tokens)
-    return [*alone, *([others[place] for place in group] for group in packed)]
-
-
-def pack(lengths: Sequence[int], budget_tokens: int) -> list[list[int]]:
-    """Group sequences so that each group fits `budget_tokens` when padded, longest first.
-
-    Nothing is truncated; a sequence that alone is over the budget after padding, but not before,
-    is a group of its own.
+    Nothing is truncated: a sequence that is over the budget by itself is a group of its own.
 
     Returns:
         Indices into `lengths`; every index appears exactly once.
-
-    Raises:
-        InvalidSampleError: one sequence alone is longer than the budget.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if lengths[index] > budget_tokens:
-            raise InvalidSampleError(
-                f"a sample has {lengths[index]} tokens, more than training.token_budget = {budget_tokens}; "
-                "raise the budget or lower training.max_seq_length"
-            )
         if groups and padded_length(lengths[groups[-1][0]]) * (len(groups[-1]) + 1) <= budget_tokens:
             groups[-1].append(index)
         else:

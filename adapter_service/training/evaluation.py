@@ -11,9 +11,9 @@ from adapter_service.lora.adapter import Adapter
 from adapter_service.lora.layer import using
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
-from adapter_service.training.batching import split
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head, token_losses
+from adapter_service.training.packing import lay_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ def score(
     """The completion loss of each sample, in the samples' order. `pause` is called between batches."""
     head = Head.of(base.model)
     sums: dict[int, float] = {}
-    for group in split([len(sample.ids) for sample in samples], budget_tokens):
+    for plan in lay_out(samples, budget_tokens, packs=base.packs_rows, shares=True):
         pause()
-        batch = collate([samples[index] for index in group], base.tokenizer.pad_token_id or 0, base.device)
+        batch = collate(base, samples, plan)
         with using(adapter):
             losses = token_losses(completion_states(base.model, batch), batch.targets, head)
-        counts = [samples[index].completion_tokens for index in group]
-        for index, own in zip(group, torch.split(losses, counts), strict=True):
+        counts = [samples[index].completion_tokens for index in plan.places]
+        for index, own in zip(plan.places, torch.split(losses, counts), strict=True):
             sums[index] = float(own.double().sum())
     order = range(len(samples))
     return Losses([sums[index] for index in order], [samples[index].completion_tokens for index in order])

@@ -2,36 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 import torch
 
+from adapter_service.base_models.attention import packed_states
+from adapter_service.base_models.layout import Layout
+from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
 from adapter_service.training.batching import padded_length
+from adapter_service.training.packing import MicroPlan
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Token ids (batch, padded), and which of their places predict a completion token."""
+    """Token ids (batch, padded), and which of their places predict a completion token.
+
+    With a `layout` the batch is one sequence, and `positions` (1, tokens) says where each token is in its row.
+    `targets` (completion tokens of the batch,) are in the order of the plan's samples.
+    """
 
     ids: torch.Tensor
-    predicts: torch.Tensor  # (batch, padded), bool
-    targets: torch.Tensor  # (completion tokens of the batch,)
+    predicts: torch.Tensor
+    targets: torch.Tensor
+    positions: torch.Tensor | None = None
+    layout: Layout | None = None
 
 
-def collate(samples: Sequence[RenderedSample], pad_id: int, device: torch.device) -> MicroBatch:
-    """Pad on the right. Places come from lengths, never from `pad_id`: it may be the end token too."""
-    longest = padded_length(max(len(sample.ids) for sample in samples))
-    ids = torch.full((len(samples), longest), pad_id)
-    predicts = torch.zeros(len(samples), longest, dtype=torch.bool)
-    for row, sample in enumerate(samples):
-        ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
-        # The place before each completion token predicts it.
-        predicts[row, max(sample.completion_start - 1, 0) : len(sample.ids) - 1] = True
-    targets = ids.roll(-1, dims=1)[predicts]
-    return MicroBatch(ids.to(device), predicts.to(device), targets.to(device))
+def collate(base: BaseModel, samples: Sequence[RenderedSample], plan: MicroPlan) -> MicroBatch:
+    """Put the samples where `plan` has them, and padding behind each.
+
+    Which places predict comes from lengths, never from the padding token: it may be the end token too.
+    """
+    chosen = [samples[place] for place in plan.places]
+    if plan.layout is None:
+        longest = padded_length(max(len(sample.ids) for sample in chosen))
+        rows = [_Row(sample, 0, longest) for sample in chosen]
+        shape = (len(rows), longest)
+    else:
+        rows = list(_rows_of(plan.layout, chosen))
+        shape = (1, plan.tokens)
+    pad = base.tokenizer.pad_token_id or 0
+    ids = torch.tensor([token for row in rows for token in row.ids(pad)]).view(shape)
+    predicts = torch.tensor([place for row in rows for place in row.predicts()]).view(shape)
+    targets = torch.tensor([token for sample in chosen for token in sample.ids[max(sample.completion_start, 1) :]])
+    positions = None
+    if plan.layout is not None:
+        positions = torch.tensor([place for row in rows for place in range(row.start, row.end)])[None].to(base.device)
+    return MicroBatch(ids.to(base.device), predicts.to(base.device), targets.to(base.device), positions, plan.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """The places of `sample` from `start` to before `end`, padded where it is shorter."""
+
+    sample: RenderedSample
+    start: int
+    end: int
+
+    def ids(self, pad: int) -> Iterator[int]:
+        own = self.sample.ids[self.start : self.end]
+        return chain(own, repeat(pad, self.end - self.start - len(own)))
+
+    def predicts(self) -> Iterator[bool]:
+        """The place before each completion token predicts it."""
+        first, last = max(self.sample.completion_start, 1) - 1, len(self.sample.ids) - 1
+        return (first <= place < last for place in range(self.start, self.end))
+
+
+def _rows_of(layout: Layout, samples: Sequence[RenderedSample]) -> Iterator[_Row]:
+    """What lies in the sequence, from its start to its end: prefixes, and rows without them."""
+    following = iter(samples)
+    for segment in layout:
+        first = True
+        for block in segment.blocks:
+            for _ in range(block.rows):
+                sample = next(following)
+                if first and segment.prefix:
+                    yield _Row(sample, 0, segment.prefix)
+                first = False
+                yield _Row(sample, segment.prefix, segment.prefix + block.tokens)
 
 
 def completion_states(model: Any, batch: MicroBatch) -> torch.Tensor:
@@ -39,6 +92,8 @@ def completion_states(model: Any, batch: MicroBatch) -> torch.Tensor:
 
     No attention mask: with padding on the right, causal attention never looks at it.
     """
-    decoder = model.get_decoder()
-    hidden: torch.Tensor = decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
-    return hidden[batch.predicts]
+    if batch.layout is None or batch.positions is None:
+        states: torch.Tensor = model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
+    else:
+        states = packed_states(model, batch.ids, batch.positions, batch.layout)
+    return states[batch.predicts]

@@ -21,9 +21,10 @@ from adapter_service.lora.layer import asking, using
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import TrainingSettings
-from adapter_service.training.batching import padded_length, plan_epoch, planned_steps, sequences_per_step, split
+from adapter_service.training.batching import plan_epoch, planned_steps, sequences_per_step
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head, completion_loss
+from adapter_service.training.packing import MicroPlan, lay_out
 
 _NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED")
 
@@ -190,14 +191,13 @@ def _gradients(
     while True:
         _seed_dropout(state.adapter, base, dropout_seed)
         loss = 0.0
-        for places in split([len(sample.ids) for sample in samples], state.token_budget):
+        for plan in lay_out(samples, state.token_budget, packs=base.packs_rows, shares=not state.adapter.drops):
             hooks.pause()
             if hooks.cancelled():
                 raise JobCancelledError("cancelled while training")
-            batch = [samples[place] for place in places]
-            micro_loss = _micro_step(base, state.adapter, batch, head, completion_tokens, hooks)
+            micro_loss = _micro_step(base, state.adapter, samples, plan, head, completion_tokens, hooks)
             if micro_loss is None:
-                _lower_budget(state, batch, base.device, hooks)
+                _lower_budget(state, samples, plan, base.device, hooks)
                 break
             loss += micro_loss
         else:
@@ -205,7 +205,13 @@ def _gradients(
 
 
 def _micro_step(
-    base: BaseModel, adapter: Adapter, batch: list[RenderedSample], head: Head, completion_tokens: int, hooks: Hooks
+    base: BaseModel,
+    adapter: Adapter,
+    samples: list[RenderedSample],
+    plan: MicroPlan,
+    head: Head,
+    completion_tokens: int,
+    hooks: Hooks,
 ) -> float | None:
     """Add a micro-batch's gradients; its share of the step's loss, or None where there is no memory for it.
 
@@ -213,7 +219,7 @@ def _micro_step(
     """
     try:
         with using(adapter), asking(hooks.check):
-            made = collate(batch, base.tokenizer.pad_token_id or 0, base.device)
+            made = collate(base, samples, plan)
             loss = completion_loss(completion_states(base.model, made), made.targets, head, completion_tokens)
             loss.backward()  # type: ignore[no-untyped-call]
             return float(loss.detach())
@@ -228,8 +234,10 @@ def _says_no_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
-def _lower_budget(state: TrainingState, batch: list[RenderedSample], device: torch.device, hooks: Hooks) -> None:
-    """Halve the budget until it is below what `batch` took, for the rest of the run.
+def _lower_budget(
+    state: TrainingState, samples: list[RenderedSample], plan: MicroPlan, device: torch.device, hooks: Hooks
+) -> None:
+    """Halve the budget until it is below what `plan` took, for the rest of the run.
 
     Raises:
         OutOfMemoryError: it is one sample alone.
@@ -237,16 +245,16 @@ def _lower_budget(state: TrainingState, batch: list[RenderedSample], device: tor
     state.adapter.zero_grad(set_to_none=True)
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    longest = max(len(sample.ids) for sample in batch)
-    if len(batch) == 1:
+    longest = max(len(samples[place].ids) for place in plan.places)
+    if len(plan.places) == 1:
         raise OutOfMemoryError(
             f"no memory is left for one sample of {longest} tokens by itself; lower training.max_seq_length, "
             "or hold the base in fewer bits (quantization.use_8bit)"
         )
-    while state.token_budget >= padded_length(longest) * len(batch):
+    while state.token_budget >= plan.tokens:
         state.token_budget //= 2
     hooks.note(
-        f"no memory for a micro-batch of {len(batch)} samples of up to {longest} tokens; "
+        f"no memory for a micro-batch of {len(plan.places)} samples of up to {longest} tokens; "
         f"going on with a token budget of {state.token_budget}"
     )
 

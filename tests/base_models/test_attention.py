@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from transformers import (
 )
 
 from adapter_service.base_models import attention
-from adapter_service.base_models.attention import SharedPrefix, sharing
+from adapter_service.base_models.attention import packed_states
+from adapter_service.base_models.layout import Block, Segment
 from adapter_service.model_utils import BaseModel
 
 VOCABULARY, WINDOW = 300, 9
@@ -72,16 +74,13 @@ def random_ids(rows: int, tokens: int) -> torch.Tensor:
     return torch.randint(5, VOCABULARY, (rows, tokens), generator=torch.Generator().manual_seed(1))
 
 
-def states_and_gradient(model: Any, ids: torch.Tensor, *, skip: int = 0, **more: Any) -> list[torch.Tensor]:
-    """Hidden states after the first `skip` tokens (all of them, hidden), and the gradient of a sum over them.
-
-    The gradient is by a scale of the embeddings, which all tokens have in common.
-    """
-    scale = torch.ones(64, requires_grad=True)
-    embedded = model.get_input_embeddings()(ids) * scale
-    hidden = model.get_decoder()(inputs_embeds=embedded, use_cache=False, **more).last_hidden_state[:, skip:]
-    states = hidden.reshape(-1, 64)
-    (states.sin() * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
+def states_and_gradient(model: Any, states_of: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+    """Hidden states (all tokens, hidden), and the gradient of a sum over them by a scale of the embeddings."""
+    scale = torch.ones(64, requires_grad=True, dtype=model.dtype)
+    scaling = model.get_input_embeddings().register_forward_hook(lambda _, args, made: made * scale)
+    states = states_of().reshape(-1, 64)
+    scaling.remove()
+    (states.sin() * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()  # type: ignore[no-untyped-call]
     assert scale.grad is not None
     return [states.detach(), scale.grad]
 
@@ -90,9 +89,10 @@ def states_and_gradient(model: Any, ids: torch.Tensor, *, skip: int = 0, **more:
 @pytest.mark.parametrize("shape", [(3, 8), (2, 24), (1, attention.LONGEST + 8)])
 def test_states_and_gradients_are_those_of_torchs_attention(make: Any, shape: tuple[int, int]) -> None:
     model, ids = made(make), random_ids(*shape)
-    theirs = states_and_gradient(model, ids)
+    theirs = states_and_gradient(model, lambda: model.get_decoder()(ids).last_hidden_state)
     attention.install(model)
-    torch.testing.assert_close(states_and_gradient(model, ids), theirs, rtol=1e-4, atol=1e-4)
+    ours = states_and_gradient(model, lambda: model.get_decoder()(ids).last_hidden_state)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_short_sequences_do_not_go_through_torchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,41 +104,50 @@ def test_short_sequences_do_not_go_through_torchs_kernel(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("make", [llama, gemma, gpt])
 @pytest.mark.parametrize("kernel", ["short", "torch"])
-def test_a_shared_prefix_gives_the_gradient_of_the_rows_one_by_one(
+def test_packed_rows_have_the_states_and_the_gradient_of_the_rows_one_by_one(
     make: Any, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = made(make).double()
     attention.install(model)
     if kernel == "torch":
         monkeypatch.setattr(attention, "LONGEST", 1)
-    rows, prefix, own = 3, 2 * WINDOW, 7
-    ids = random_ids(rows, prefix + own)
-    ids[:, :prefix] = ids[0, :prefix]
-    apart = states_and_gradient(model, ids, skip=prefix)
-    places = torch.cat([torch.arange(prefix), torch.arange(prefix, prefix + own).repeat(rows)])[None]
-    once = torch.cat([ids[0, :prefix], ids[:, prefix:].reshape(-1)])[None]
-    with sharing(SharedPrefix(prefix, rows)):
-        together = states_and_gradient(model, once, skip=prefix, position_ids=places)
-    torch.testing.assert_close(together, apart, rtol=1e-6, atol=1e-6)
+    prefix, own = 2 * WINDOW, 7
+    alike, others = random_ids(3, prefix + own), random_ids(2, 12) + 1
+    alike[:, :prefix] = alike[0, :prefix]
+    short = alike[0, : prefix + 4]
+    layout = (Segment(0, (Block(2, 12),)), Segment(prefix, (Block(3, own), Block(1, 4))))
+    ids = torch.cat([others.flatten(), alike[0], alike[1, prefix:], alike[2, prefix:], short[prefix:]])[None]
+    ends = [prefix + own, prefix + own, prefix + 4]
+    places = torch.cat(
+        [*[torch.arange(12)] * 2, torch.arange(prefix + own), *(torch.arange(prefix, end) for end in ends)]
+    )[None]
+    together = states_and_gradient(model, lambda: packed_states(model, ids, places, layout))
+    decoder = model.get_decoder()
+    alone = [(others, 0), (alike[:1], 0), (alike[1:2], prefix), (alike[2:], prefix), (short[None], prefix)]
+    apart = states_and_gradient(
+        model, lambda: torch.cat([decoder(rows).last_hidden_state[:, skip:].reshape(-1, 64) for rows, skip in alone])
+    )
+    for found, wanted in zip(together, apart, strict=True):
+        assert (found - wanted).norm() < 1e-6 * wanted.norm()  # norms and rotations are float32 in every model
 
 
 @pytest.mark.parametrize(("make", "shares"), [(llama, True), (gemma, True), (gpt, True), (convolving, False)])
-def test_whether_a_model_can_share_is_asked_of_it(make: Any, shares: bool) -> None:
+def test_whether_a_model_can_pack_is_asked_of_it(make: Any, shares: bool) -> None:
     model = made(make)
     attention.install(model)
-    assert attention.can_share(model) is shares
+    assert attention.can_pack(model) is shares
 
 
 def test_a_model_whose_tokens_meet_where_it_does_not_say_so_shares_nothing() -> None:
     model = made(llama)
     attention.install(model)
     model.model.layers[0].register_forward_hook(lambda _, args, made: made + made.roll(1, dims=1))
-    assert not attention.can_share(model)
+    assert not attention.can_pack(model)
 
 
 @pytest.mark.model
 def test_a_small_real_base_is_read_so(small_base: BaseModel) -> None:
-    assert small_base.shares_prefixes
+    assert small_base.packs_rows
     assert small_base.model.config._attn_implementation == attention.NAME
 
 
@@ -147,4 +156,4 @@ def test_a_model_that_attends_its_own_way_keeps_it() -> None:
     model.set_attn_implementation("eager")
     attention.install(model)
     assert model.config._attn_implementation == "eager"
-    assert not attention.can_share(model)
+    assert not attention.can_pack(model)

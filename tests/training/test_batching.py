@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapter_service.errors import InvalidSampleError
-from adapter_service.training.batching import PAD_MULTIPLE, pack, padded_length, plan_epoch, split, steps_per_epoch
+from adapter_service.training.batching import PAD_MULTIPLE, padded_length, plan_epoch, split, steps_per_epoch
 
 BUDGET = 64
 some_lengths = st.lists(st.integers(1, BUDGET), max_size=150)
@@ -31,34 +30,15 @@ def test_steps_have_the_set_number_of_sequences_but_for_one_rest(lengths: list[i
     assert all(size == per_step for size in sizes[:-1])
 
 
-@given(lengths=some_lengths, budget=st.integers(BUDGET, 4 * BUDGET))
-def test_a_micro_batch_fits_the_budget_when_padded(lengths: list[int], budget: int) -> None:
-    for group in pack(lengths, budget):
-        padded = padded_length(max(lengths[index] for index in group)) * len(group)
-        assert padded <= budget or len(group) == 1
-
-
-@given(lengths=some_lengths)
-def test_packing_keeps_every_sequence_once_longest_first(lengths: list[int]) -> None:
-    packed = [index for group in pack(lengths, BUDGET) for index in group]
-    assert sorted(packed) == list(range(len(lengths)))
-    assert [lengths[index] for index in packed] == sorted(lengths, reverse=True)
-
-
 @given(lengths=some_lengths, budget=st.integers(1, 2 * BUDGET))
-def test_a_halved_budget_splits_what_still_fits_and_leaves_what_is_longer_alone(
-    lengths: list[int], budget: int
-) -> None:
+def test_a_group_fits_the_budget_when_padded_or_is_one_sequence(lengths: list[int], budget: int) -> None:
     groups = split(lengths, budget)
-    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     for group in groups:
         padded = padded_length(max(lengths[index] for index in group)) * len(group)
         assert padded <= budget or len(group) == 1
-
-
-@given(lengths=some_lengths)
-def test_a_budget_that_was_never_halved_splits_as_ever(lengths: list[int]) -> None:
-    assert split(lengths, BUDGET) == pack(lengths, BUDGET)
+    in_order = [lengths[index] for group in groups for index in group]
+    assert in_order == sorted(lengths, reverse=True)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
 
 
 @given(lengths=some_lengths, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 5))
@@ -82,11 +62,6 @@ def test_samples_of_a_step_are_of_like_length() -> None:
 def test_samples_of_like_length_meet_others_in_another_epoch() -> None:
     steps = [{frozenset(step) for step in plan([20] * 64, 4, epoch=epoch)} for epoch in range(2)]
     assert not steps[0] & steps[1]
-
-
-def test_a_sample_over_the_budget_is_refused_with_both_numbers() -> None:
-    with pytest.raises(InvalidSampleError, match=r"65 tokens.*token_budget = 64.*raise the budget"):
-        pack([3, BUDGET + 1], BUDGET)
 
 
 @pytest.mark.parametrize(("tokens", "padded"), [(1, 8), (8, 8), (9, 16)])

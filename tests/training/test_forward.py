@@ -4,35 +4,65 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import pytest
 import torch
 
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample, Renderer
 from adapter_service.samples import Message, Sample
 from adapter_service.training.evaluation import score
-from adapter_service.training.forward import collate, completion_states
+from adapter_service.training.forward import MicroBatch, collate, completion_states
+from adapter_service.training.packing import lay_out
 from tests.training.small_run import END, fresh_adapter, some_samples
 
-CPU = torch.device("cpu")
+
+def whole(base: BaseModel, samples: list[RenderedSample], *, packs: bool = True, shares: bool = True) -> MicroBatch:
+    (plan,) = lay_out(samples, 10_000, packs=packs, shares=shares)
+    return collate(base, samples, plan)
 
 
-def test_every_completion_token_is_a_target_and_no_prompt_token_is() -> None:
-    batch = collate([RenderedSample((5, 6, 7, 8, END), 3), RenderedSample((9, 10, END), 1)], END, CPU)
+both_ways = pytest.mark.parametrize("packs", [True, False])
+
+
+@both_ways
+def test_every_completion_token_is_a_target_and_no_prompt_token_is(tiny_base: BaseModel, packs: bool) -> None:
+    batch = whole(tiny_base, [RenderedSample((5, 6, 7, 8, END), 3), RenderedSample((9, 10, END), 1)], packs=packs)
     assert batch.targets.tolist() == [8, END, 10, END]
+    assert batch.ids[batch.predicts].tolist() == [7, 8, 9, 10]
 
 
-def test_padding_with_the_end_token_leaves_the_real_end_in_the_loss() -> None:
+@both_ways
+def test_padding_with_the_end_token_leaves_the_real_end_in_the_loss(tiny_base: BaseModel, packs: bool) -> None:
     short, long = RenderedSample((5, 6, END), 1), RenderedSample((*range(5, 25), END), 10)
-    batch = collate([short, long], END, CPU)
-    assert batch.predicts[0].nonzero().flatten().tolist() == [0, 1]
-    assert batch.ids[0, 2:].tolist() == [END] * (batch.ids.shape[1] - 2)
+    batch = whole(tiny_base, [short, long], packs=packs)
+    assert batch.ids[batch.predicts].tolist() == [*range(14, 25), 5, 6]
+    assert batch.targets.tolist() == [*range(15, 25), END, 6, END]
 
 
-def test_padding_changes_no_hidden_state(tiny_base: BaseModel) -> None:
+def test_packed_samples_are_padded_by_themselves(tiny_base: BaseModel) -> None:
+    batch = whole(tiny_base, [RenderedSample((5, 6, END), 1), RenderedSample((*range(5, 25), END), 10)])
+    assert batch.ids.shape == (1, 24 + 8)
+    assert batch.positions is not None
+    assert batch.positions.tolist() == [[*range(24), *range(8)]]
+
+
+def test_what_samples_begin_with_lies_there_once(tiny_base: BaseModel) -> None:
+    prefix = tuple(range(50, 67))  # of which two times eight are shared
+    samples = [RenderedSample((*prefix, 5, 6, END), 18), RenderedSample((*prefix, 7, END), 18)]
+    batch = whole(tiny_base, samples)
+    own = [[66, 5, 6, END, *[END] * 4], [66, 7, END, *[END] * 5]]
+    assert batch.ids.tolist() == [[*prefix[:16], *own[0], *own[1]]]
+    assert batch.positions is not None
+    assert batch.positions.tolist() == [[*range(16), *range(16, 24), *range(16, 24)]]
+    assert batch.targets.tolist() == [6, END, END]
+
+
+@both_ways
+def test_neither_padding_nor_neighbours_change_a_hidden_state(tiny_base: BaseModel, packs: bool) -> None:
     short, long = some_samples(1, seed=1, longest=8)[0], some_samples(1, seed=2, longest=24)[0]
-    alone = completion_states(tiny_base.model, collate([short], END, CPU))
-    beside = completion_states(tiny_base.model, collate([short, long], END, CPU))
-    torch.testing.assert_close(beside[: len(alone)], alone, rtol=1e-4, atol=1e-5)
+    alone = completion_states(tiny_base.model, whole(tiny_base, [short], packs=packs))
+    beside = completion_states(tiny_base.model, whole(tiny_base, [long, short], packs=packs))
+    torch.testing.assert_close(beside[-len(alone) :], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_scores_are_in_the_order_of_the_samples(tiny_base: BaseModel) -> None:

@@ -17,6 +17,7 @@ from adapter_service.training import memory as memory_module
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head, completion_loss
 from adapter_service.training.memory import check_fits, estimate_bytes, free_bytes, largest_micro_batch
+from adapter_service.training.packing import lay_out
 from tests.training.small_run import fresh_adapter, small_settings, some_samples
 
 CPU = torch.device("cpu")
@@ -65,7 +66,8 @@ def _kept_bytes(base: BaseModel, count: int) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    made = collate(samples, 1, CPU)
+    (plan,) = lay_out(samples, 10_000, packs=True, shares=False)
+    made = collate(base, samples, plan)
     with using(adapter), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = completion_loss(completion_states(base.model, made), made.targets, Head.of(base.model), 1.0)
     taken = sum(kept.values())
