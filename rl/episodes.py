@@ -90,17 +90,24 @@ class Tokens:
     sampling_logprobs: list[float] | None = None
 
 
-def from_details(details: Mapping[str, Any]) -> tuple[Policy, SampledWith, Tokens]:
-    """What `/generate-lite` answers as `tokens`, in the words of an episode; what is left out is not known."""
+def from_details(details: Mapping[str, Any], **beside: Any) -> tuple[Policy, SampledWith, Tokens]:
+    """What `/generate-lite` answers as `tokens`, in the words of an episode; what is left out is not known.
+
+    Fields of the policy or of the sampling that stand `beside` it and are not None count instead.
+    """
+    policy = {name: details.get(name) for name in _DETAILED}
+    sampling = details.get("sampling") or {}
+    sampled_with = {name: sampling.get(name) for name in SampledWith.__dataclass_fields__}
+    for name, value in beside.items():
+        if value is not None:
+            (sampled_with if name in sampled_with else policy)[name] = value
     tokens = Tokens(
         prompt_token_ids=details.get("prompt_ids"),
         completion_token_ids=details.get("completion_ids"),
         completion_logprobs=details.get("logprobs"),
         sampling_logprobs=details.get("sampling_logprobs"),
     )
-    sampling = details.get("sampling") or {}
-    sampled_with = SampledWith(**{name: sampling.get(name) for name in SampledWith.__dataclass_fields__})
-    return Policy(**{name: details.get(name) for name in _DETAILED}), sampled_with, tokens
+    return Policy(**policy), SampledWith(**sampled_with), tokens
 
 
 _DETAILED = ("adapter_key", "base_model", "base_sha", "tokenizer_sha", "template_sha")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import IO, Annotated, Any
 
 from rl.config import MAY_BE_BLANK, section
@@ -69,10 +69,18 @@ def episode_from(values: Mapping[str, Any], where: str, run_id: str, env_name: s
     extra = values.get("meta", {})
     if not isinstance(extra, Mapping):
         faults.append(f"'meta' is {extra!r:.80}; an object is wanted")
-    policy, sampled_with, tokens = from_details(_details(values.get("tokens"), faults))
+    details = _details(values.get("tokens"), faults)
     found = typing.cast("_Given | None", section(_Given, known, "", faults))
     if found is None or faults:
         raise RecordError(f"{where}: " + "; ".join(fault.replace("'.", "'") for fault in faults))
+    policy, sampled_with, tokens = from_details(
+        details,
+        adapter_id=found.adapter_id,
+        adapter_version=found.adapter_version,
+        base_model=found.base_model,
+        temperature=found.temperature,
+        max_new_tokens=found.max_new_tokens,
+    )
     return Episode(
         prompt=found.prompt,
         output=found.output,
@@ -81,8 +89,8 @@ def episode_from(values: Mapping[str, Any], where: str, run_id: str, env_name: s
         source="given",
         session_id=found.session_id,
         group_id=found.group_id,
-        policy=replace(policy, **_said(found, "adapter_id", "adapter_version", "base_model")),
-        sampled_with=replace(sampled_with, **_said(found, "temperature", "max_new_tokens")),
+        policy=policy,
+        sampled_with=sampled_with,
         tokens=tokens,
         stop_reason=found.stop_reason,
         latency_seconds=found.latency_s,
@@ -104,10 +112,6 @@ def _details(tokens: Any, faults: list[str]) -> Mapping[str, Any]:
     details = section(_Details, named, "tokens", faults)
     sampled_with = section(SampledWith, sampling or {}, "tokens.sampling", faults)
     return {**asdict(details), "sampling": asdict(sampled_with)} if details and sampled_with else {}
-
-
-def _said(found: _Given, *names: str) -> dict[str, Any]:
-    return {name: getattr(found, name) for name in names if getattr(found, name) is not None}
 
 
 def _object(line: str, where: str) -> Mapping[str, Any]:

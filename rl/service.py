@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rl.config import ModelSettings, Prompt
@@ -111,13 +110,17 @@ _LISTS = ("prompt_ids", "completion_ids", "logprobs", "sampling_logprobs")
 def _episode(
     prompt: Prompt, body: Mapping[str, Any], answer: Mapping[str, Any], *, latency_seconds: float, **more: Any
 ) -> Episode:
-    policy, sampled_with, tokens = from_details({"sampling": body, **(answer.get("tokens") or {})})
+    policy, sampled_with, tokens = from_details(
+        {"sampling": body, **(answer.get("tokens") or {})},
+        adapter_id=answer.get("adapter"),
+        adapter_version=answer.get("version"),
+    )
     was_asked = prompt.language is not None or answer.get("lang_ok") is not None
     return Episode(
         prompt=prompt.prompt,
         output=answer["text"],
         source="rl.collect",
-        policy=replace(policy, adapter_id=answer.get("adapter"), adapter_version=answer.get("version")),
+        policy=policy,
         sampled_with=sampled_with,
         tokens=tokens,
         stop_reason=answer.get("finish_reason"),

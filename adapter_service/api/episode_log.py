@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ class _Making:
 
     def __call__(self) -> Episode:
         given, values = self.given, self.given.values
-        policy, sampled_with, tokens = from_details(values["tokens"] or {})
+        beside = {name: values[name] for name in _BESIDE_TOKENS}
+        policy, sampled_with, tokens = from_details(values["tokens"] or {}, **beside)
         return Episode(
             prompt=values["prompt"],
             output=values["output"],
@@ -90,8 +91,8 @@ class _Making:
             timestamp=datetime.now(UTC),
             session_id=values["session_id"],
             group_id=values["group_id"],
-            policy=replace(policy, **self._said("adapter_id", "adapter_version", "base_model")),
-            sampled_with=replace(sampled_with, **self._said("temperature", "max_new_tokens")),
+            policy=policy,
+            sampled_with=sampled_with,
             tokens=tokens,
             stop_reason=values["stop_reason"],
             latency_seconds=values["latency_s"],
@@ -102,8 +103,8 @@ class _Making:
             extra=values["meta"],
         )
 
-    def _said(self, *names: str) -> dict[str, Any]:
-        return {name: self.given.values[name] for name in names if self.given.values[name] is not None}
+
+_BESIDE_TOKENS = ("adapter_id", "adapter_version", "base_model", "temperature", "max_new_tokens")
 
 
 def in_its_language(answer: str, prompt: str, language: Language | None) -> bool | None:

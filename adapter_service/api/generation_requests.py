@@ -88,14 +88,16 @@ class Asked:
 
     def _episode(self, answer: GenerateAnswer, result: GenerationResult) -> Episode:
         """On the thread that writes."""
-        policy, sampled_with, tokens = from_details(self._details(result).model_dump())
+        policy, sampled_with, tokens = from_details(
+            self._details(result).model_dump(), adapter_id=answer.adapter, adapter_version=answer.version
+        )
         return Episode(
             prompt=self.prompt,
             output=answer.text,
             env_name=self.episodes.settings.env_name,
             run_id=self.episodes.run_id,
             source="/generate-lite",
-            policy=replace(policy, adapter_id=answer.adapter, adapter_version=answer.version),
+            policy=policy,
             sampled_with=sampled_with,
             tokens=tokens,
             stop_reason=answer.finish_reason,
