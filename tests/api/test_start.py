@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+from fastapi.testclient import TestClient
 
 from adapter_service.api.services import Services
 from adapter_service.database import Database
@@ -109,6 +110,17 @@ class RunsUntilStopped(QuickPipeline):
         raise JobCancelledError("the service stops")
 
 
+@contextmanager
+def running_job(make_services: MakeServices, base: BaseModel) -> Iterator[tuple[Services, TestClient, str]]:
+    """A service, its client, and the id of a job that has begun there; at the end the service is stopped."""
+    pipeline = RunsUntilStopped()
+    services = make_services(lambda *_: pipeline, load_base=lambda note: base)
+    with client_of(services) as client:
+        job_id = client.post("/adapter/train-lite", json={}).json()["job_id"]
+        assert pipeline.begun.wait(WAIT_SECONDS)
+        yield services, client, job_id
+
+
 def kept_status(services: Services, job_id: str) -> JobStatus:
     """What the next start will find."""
     database = Database(services.settings.storage.state_dir / "service.db")
@@ -120,11 +132,7 @@ def kept_status(services: Services, job_id: str) -> JobStatus:
 def test_a_running_job_goes_back_to_the_queue_when_the_service_stops(
     make_services: MakeServices, tiny_base: BaseModel
 ) -> None:
-    pipeline = RunsUntilStopped()
-    services = make_services(lambda *_: pipeline, load_base=lambda note: tiny_base)
-    with client_of(services) as client:
-        job_id = client.post("/adapter/train-lite", json={}).json()["job_id"]
-        assert pipeline.begun.wait(WAIT_SECONDS)
+    with running_job(make_services, tiny_base) as (services, client, job_id):
         assert client.get("/health").json()["runner"] == {"alive": True}
     assert (services.engine.state, services.runner.alive) == ("stopped", False)
     assert kept_status(services, job_id) is JobStatus.QUEUED
@@ -133,11 +141,7 @@ def test_a_running_job_goes_back_to_the_queue_when_the_service_stops(
 def test_a_second_service_on_the_same_state_folder_says_so_and_leaves_the_running_job_alone(
     make_services: MakeServices, tiny_base: BaseModel
 ) -> None:
-    pipeline = RunsUntilStopped()
-    services = make_services(lambda *_: pipeline, load_base=lambda note: tiny_base)
-    with client_of(services) as client:
-        job_id = client.post("/adapter/train-lite", json={}).json()["job_id"]
-        assert pipeline.begun.wait(WAIT_SECONDS)
+    with running_job(make_services, tiny_base) as (services, _, job_id):
         with pytest.raises(StorageError, match="another process runs the jobs of the state folder"):
             make_services().start()
         running = services.jobs.get(job_id)
