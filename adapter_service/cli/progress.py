@@ -75,4 +75,4 @@ class _Lines:
             return
         self._stage, self._next_at = stage, now + LINE_SECONDS
         share = f"{completed / total:4.0%}  " if completed is not None and total else ""
-        self._console.print(f"{stage:<10} {share}{figures}".rstrip(), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(f"{stage:<10} {share}{figures}".rstrip(), highlight=False, soft_wrap=True)

@@ -65,9 +65,7 @@ def run(settings: Settings, console: Console, *, serve_after: bool, hours: float
         with _server(services) as url, ServiceClient(url) as client:
             client.ask("GET", "/health")
             clock.note("start to the first answer of /health", target_seconds=2)
-            console.print(
-                f"serving on {url}  (GET /health, GET /docs); log in {log_file}", markup=False, soft_wrap=True
-            )
+            console.print(f"serving on {url}  (GET /health, GET /docs); log in {log_file}", soft_wrap=True)
             _wait_for_base(client, console)
             recipe = _recipe_for(hours, services, console) if hours else RECIPE
             job_id = _unfinished(services, console) or _submit(client, console, services, recipe)
@@ -75,7 +73,7 @@ def run(settings: Settings, console: Console, *, serve_after: bool, hours: float
             _report_gate(job, console)
             _measure(services, url, console, clock)
             if serve_after:
-                console.print(f"\nserving on {url} until Ctrl-C; try:\n{_EXAMPLE.format(url=url)}", markup=False)
+                console.print(f"\nserving on {url} until Ctrl-C; try:\n{_EXAMPLE.format(url=url)}")
                 _wait_for_interrupt()
 
 
@@ -142,9 +140,7 @@ def _wait_for_base(client: ServiceClient, console: Console) -> None:
             time.sleep(_POLL_SECONDS)
     health = client.ask("GET", "/health")
     precision, seconds = health["precision"], time.monotonic() - started
-    console.print(
-        f"base {health['base']} is ready after {seconds:.0f} s ({precision['reason']})", markup=False, soft_wrap=True
-    )
+    console.print(f"base {health['base']} is ready after {seconds:.0f} s ({precision['reason']})", soft_wrap=True)
 
 
 def _recipe_for(hours: float, services: Services, console: Console) -> dict[str, Any]:
@@ -154,7 +150,7 @@ def _recipe_for(hours: float, services: Services, console: Console) -> dict[str,
     speed = services.engine.run(lambda turn: _samples_per_second(turn, samples))
     fitting, corpus = int(hours * 3600 * speed), sample_corpus.size()
     recipe = {"max_train_samples": min(fitting, corpus), "num_epochs": max(1, round(fitting / corpus))}
-    console.print(f"{speed:.1f} samples/s here: about {hours:g} h are {recipe}", markup=False, soft_wrap=True)
+    console.print(f"{speed:.1f} samples/s here: about {hours:g} h are {recipe}", soft_wrap=True)
     return recipe
 
 
@@ -184,7 +180,7 @@ def _unfinished(services: Services, console: Console) -> str | None:
 def _submit(client: ServiceClient, console: Console, services: Services, recipe: Mapping[str, Any]) -> str:
     body = {"adapter": services.settings.serving.default_adapter, "source": SOURCE, **recipe}
     accepted = client.ask("POST", "/adapter/train-lite", body)
-    console.print(f"job {accepted['job_id']}: {accepted['estimate']['message']}", markup=False, soft_wrap=True)
+    console.print(f"job {accepted['job_id']}: {accepted['estimate']['message']}", soft_wrap=True)
     return str(accepted["job_id"])
 
 
@@ -227,16 +223,15 @@ def _ask_base(client: ServiceClient, console: Console) -> None:
     answer = client.ask("POST", "/generate-lite", body)
     console.print(
         f"while it trains, the base answers in {answer['latency_ms'] / 1000:.1f} s: {body['prompt']}{answer['text']}",
-        markup=False,
         soft_wrap=True,
     )
 
 
 def _report_gate(job: Mapping[str, Any], console: Console) -> None:
     verdict = job["gate"] or {}
-    console.print(f"gate: version {job['version']} {verdict.get('verdict', 'is live already')}", markup=False)
+    console.print(f"gate: version {job['version']} {verdict.get('verdict', 'is live already')}")
     for reason in verdict.get("reasons", ()):
-        console.print(f"  {reason}", markup=False, soft_wrap=True)
+        console.print(f"  {reason}", soft_wrap=True)
 
 
 def _measure(services: Services, url: str, console: Console, clock: _Clock) -> None:

@@ -60,7 +60,7 @@ def smoke_service(
 def _show(console: Console, row: SmokeRow) -> None:
     console.print("ok" if row.verdict.ok else "no", style="green" if row.verdict.ok else "red", end=" ")
     console.print(f"{row.case.language.name:<10}", end="")
-    console.print(f"{row.case.prompt}\n              {row.answer.text}", markup=False, highlight=False)
+    console.print(f"{row.case.prompt}\n              {row.answer.text}", highlight=False)
 
 
 def _recipe(job: Mapping[str, Any] | None) -> dict[str, Any]:
