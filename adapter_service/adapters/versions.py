@@ -230,7 +230,7 @@ class VersionStore:
         """
         if left := list(self._root.glob(f"{_ASIDE}*")):
             with self._database.transaction():
-                """Whoever made one of them has moved its folder there by now."""
+                pass  # whoever made one of them has moved its folder there by now
         for aside in left:
             shutil.rmtree(aside, ignore_errors=True)
         names = [row["adapter"] for row in self._database.read("SELECT DISTINCT adapter FROM version_events")]
