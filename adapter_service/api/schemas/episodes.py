@@ -11,8 +11,8 @@ from adapter_service.api.schemas.generation import TokenDetails
 
 RUN_ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MAX_EPISODES = 100
-Word = Annotated[str, Field(min_length=1, max_length=200)]
-Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
+ShortName = Annotated[str, Field(min_length=1, max_length=200)]
+SmallNumber = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class GivenEpisode(Body):
@@ -25,16 +25,16 @@ class GivenEpisode(Body):
         default=None, max_length=100, description="That was asked for: a BCP-47 tag or a name.", examples=["hi"]
     )
     latency_s: float | None = Field(default=None, ge=0.0)
-    session_id: Word | None = None
-    group_id: Word | None = Field(
+    session_id: ShortName | None = None
+    group_id: ShortName | None = Field(
         default=None, description="The same for answers to the same prompt; without one it is made of the prompt."
     )
-    stop_reason: Word | None = None
-    adapter_id: Word | None = Field(default=None, description="Who answered.")
-    adapter_version: Number | None = None
-    base_model: Word | None = None
+    stop_reason: ShortName | None = None
+    adapter_id: ShortName | None = Field(default=None, description="Who answered.")
+    adapter_version: SmallNumber | None = None
+    base_model: ShortName | None = None
     temperature: float | None = Field(default=None, ge=0.0, le=100.0)
-    max_new_tokens: Number | None = None
+    max_new_tokens: SmallNumber | None = None
     tokens: TokenDetails | None = Field(
         default=None,
         description="As `/generate-lite` answered them; the fields above stand in place of what they say.",
@@ -45,7 +45,7 @@ class GivenEpisode(Body):
 class CollectBody(Body):
     episodes: Annotated[list[GivenEpisode], Field(min_length=1, max_length=MAX_EPISODES)]
     run_id: str | None = Field(default=None, pattern=RUN_ID_PATTERN, description="Without one, the service's own.")
-    env_name: Word | None = Field(default=None, description="Without one, `rl.env_name`.")
+    env_name: ShortName | None = Field(default=None, description="Without one, `rl.env_name`.")
     trace_id: TraceId | None = None
 
 
