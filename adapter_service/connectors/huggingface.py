@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
-
-from pydantic import Field, field_validator, model_validator
+from typing import TYPE_CHECKING
 
 from adapter_service.connectors.base import Cursor, Record
+from adapter_service.connectors.dataset_spec import HfSpec
 from adapter_service.connectors.files import ByteFile, FileFormat, FileSpec, read_file
 from adapter_service.connectors.files.compression import DecompressedFile
 from adapter_service.connectors.http_file import HttpFile, HttpOptions
 from adapter_service.connectors.local import LocalFile
 from adapter_service.connectors.outbound import Outbound, refuse_private
 from adapter_service.connectors.registry import register
-from adapter_service.connectors.spec import SourceSpec
 from adapter_service.errors import SourceUnreachableError
 
 if TYPE_CHECKING:
@@ -25,50 +22,6 @@ if TYPE_CHECKING:
 
 # The Hub redirects each request to its storage, and counts them.
 _LEAST_RANGE_BYTES = 524_288
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-
-class HfSpec(SourceSpec):
-    """`dataset` is an id on the Hub, `path` a folder; `config` and `split` are those of the dataset's card."""
-
-    dataset: str = ""
-    path: str = ""
-    config: str = ""
-    split: str = "train"
-    revision: str = Field(default="", description="branch, tag or commit; a stream keeps to the commit it began with")
-    data_dir: str = Field(default="", description="only the files below this folder of the dataset")
-    token: str = Field(default="", description="${HF_TOKEN}, for private and gated datasets")
-    max_line_bytes: int = Field(default=1_000_000, ge=100, le=16_000_000)
-    timeout_seconds: float = Field(default=30.0, gt=0, le=600)
-    retry_attempts: int = Field(default=3, ge=0, le=20)
-    backoff_seconds: float = Field(default=0.5, ge=0, le=30)
-    allow_private: bool = Field(default=True, description="false refuses a Hub (HF_ENDPOINT) at a private address")
-
-    @model_validator(mode="after")
-    def _has_one_place(self) -> Self:
-        if bool(self.dataset) == bool(self.path):
-            raise ValueError("give either `dataset` (owner/name on the Hub) or `path` (a folder on this machine)")
-        if self.path and (self.revision or self.token):
-            raise ValueError("`revision` and `token` are for a dataset on the Hub; a folder has neither")
-        return self
-
-    @field_validator("dataset")
-    @classmethod
-    def _is_a_hub_id(cls, dataset: str) -> str:
-        if dataset and not _HUB_ID.fullmatch(dataset):
-            raise ValueError(f"{dataset[:100]!r} is no id of the Hub (owner/name); a folder is given as `path`")
-        return dataset
-
-    @field_validator("split")
-    @classmethod
-    def _is_a_whole_split(cls, split: str) -> str:
-        if not re.fullmatch(r"[\w.-]+", split):
-            raise ValueError(f"{split[:100]!r} is no name of a split; for a part of one say `max_samples`")
-        return split
-
-    @property
-    def shown(self) -> str:
-        return self.dataset or Path(self.path).name
 
 
 @register("hf", spec=HfSpec)
@@ -98,7 +51,8 @@ class HfReader:
 
     def _found(self, revision: str) -> DatasetFiles:
         # datasets takes 2 s to import.
-        from adapter_service.connectors.dataset_files import find_folder_files, find_hub_files, hub_endpoint
+        from adapter_service.connectors.dataset_files import find_folder_files, find_hub_files
+        from adapter_service.connectors.hub import hub_endpoint
 
         if not self._spec.dataset:
             return find_folder_files(self._spec)

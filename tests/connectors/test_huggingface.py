@@ -262,9 +262,9 @@ def test_an_address_that_a_card_names_is_asked_for_nothing(
 
 @pytest.mark.parametrize("card", ["README.md", "dataset_infos.json"])
 def test_a_card_that_is_too_large_is_not_fetched(hub: HubServer, monkeypatch: pytest.MonkeyPatch, card: str) -> None:
-    from adapter_service.connectors import dataset_files
+    from adapter_service.connectors import hub as hub_module
 
-    monkeypatch.setattr(dataset_files, "MAX_CARD_BYTES", len(CARD) - 1)
+    monkeypatch.setattr(hub_module, "MAX_CARD_BYTES", len(CARD) - 1)
     hub.put("me/corpus", {card: CARD, "train.jsonl": jsonl("one")})
     with pytest.raises(SourceFormatError, match=rf"its card \({card}\) has \d+ bytes"):
         texts(open_hub())
