@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from adapter_service.errors import BaseModelError
+from adapter_service.home_folders import expanded
 from adapter_service.suggestions import did_you_mean
 
 PACKAGE_PREFIX = "package:"
@@ -84,7 +85,8 @@ def locate(name: str, revision: str | None = None) -> BaseLocation:
 
     Raises:
         BaseModelError: an unknown or missing package, a file that is no GGUF, a folder without
-            `config.json`, a text that is none of the four forms, or a revision of what lies here.
+            `config.json`, a home folder that is not known, a text that is none of the four forms, or a
+            revision of what lies here.
     """
     location = _locate(name)
     if revision is None:
@@ -99,7 +101,7 @@ def locate(name: str, revision: str | None = None) -> BaseLocation:
 def _locate(name: str) -> BaseLocation:
     if name.startswith(PACKAGE_PREFIX):
         return BaseLocation(name, "package", parts=tuple(_packaged(name).parts()))
-    path = Path(name).expanduser()
+    path = expanded(name, where=f"base model {name!r}", error=BaseModelError)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise BaseModelError(f"folder {name!r} has no config.json; a base folder is in transformers' format")

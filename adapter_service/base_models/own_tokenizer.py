@@ -13,6 +13,7 @@ from typing import Any
 
 from adapter_service.base_models.quiet import quiet_transformers
 from adapter_service.errors import BaseModelError
+from adapter_service.home_folders import expanded
 
 # Whatever of a tokenizer's folder changes tokens, or the text around them.
 _FOLDER_FILES = (
@@ -24,9 +25,9 @@ def locate_tokenizer(name: str) -> Path:
     """The file or folder that `name` means.
 
     Raises:
-        BaseModelError: it is neither a .model file nor a folder with tokenizer.json.
+        BaseModelError: neither a .model file nor a folder with tokenizer.json, or in a home folder that is not known.
     """
-    path = Path(name).expanduser().resolve()
+    path = expanded(name, where=f"model.tokenizer {name!r}", error=BaseModelError).resolve()
     if path.is_file() and path.suffix == ".model":
         return path
     if path.is_dir() and (path / "tokenizer.json").is_file():

@@ -54,7 +54,7 @@ def open_raw(
             f"the raw source {_shown(uri)!r} is not on the allow-list (security.raw_sources has "
             f"{len(allow_list)} prefixes); name a configured source instead, or ask the operator to add it"
         )
-    entry = SourceEntry(name="raw", kind=raw.kind, options=raw.options, file="raw source")
+    entry = SourceEntry(name="raw", kind=raw.kind, options=raw.options, file="raw source", folder=Path.cwd())
     return open_source(entry, languages=languages, seed=seed, shuffle_buffer=shuffle_buffer)
 
 
@@ -73,7 +73,7 @@ def _parsed(uri: str) -> _Raw:
         # ${VAR} in an address would put the service's own secrets into a request.
         return _Raw("http", uri, {"url": uri.replace("${", "%24%7B"), "allow_private": False})
     if scheme == "file":
-        return _Raw("local", uri, {"path": str(Path(rest.removeprefix("//")).expanduser().absolute())})
+        return _Raw("local", uri, {"path": rest.removeprefix("//")})
     if scheme not in _PARSERS:
         raise _unreadable(uri, "https://…, s3://bucket/key and hf:owner/name are read")
     raw = _PARSERS[scheme](uri, rest)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from adapter_service.errors import InvalidParameterError, SettingsError
+from adapter_service.home_folders import expanded
 from adapter_service.publishing.folder_store import FolderStore
 from adapter_service.publishing.store import Store
 from adapter_service.settings import StoreSettings, validate_section
@@ -28,7 +29,9 @@ def open_store(settings: StoreSettings, state_dir: Path, environ: Mapping[str, s
     """
     texts = _resolved(settings, os.environ if environ is None else environ)
     if settings.kind == "folder":
-        return FolderStore(settings.name, Path(texts["path"]).expanduser(), writer=_writer(state_dir))
+        return FolderStore(
+            settings.name, expanded(texts["path"], where=f"store '{settings.name}'"), writer=_writer(state_dir)
+        )
     from adapter_service.publishing.s3_store import S3Store
 
     return S3Store(

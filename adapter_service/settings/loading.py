@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_service.errors import SettingsError
+from adapter_service.home_folders import expanded
 from adapter_service.settings import environment
 from adapter_service.settings.draft import Draft
 from adapter_service.settings.entries import EntryReader, shipped_entries
@@ -62,7 +63,7 @@ def load_settings(
 
 def _find(given: Path | str | None, named: str | None, name: str) -> Path | None:
     if given or named:
-        return Path(given or named or "").expanduser().absolute()
+        return expanded(given or named or "", where=name).absolute()
     return next((path for folder in (Path.cwd(), _SHIPPED) if (path := folder / name).is_file()), None)
 
 
@@ -91,8 +92,12 @@ def _place_state_dir(draft: Draft, sections: dict[str, Section], config: Path | 
         return
     by_environment = draft.places.get(("storage", "state_dir"), "").startswith("environment")
     folder = Path.cwd() if config is None or by_environment else config.parent
-    placed = (folder / storage.state_dir.expanduser()).absolute()
-    sections["storage"] = storage.model_copy(update={"state_dir": placed})
+    try:
+        state_dir = expanded(storage.state_dir, where=f"{draft.place(('storage', 'state_dir'))}: 'storage.state_dir'")
+    except SettingsError as error:
+        draft.faults.append(str(error))
+        return
+    sections["storage"] = storage.model_copy(update={"state_dir": (folder / state_dir).absolute()})
 
 
 def _check_together(

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from adapter_service import adapter_names
+from adapter_service.home_folders import expanded
 from adapter_service.settings.masking import masked
 from adapter_service.settings.sources import SourceEntry, variables
 from rl.errors import ConfigError
@@ -181,7 +182,11 @@ class StoreSettings(Section):
     @model_validator(mode="after")
     def _place_is_plain(self) -> Self:
         path = self.path
-        if path is not None and not any(variables(path)) and not Path(path).expanduser().is_absolute():
+        if (
+            path is not None
+            and not any(variables(path))
+            and not expanded(path, where=f"store '{self.name}'", error=ValueError).is_absolute()
+        ):
             raise ValueError(f"store '{self.name}' has the path {path!r}; give an absolute one")
         if self.prefix and not all(part not in {"", ".", ".."} for part in self.prefix.strip("/").split("/")):
             raise ValueError(f"store '{self.name}' has the prefix {self.prefix!r}; write it as team/adapters")

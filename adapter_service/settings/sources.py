@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapter_service.errors import SettingsError
+from adapter_service.home_folders import expanded
 
 # The kind whose `sources` are names of other entries.
 MIX = "mix"
@@ -42,7 +43,7 @@ class SourceEntry(BaseModel):
         """The options with variables replaced and `path` made absolute; for the moment of opening.
 
         Raises:
-            SettingsError: a variable without a default is not set.
+            SettingsError: a variable without a default is not set, or a home folder not known.
         """
         options = {
             key: self._resolve(value, os.environ if environ is None else environ, key)
@@ -50,7 +51,7 @@ class SourceEntry(BaseModel):
         }
         path = options.get("path")
         if self.folder is not None and isinstance(path, str):
-            options["path"] = str(self.folder / Path(path).expanduser())
+            options["path"] = str(self.folder / expanded(path, where=f"{self._place('path')}: source '{self.name}'"))
         return options
 
     def values_of_variables(self, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -70,12 +71,15 @@ class SourceEntry(BaseModel):
     def _value(self, match: re.Match[str], environ: Mapping[str, str], key: str) -> str:
         value = environ.get(match["name"]) or match["default"]
         if value is None:
-            place = f"{self.file} line {self.lines.get(key, self.line)}"
             raise SettingsError(
-                f"{place}: source '{self.name}' needs the environment variable {match['name']} for '{key}', "
+                f"{self._place(key)}: source '{self.name}' needs the environment variable {match['name']} for '{key}', "
                 f"which is not set; export {match['name']}=… and start again"
             )
         return value
+
+    def _place(self, key: str) -> str:
+        line = self.lines.get(key, self.line)
+        return f"{self.file} line {line}" if line else self.file
 
 
 def variables(value: Any) -> Iterator[str]:

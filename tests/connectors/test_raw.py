@@ -144,7 +144,7 @@ def test_a_raw_address_reads_no_variables_of_the_environment(monkeypatch: pytest
     open_raw("https://data.example.org/corpora/${API_TOKEN}.jsonl", None)
 
 
-@pytest.mark.parametrize("uri", ["file:///etc/passwd", "file:a.txt", "/etc/passwd", "a.txt"])
+@pytest.mark.parametrize("uri", ["file:///etc/passwd", "file:a.txt", "file:~nobody-here/a.txt", "/etc/passwd", "a.txt"])
 def test_a_file_is_never_named_by_a_caller(uri: str) -> None:
     with pytest.raises(ForbiddenError, match="files are read only from configured sources"):
         open_raw(uri, ["file:", "/"])
