@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from adapter_service.adapters import check_name
 from adapter_service.api.expectations import check_base, check_file, check_width
 from adapter_service.api.schemas.training import TrainBody
 from adapter_service.api.services import Services
 from adapter_service.connectors.opening import configured
 from adapter_service.connectors.raw import is_raw, open_raw
-from adapter_service.errors import InvalidParameterError, SettingsError
+from adapter_service.errors import InvalidInputError, InvalidParameterError, SettingsError
 from adapter_service.jobs.beginning import check_memory, check_same_base, check_targets, trained_with
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.train_request import TrainRequest, going_on_from, settings_for
@@ -35,6 +37,15 @@ def accept(body: TrainBody, services: Services, *, trace_id: str, idempotency_ke
     )
     services.runner.wake()
     return job
+
+
+def estimate_of(job: Job, services: Services) -> dict[str, Any]:
+    """How much the job is; of one that the settings of today, or the base, would refuse, why that is not known."""
+    try:
+        return dict(services.pipeline.estimate(TrainRequest(**job.request)))
+    except InvalidInputError as error:
+        unknown = dict.fromkeys(("samples", "steps", "seconds", "memory_mb"))
+        return {**unknown, "message": f"not known, as the job cannot be trained so now: {error}"}
 
 
 def request_of(body: TrainBody, settings: Settings) -> TrainRequest:

@@ -14,7 +14,7 @@ from adapter_service.api.schemas.training import OLDER_NAMES, TrainBody
 from adapter_service.api.services import Services
 from adapter_service.api.training_requests import check_possible, request_of
 from adapter_service.jobs.train_request import OVERRIDES, TrainRequest, settings_for
-from adapter_service.settings import LoraSettings
+from adapter_service.settings import LoraSettings, TrainingSettings
 from tests.api.conftest import MakeServices, client_of
 from tests.conftest import SMALL_BASE
 
@@ -229,6 +229,18 @@ def test_the_same_idempotency_key_makes_one_job(client: TestClient) -> None:
     assert first["job_id"] == again["job_id"]
     other = train(client, {"seed": 2}, **{"Idempotency-Key": "k"})
     assert (other.status_code, other.json()["code"]) == (409, "duplicate_request")
+
+
+def test_a_repeated_request_has_its_job_though_the_settings_of_today_refuse_it(make_services: MakeServices) -> None:
+    body, key = {"token_budget": 512}, {"Idempotency-Key": "k"}
+    first = train(client_of(make_services(make_pipeline=None)), body, **key).json()
+    longer = TrainingSettings(max_seq_length=1024, token_budget=1024)
+    today = client_of(make_services(make_pipeline=None, training=longer))
+    again = train(today, body, **key)
+    assert (again.status_code, again.json()["job_id"]) == (202, first["job_id"])
+    assert again.json()["estimate"].keys() == first["estimate"].keys()
+    assert "'max_seq_length' is 1024, more than 'token_budget' (512)" in again.json()["estimate"]["message"]
+    assert train(today, body).status_code == 422
 
 
 def test_a_full_queue_says_when_to_come_back(make_services: MakeServices) -> None:

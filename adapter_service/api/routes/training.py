@@ -14,8 +14,7 @@ from adapter_service.api.schemas.fields import FollowQuery
 from adapter_service.api.schemas.training import JobAnswer, TrainAnswer, TrainBody
 from adapter_service.api.services import Wired
 from adapter_service.api.tracing import use_trace_id
-from adapter_service.api.training_requests import accept
-from adapter_service.jobs.train_request import TrainRequest
+from adapter_service.api.training_requests import accept, estimate_of
 
 router = APIRouter(tags=["training"])
 
@@ -58,7 +57,7 @@ def train(
         status=job.status,
         message=f"{job.status}; follow it at GET /adapter/status/{job.id}",
         created_at=job.created_at,
-        estimate=dict(services.pipeline.estimate(TrainRequest(**job.request))),
+        estimate=estimate_of(job, services),
         trace_id=trace_id,
     )
 
