@@ -46,11 +46,11 @@ def train(
     """Train on the engine's thread, from the newest of `checkpoints` when there is one of this run.
 
     `start` is the adapter to begin with (a copy of it); without one it begins as the base. `run_key` is
-    the run's `recipe_key`. With `discards_other` a checkpoint of another run is thrown away.
+    the run's `recipe_key`. With `discards_other` a checkpoint of another run or release is thrown away.
 
     Raises:
         DoesNotFitError: this machine has not the memory for it.
-        TrainingError: `checkpoints` are of another run.
+        TrainingError: `checkpoints` are of another run or release.
         JobCancelledError: the watch said so; what was done is in `checkpoints`.
     """
 

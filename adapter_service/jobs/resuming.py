@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapter_service.errors import JobCancelledError, NotReadyError, TrainingError
+from adapter_service.errors import JobCancelledError, NotReadyError
 
 if TYPE_CHECKING:
     from adapter_service.training.loop import TrainingState
@@ -25,8 +25,8 @@ class RunCheckpoint:
     """The checkpoints in `folder` of the run called `run_key`; `note` tells whoever follows the run.
 
     `made_with` is what the bytes of a result depend on beside its recipe: dtype, threads, token budget.
-    A checkpoint of another run is an error, or with `discards_other` thrown away: a job cannot be
-    given back the samples or the settings that it began with, and shall not fail for it.
+    A checkpoint of another run or release is an error, or with `discards_other` thrown away: a job cannot
+    be given back the samples or the settings that it began with, and shall not fail for it.
     """
 
     folder: Path
@@ -39,19 +39,14 @@ class RunCheckpoint:
         """Go on where the run was left, if it was begun before.
 
         Raises:
-            TrainingError: the checkpoint is of another run, and is not to be thrown away.
+            TrainingError: the checkpoint is of another run or release, and is not to be thrown away.
         """
-        from adapter_service.training.checkpoint import discard_checkpoint, load_checkpoint
+        from adapter_service.training.checkpoint import load_checkpoint
 
         configured = state.token_budget
-        try:
-            made_with = load_checkpoint(state, self.folder, run_key=self.run_key, note=self.note)
-        except TrainingError:
-            if not self.discards_other:
-                raise
-            self.note("the samples or settings changed since the last attempt; beginning anew")
-            discard_checkpoint(self.folder)
-            return
+        made_with = load_checkpoint(
+            state, self.folder, run_key=self.run_key, discards_other=self.discards_other, note=self.note
+        )
         if made_with is not None:
             self.note(f"going on from the checkpoint at step {state.step}")
             self._compare(made_with, state, configured)

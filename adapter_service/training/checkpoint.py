@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,13 @@ def _write(state: TrainingState, work: Path, run_key: str, made_with: Mapping[st
     from safetensors.torch import save_file
 
     save_file(_tensors(state), work / _TENSORS)
-    described = {
+    (work / _STATE).write_text(json.dumps(_told(state, run_key, made_with)))
+    (work / _MANIFEST).write_text(json.dumps({name: _described(work / name) for name in (_TENSORS, _STATE)}))
+    sync_folder(work)
+
+
+def _told(state: TrainingState, run_key: str, made_with: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "run_key": run_key,
         "step": state.step,
         "token_budget": state.token_budget,
@@ -73,20 +79,24 @@ def _write(state: TrainingState, work: Path, run_key: str, made_with: Mapping[st
         "losses": state.losses,
         "totals": asdict(state.totals),
     }
-    (work / _STATE).write_text(json.dumps(described))
-    (work / _MANIFEST).write_text(json.dumps({name: _described(work / name) for name in (_TENSORS, _STATE)}))
-    sync_folder(work)
 
 
 def load_checkpoint(
-    state: TrainingState, folder: Path, *, run_key: str, note: Callable[[str], None] = lambda _: None
+    state: TrainingState,
+    folder: Path,
+    *,
+    run_key: str,
+    discards_other: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Mapping[str, Any] | None:
     """Put the newest whole checkpoint of `folder` into `state`; what it was made with, or None without one.
 
-    One that is damaged is told to `note` and removed.
+    One that is damaged is told to `note` and removed; with `discards_other`, so are all where the newest
+    is another run's or another release's.
 
     Raises:
-        TrainingError: it belongs to a run with other samples, settings or base.
+        TrainingError: it is of a run with other samples, settings or base, or was written by another
+            release, and is not to be thrown away.
     """
     from safetensors.torch import load_file
 
@@ -97,18 +107,49 @@ def load_checkpoint(
             note(f"the checkpoint at {place.name.replace('-', ' ')} is damaged ({fault}) and passed over")
             shutil.rmtree(place, ignore_errors=True)
             continue
-        saved = json.loads((place / _STATE).read_text())
-        if saved["run_key"] != run_key:
-            raise TrainingError(
-                f"the checkpoint at step {saved['step']} is of a run with other samples, settings or base; "
-                "take those, or start anew without resuming"
-            )
-        _restore(state, load_file(place / _TENSORS))
+        saved, tensors = json.loads((place / _STATE).read_text()), load_file(place / _TENSORS)
+        if (reason := _other(saved, tensors, state, run_key)) is not None:
+            reason = f"the checkpoint at step {int(place.name.removeprefix('step-'))} {reason}"
+            if not discards_other:
+                raise TrainingError(f"{reason}; take the same as then, or start anew without resuming")
+            note(f"{reason}; beginning anew")
+            discard_checkpoint(folder)
+            return None
+        _restore(state, tensors)
         state.step, state.losses = int(saved["step"]), list(saved["losses"])
         state.token_budget, state.totals = int(saved["token_budget"]), Totals(**saved["totals"])
         made_with: Mapping[str, Any] = saved["made_with"]
         return made_with
     return None
+
+
+def _other(
+    saved: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], state: TrainingState, run_key: str
+) -> str | None:
+    """Why a whole checkpoint is not one that this run goes on from; None where it is."""
+    difference = _difference(_names(saved), _names(_told(state, run_key, {})))
+    if difference is None and saved["run_key"] != run_key:
+        return "is of a run with other samples, settings or base"
+    difference = difference or _difference(tensors.keys(), set(_tensor_names(state, tensors)))
+    return difference and f"was written by another release ({difference})"
+
+
+def _difference(found: Set[str], wanted: Set[str]) -> str | None:
+    if missing := sorted(wanted - found):
+        return f"it lacks {missing[0]!r}"
+    return f"it has {min(found - wanted)!r}" if found - wanted else None
+
+
+def _names(told: Mapping[str, Any]) -> set[str]:
+    return {*told, *(f"totals.{name}" for name in told.get("totals", ()))}
+
+
+def _tensor_names(state: TrainingState, found: Container[str]) -> Iterator[str]:
+    """Those that `found` should have: the moments of what never had a gradient are not kept."""
+    for index, _ in enumerate(state.adapter.parameters()):
+        yield f"{index}.weight"
+        if f"{index}.{_STEP}" in found:
+            yield from (f"{index}.{name}" for name in (_STEP, *_MOMENTS))
 
 
 def has_checkpoint(folder: Path) -> bool:

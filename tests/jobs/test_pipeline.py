@@ -355,7 +355,7 @@ def test_a_stopped_job_whose_source_is_another_now_begins_anew(make_bench: MakeB
     assert (job.status, job.error_message) == (JobStatus.SUCCEEDED, None)
     log = second_start.log_of(job)
     assert "the source or the settings changed since the last attempt; streaming from the beginning" in log
-    assert "the samples or settings changed since the last attempt; beginning anew" in log
+    assert "the checkpoint at step 7 is of a run with other samples, settings or base; beginning anew" in log
 
 
 def test_after_an_unforeseen_error_a_job_goes_on_from_its_checkpoint(bench: Bench) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -118,6 +119,58 @@ def test_a_token_budget_that_was_halved_stays_so(tiny_base: BaseModel, tmp_path:
     found = begun(tiny_base)
     load_checkpoint(found, tmp_path / "c", run_key="run")
     assert found.token_budget == 32
+
+
+Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], object]
+
+
+def _retold(place: Path, change: Change) -> None:
+    """Make it a whole checkpoint with another state or other tensors."""
+    told = json.loads((place / "state.json").read_text())
+    tensors = safetensors.torch.load_file(place / "state.safetensors")
+    change(told, tensors)
+    (place / "state.json").write_text(json.dumps(told))
+    safetensors.torch.save_file(tensors, place / "state.safetensors")
+    described = {name: checkpoint_module._described(place / name) for name in ("state.json", "state.safetensors")}
+    (place / "manifest.json").write_text(json.dumps(described))
+
+
+OTHER_RELEASES: dict[str, Change] = {
+    "it lacks 'losses'": lambda told, _: told.pop("losses"),
+    "it lacks 'run_key'": lambda told, _: told.pop("run_key"),
+    "it has 'scaler'": lambda told, _: told.update(scaler=1.0),
+    "it lacks 'totals.seconds'": lambda told, _: told["totals"].pop("seconds"),
+    "it has 'totals.watts'": lambda told, _: told["totals"].update(watts=3),
+    "it lacks '0.weight'": lambda _, tensors: tensors.update(a=tensors.pop("0.weight")),
+    "it lacks '1.exp_avg_sq'": lambda _, tensors: tensors.pop("1.exp_avg_sq"),
+    "it has '0.max_exp_avg_sq'": lambda _, tensors: tensors.update({"0.max_exp_avg_sq": torch.zeros(1)}),
+}
+
+
+@pytest.mark.parametrize("difference", OTHER_RELEASES)
+def test_the_checkpoint_of_another_release_is_refused_and_leaves_the_state_as_it_is(
+    tiny_base: BaseModel, tmp_path: Path, difference: str
+) -> None:
+    interrupted(tiny_base, tmp_path / "c", steps=3)
+    _retold(tmp_path / "c" / "step-000000003", OTHER_RELEASES[difference])
+    state = begun(tiny_base)
+    with pytest.raises(TrainingError, match=rf"step 3 was written by another release \({difference}\)"):
+        load_checkpoint(state, tmp_path / "c", run_key="run")
+    assert Ran(state, None).weights == Ran(begun(tiny_base), None).weights  # type: ignore[arg-type]
+    assert (state.step, has_checkpoint(tmp_path / "c")) == (0, True)
+
+
+def test_the_checkpoint_of_another_release_is_told_once_where_it_may_be_thrown_away(
+    tiny_base: BaseModel, tmp_path: Path
+) -> None:
+    interrupted(tiny_base, tmp_path / "c", steps=6)
+    _retold(tmp_path / "c" / "step-000000006", OTHER_RELEASES["it lacks 'losses'"])
+    notes: list[str] = []
+    for _ in range(2):
+        state = begun(tiny_base)
+        assert load_checkpoint(state, tmp_path / "c", run_key="run", discards_other=True, note=notes.append) is None
+    assert notes == ["the checkpoint at step 6 was written by another release (it lacks 'losses'); beginning anew"]
+    assert (state.step, has_checkpoint(tmp_path / "c")) == (0, False)
 
 
 Damage = Callable[[Path], object]
