@@ -107,7 +107,7 @@ def _recipe(settings: Settings) -> str:
     return (
         f"up to {data.max_train_samples} samples from '{data.source}', {sequences_per_step(training)} per step, "
         f"at most {steps} steps; at most {training.max_seq_length} tokens each, "
-        f"{training.token_budget} padded tokens at a time"
+        f"{training.token_budget} padded tokens at a time, preset {training.preset}"
     )
 
 

@@ -21,6 +21,7 @@ OVERRIDES: dict[str, tuple[str, str]] = {
     "source": ("data", "source"),
     "max_train_samples": ("data", "max_train_samples"),
     "languages": ("data", "languages"),
+    "preset": ("training", "preset"),
     "num_epochs": ("training", "num_epochs"),
     "max_steps": ("training", "max_steps"),
     "per_device_train_batch_size": ("training", "per_device_train_batch_size"),
@@ -55,6 +56,7 @@ class TrainRequest(Section):
     source: str | None = Field(default=None, min_length=1, max_length=1000)
     max_train_samples: int | None = None
     languages: list[str] | None = None
+    preset: str | None = None
     num_epochs: int | None = None
     max_steps: int | None = None
     per_device_train_batch_size: int | None = None

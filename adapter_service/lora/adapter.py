@@ -99,6 +99,7 @@ class Adapter(nn.Module):
         self.pairs: dict[str, LowRankPair] = dict(pairs)
         # Parameter names may hold no dots; the paths are kept in `pairs`.
         self._registered = nn.ModuleList(self.pairs.values())
+        self.dropout_generator: torch.Generator | None = None
 
     @classmethod
     def fresh(
@@ -147,6 +148,8 @@ class Adapter(nn.Module):
         return any(pair.dropout for pair in self.pairs.values())
 
     def set_dropout(self, generator: torch.Generator | None) -> None:
+        """Drop inputs by its numbers, in training; None drops nothing."""
+        self.dropout_generator = generator
         for pair in self.pairs.values():
             pair.dropout_generator = generator
 

@@ -43,7 +43,7 @@ OLDER: dict[str, MovedTo | NoEffect] = {
     "training.save_total_limit": NoEffect("two checkpoints of a job are kept"),
     "training.fp16": NoEffect("the precision is chosen by a start-up probe, or by 'model.dtype'"),
     "training.bf16": NoEffect("the precision is chosen by a start-up probe, or by 'model.dtype'"),
-    "training.gradient_checkpointing": NoEffect("memory is bounded by 'training.token_budget'"),
+    "training.gradient_checkpointing": NoEffect("'training.preset' decides it: small recomputes"),
     "training.dataloader_num_workers": NoEffect("one thread reads the stream"),
     "training.optim": NoEffect("the optimizer is AdamW on the adapter's float32 weights"),
     "data.streaming": NoEffect("sources are always streamed", only=(True,)),

@@ -96,6 +96,7 @@ class LoraSettings(Section):
 
 
 class TrainingSettings(Section):
+    preset: Literal["auto", "fast", "small"] = "auto"
     num_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     per_device_train_batch_size: Annotated[int, Field(ge=1, le=4096)] = 14
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] = 1

@@ -10,8 +10,10 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
+from typing import Literal
 
 import torch
 
@@ -25,6 +27,7 @@ from adapter_service.training.batching import plan_epoch, planned_steps, sequenc
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head, completion_loss
 from adapter_service.training.packing import MicroPlan, lay_out
+from adapter_service.training.recomputing import recomputing
 
 _NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED")
 
@@ -92,7 +95,7 @@ class TrainingState:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What the whole run took, also where it was resumed; `token_budget` is that of its last step."""
+    """What the whole run took, also where it was resumed; `preset` and `token_budget` are those of its last step."""
 
     steps: int
     samples: int
@@ -103,6 +106,7 @@ class TrainingResult:
     last_loss: float
     peak_memory_mb: int
     token_budget: int
+    preset: Literal["fast", "small"]
 
 
 def begin(adapter: Adapter, settings: TrainingSettings) -> TrainingState:
@@ -125,6 +129,8 @@ def train(
 ) -> TrainingResult:
     """Train `state.adapter` on `samples`, from `state.step` to the end.
 
+    The preset "auto" is "fast" here: to choose by what fits is for `training.memory`.
+
     Raises:
         NothingToLearnError: no samples, or not one completion token in them.
         NonFiniteLossError: a loss or gradient that is not a number; the weights before it are kept.
@@ -133,7 +139,7 @@ def train(
     """
     if not samples or not any(sample.completion_tokens for sample in samples):
         raise NothingToLearnError(f"{len(samples)} samples with no completion token; check the source's mapping")
-    head = Head.of(base.model)
+    passes = _Passes(base, state.adapter, Head.of(base.model), hooks, recomputes=settings.preset == "small")
     total_steps = planned_steps(len(samples), settings)
     meter = _Meter(total_steps, state, base.device)
     for number, indices in enumerate(_steps(samples, settings, total_steps)):
@@ -141,7 +147,7 @@ def train(
             continue
         chosen = [samples[index] for index in indices]
         rate = _set_rate(state.optimizer, number, total_steps, settings)
-        loss = _gradients(base, state, chosen, head, hooks, dropout_seed=settings.seed * 1_000_003 + number)
+        loss = _gradients(passes, state, chosen, dropout_seed=settings.seed * 1_000_003 + number)
         norm = torch.nn.utils.clip_grad_norm_(state.adapter.parameters(), settings.max_grad_norm)
         if not math.isfinite(loss) or not bool(norm.isfinite()):
             raise NonFiniteLossError(
@@ -156,7 +162,7 @@ def train(
         if state.step % settings.save_steps == 0 and state.step < total_steps:
             hooks.save(state)
     state.adapter.set_dropout(None)
-    return meter.result(state)
+    return meter.result(state, "small" if passes.recomputes else "fast")
 
 
 def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> float:
@@ -179,9 +185,40 @@ def _steps(samples: Sequence[RenderedSample], settings: TrainingSettings, total:
     return islice(chain.from_iterable(steps), total)
 
 
-def _gradients(
-    base: BaseModel, state: TrainingState, samples: list[RenderedSample], head: Head, hooks: Hooks, *, dropout_seed: int
-) -> float:
+@dataclass(frozen=True, slots=True)
+class _Passes:
+    """What every forward and backward pass of a run has in common."""
+
+    base: BaseModel
+    adapter: Adapter
+    head: Head
+    hooks: Hooks
+    recomputes: bool
+
+    def plans(self, samples: list[RenderedSample], token_budget: int) -> Iterator[MicroPlan]:
+        # Where inputs are dropped, what rows begin with is not the same in all of them.
+        return lay_out(samples, token_budget, packs=self.base.packs_rows, shares=not self.adapter.drops)
+
+    def gradients(self, samples: list[RenderedSample], plan: MicroPlan, completion_tokens: int) -> float | None:
+        """Add a micro-batch's gradients; its share of the step's loss, or None where there is no memory for it.
+
+        It is not retried in here: the exception holds on to all that the pass had made.
+        """
+        again = recomputing(self.base.model, self.adapter) if self.recomputes else nullcontext()
+        try:
+            with using(self.adapter), asking(self.hooks.check), again:
+                made = collate(self.base, samples, plan)
+                states = completion_states(self.base.model, made)
+                loss = completion_loss(states, made.targets, self.head, completion_tokens)
+                loss.backward()  # type: ignore[no-untyped-call]
+                return float(loss.detach())
+        except (RuntimeError, MemoryError) as error:
+            if not _says_no_memory(error):
+                raise
+            return None
+
+
+def _gradients(passes: _Passes, state: TrainingState, samples: list[RenderedSample], *, dropout_seed: int) -> float:
     """Gradients of one step; returns its loss per completion token.
 
     Each micro-batch's loss is divided by the completion tokens of the *whole* step, so that the
@@ -189,44 +226,19 @@ def _gradients(
     """
     completion_tokens = max(1, sum(sample.completion_tokens for sample in samples))
     while True:
-        _seed_dropout(state.adapter, base, dropout_seed)
+        _seed_dropout(state.adapter, passes.base, dropout_seed)
         loss = 0.0
-        for plan in lay_out(samples, state.token_budget, packs=base.packs_rows, shares=not state.adapter.drops):
-            hooks.pause()
-            if hooks.cancelled():
+        for plan in passes.plans(samples, state.token_budget):
+            passes.hooks.pause()
+            if passes.hooks.cancelled():
                 raise JobCancelledError("cancelled while training")
-            micro_loss = _micro_step(base, state.adapter, samples, plan, head, completion_tokens, hooks)
+            micro_loss = passes.gradients(samples, plan, completion_tokens)
             if micro_loss is None:
-                _lower_budget(state, samples, plan, base.device, hooks)
+                _lower_budget(state, samples, plan, passes)
                 break
             loss += micro_loss
         else:
             return loss
-
-
-def _micro_step(
-    base: BaseModel,
-    adapter: Adapter,
-    samples: list[RenderedSample],
-    plan: MicroPlan,
-    head: Head,
-    completion_tokens: int,
-    hooks: Hooks,
-) -> float | None:
-    """Add a micro-batch's gradients; its share of the step's loss, or None where there is no memory for it.
-
-    It is not retried in here: the exception holds on to all that the pass had made.
-    """
-    try:
-        with using(adapter), asking(hooks.check):
-            made = collate(base, samples, plan)
-            loss = completion_loss(completion_states(base.model, made), made.targets, head, completion_tokens)
-            loss.backward()  # type: ignore[no-untyped-call]
-            return float(loss.detach())
-    except (RuntimeError, MemoryError) as error:
-        if not _says_no_memory(error):
-            raise
-        return None
 
 
 def _says_no_memory(error: Exception) -> bool:
@@ -234,26 +246,25 @@ def _says_no_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
-def _lower_budget(
-    state: TrainingState, samples: list[RenderedSample], plan: MicroPlan, device: torch.device, hooks: Hooks
-) -> None:
+def _lower_budget(state: TrainingState, samples: list[RenderedSample], plan: MicroPlan, passes: _Passes) -> None:
     """Halve the budget until it is below what `plan` took, for the rest of the run.
 
     Raises:
         OutOfMemoryError: it is one sample alone.
     """
     state.adapter.zero_grad(set_to_none=True)
-    if device.type == "cuda":
+    if passes.base.device.type == "cuda":
         torch.cuda.empty_cache()
     longest = max(len(samples[place].ids) for place in plan.places)
     if len(plan.places) == 1:
         raise OutOfMemoryError(
             f"no memory is left for one sample of {longest} tokens by itself; lower training.max_seq_length, "
+            f"{'' if passes.recomputes else 'choose training.preset small, '}"
             "or hold the base in fewer bits (quantization.use_8bit)"
         )
     while state.token_budget >= plan.tokens:
         state.token_budget //= 2
-    hooks.note(
+    passes.hooks.note(
         f"no memory for a micro-batch of {len(plan.places)} samples of up to {longest} tokens; "
         f"going on with a token budget of {state.token_budget}"
     )
@@ -302,7 +313,7 @@ class _Meter:
             token_budget=state.token_budget,
         )
 
-    def result(self, state: TrainingState) -> TrainingResult:
+    def result(self, state: TrainingState, preset: Literal["fast", "small"]) -> TrainingResult:
         return TrainingResult(
             steps=state.step,
             **asdict(state.totals),
@@ -310,6 +321,7 @@ class _Meter:
             last_loss=state.losses[-1] if state.losses else math.nan,
             peak_memory_mb=peak_memory_mb(self._device),
             token_budget=state.token_budget,
+            preset=preset,
         )
 
 

@@ -16,6 +16,7 @@ OTHER_VALUES: dict[str, Any] = {
     "source": "my_corpus",
     "max_train_samples": 17,
     "languages": ["hi", "ta"],
+    "preset": "small",
     "num_epochs": 3,
     "max_steps": 12,
     "per_device_train_batch_size": 5,
