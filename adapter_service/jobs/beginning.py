@@ -64,8 +64,7 @@ def check_memory(settings: Settings, engine: Engine) -> None:
 
 def megabytes_needed(settings: Settings, engine: Engine) -> int:
     """The estimate of what training takes at most beside the base."""
-    from adapter_service.training.memory import estimate_bytes, largest_micro_batch
+    from adapter_service.training.memory import fit
 
     longest = min(settings.training.max_seq_length, engine.base.context_tokens)
-    tokens = largest_micro_batch(settings.training, longest)
-    return estimate_bytes(engine.base, engine.layers, lora_config(settings), tokens) >> 20
+    return fit(engine.base, engine.layers, lora_config(settings), settings.training, longest).needed_bytes >> 20

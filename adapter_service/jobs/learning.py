@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from adapter_service.training.loop import TrainingResult
 
 # These split the work and the losses of a crash; the weights that come of it are the same.
-_NOT_THE_RECIPE = frozenset({"token_budget", "save_steps"})
+_NOT_THE_RECIPE = frozenset({"preset", "token_budget", "save_steps"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,8 @@ def train(
         kept.load(state)
         longest = max((len(sample.ids) for sample in dataset.train), default=0)
         training = settings.training.model_copy(update={"token_budget": state.token_budget})
-        check_fits(turn.base, turn.layers, lora_config(settings), training, longest)
+        found = check_fits(turn.base, turn.layers, lora_config(settings), training, longest)
+        watch.note(found.note)
         hooks = Hooks(
             pause=turn.pause,
             check=turn.check,
@@ -76,7 +77,8 @@ def train(
             note=watch.note,
         )
         with kept.saved_when_stopped(state):
-            result = run_loop(turn.base, dataset.train, state, settings.training, hooks)
+            chosen = settings.training.model_copy(update={"preset": found.preset})
+            result = run_loop(turn.base, dataset.train, state, chosen, hooks)
         return Trained(state.adapter, result)
 
     return engine.run(on_engine)

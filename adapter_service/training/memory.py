@@ -22,17 +22,23 @@ It is not of the engine's adapters, nor of answers that are given meanwhile.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
 
-from adapter_service.errors import DoesNotFitError
+from adapter_service.base_models import attention
+from adapter_service.errors import DoesNotFitError, InvalidParameterError
 from adapter_service.lora.adapter import LinearLayer, LoraConfig, select_layers
 from adapter_service.model_utils import BaseModel
 from adapter_service.settings import TrainingSettings
 from adapter_service.training.batching import padded_length, sequences_per_step
 from adapter_service.training.loss import CHUNK_ROWS, Head
+from adapter_service.training.recomputing import decoder_layers
+
+Preset = Literal["fast", "small"]
 
 _ACTIVATIONS = 1.85
 _BYTES_PER_WEIGHT = 16
@@ -46,17 +52,30 @@ def largest_micro_batch(settings: TrainingSettings, longest: int) -> int:
     return max(padded, min(settings.token_budget, sequences_per_step(settings) * padded))
 
 
-def estimate_bytes(base: BaseModel, layers: Mapping[str, LinearLayer], lora: LoraConfig, tokens: int) -> int:
-    """What training takes beside the base, with micro-batches of up to `tokens` padded tokens."""
+def estimate_bytes(
+    base: BaseModel, layers: Mapping[str, LinearLayer], lora: LoraConfig, tokens: int, longest: int, *, preset: Preset
+) -> int:
+    """What training takes beside the base, with micro-batches of up to `tokens` padded tokens in rows of `longest`."""
     item = base.precision.dtype.itemsize
-    widths = sum(layer.in_features + layer.out_features for layer in layers.values())
-    activations = _ACTIVATIONS * tokens * item * widths
     chosen = select_layers(lora, layers)
+    widths = sum(layer.in_features + layer.out_features for layer in layers.values())
+    activations = _ACTIVATIONS * tokens * item * widths + _attention_bytes(base, tokens, longest)
     if lora.dropout:  # each layer then keeps an input of its own, and which of it was dropped
         activations += tokens * (item + 1) * sum(layer.in_features for layer in chosen.values())
+    if preset == "small":
+        config, depth = base.model.config.get_text_config(), len(decoder_layers(base.model))
+        activations = activations / depth + tokens * item * config.hidden_size * depth
     weights = sum(lora.rank(path) * (layer.in_features + layer.out_features) for path, layer in chosen.items())
     vocabulary = Head.of(base.model).weight.shape[0]
     return int(activations + _BYTES_PER_WEIGHT * weights + CHUNK_ROWS * vocabulary * (2 * item + 4))
+
+
+def _attention_bytes(base: BaseModel, tokens: int, longest: int) -> int:
+    """Of how much each token attends to each of its row: kept where the rows are short, and not by torch's kernel."""
+    config = base.model.config.get_text_config()
+    if config._attn_implementation != attention.NAME or base.device.type != "cpu" or longest > attention.LONGEST:
+        return 0
+    return int(config.num_hidden_layers * config.num_attention_heads * tokens * longest * base.precision.dtype.itemsize)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -68,23 +87,74 @@ def free_bytes(device: torch.device) -> int:
     return available if (left := _left_in_group()) is None else min(available, left)
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A preset, never "auto", and what a run with it takes at most, of what is `free_bytes`."""
+
+    preset: Preset
+    tokens: int
+    needed_bytes: int
+    free_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        return self.needed_bytes <= self.free_bytes
+
+    @property
+    def note(self) -> str:
+        kept = "layers keep their input alone" if self.preset == "small" else "nothing is computed twice"
+        return (
+            f"preset {self.preset} ({kept}): about {_megabytes(self.needed_bytes)} MB beside the base, "
+            f"of {_megabytes(self.free_bytes)} MB that are free"
+        )
+
+
+def fit(
+    base: BaseModel, layers: Mapping[str, LinearLayer], lora: LoraConfig, settings: TrainingSettings, longest: int
+) -> Fit:
+    """The preset that the settings name; for "auto" the fast one where it fits, else the small one.
+
+    Raises:
+        InvalidParameterError: "small" is asked for, and the base has no layers that can be run again.
+    """
+    can_recompute = bool(decoder_layers(base.model))
+    if settings.preset == "small" and not can_recompute:
+        raise InvalidParameterError(
+            f"preset 'small' runs decoder layers twice, and {base.name!r} has none that transformers would; "
+            "use 'fast' with a smaller token_budget",
+            parameter="preset",
+        )
+    tokens, free = largest_micro_batch(settings, longest), free_bytes(base.device)
+    presets: list[Preset] = ["fast", "small"] if settings.preset == "auto" else [settings.preset]
+    for preset in presets if can_recompute else presets[:1]:
+        needed = estimate_bytes(base, layers, lora, tokens, padded_length(longest), preset=preset)
+        found = Fit(preset, tokens, needed, free)
+        if found.fits:
+            break
+    return found
+
+
 def check_fits(
     base: BaseModel, layers: Mapping[str, LinearLayer], lora: LoraConfig, settings: TrainingSettings, longest: int
-) -> None:
-    """Refuse a run that this machine has not the memory for.
+) -> Fit:
+    """The preset to train with; a run that this machine has not the memory for is refused.
 
     Raises:
         DoesNotFitError: the estimate is more than what is free; with both, and what to lower.
+        InvalidParameterError: as `fit`.
     """
-    tokens = largest_micro_batch(settings, longest)
-    needed, free = estimate_bytes(base, layers, lora, tokens), free_bytes(base.device)
-    if needed <= free:
-        return
+    found = fit(base, layers, lora, settings, longest)
+    if found.fits:
+        return found
     where = "on the GPU" if base.device.type == "cuda" else "of memory"
+    lengths = f"token_budget (now {settings.token_budget}) and max_seq_length (now {settings.max_seq_length})"
+    lower = f"lower {lengths}, or lora_r"
+    if found.preset == "fast" and decoder_layers(base.model):
+        lower = f"use preset 'small', or {lower}"
     raise DoesNotFitError(
-        f"training would take about {_megabytes(needed)} MB {where} beside the base, and {_megabytes(free)} MB are "
-        f"free. It is for micro-batches of {tokens} tokens at rank {lora.r}: lower token_budget "
-        f"(now {settings.token_budget}) and max_seq_length (now {settings.max_seq_length}), or lora_r"
+        f"training would take about {_megabytes(found.needed_bytes)} MB {where} beside the base, and "
+        f"{_megabytes(found.free_bytes)} MB are free. It is for micro-batches of {found.tokens} tokens at rank "
+        f"{lora.r}, preset {found.preset!r}: {lower}"
     )
 
 

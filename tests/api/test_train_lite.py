@@ -25,6 +25,7 @@ VALUES: dict[str, Any] = {
     "source": "other",
     "max_train_samples": 7,
     "languages": ["hi", "Tamil"],
+    "preset": "fast",
     "num_epochs": 3,
     "max_steps": 9,
     "per_device_train_batch_size": 5,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -16,7 +17,7 @@ from adapter_service.model_utils import BaseModel
 from adapter_service.training import memory as memory_module
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head, completion_loss
-from adapter_service.training.memory import check_fits, estimate_bytes, free_bytes, largest_micro_batch
+from adapter_service.training.memory import check_fits, estimate_bytes, fit, free_bytes, largest_micro_batch
 from adapter_service.training.packing import lay_out
 from tests.training.small_run import fresh_adapter, small_settings, some_samples
 
@@ -27,8 +28,14 @@ def layers_of(base: BaseModel) -> Any:
     return install(base.model, keep=base.model.get_output_embeddings())
 
 
-def estimate(base: BaseModel, tokens: int = 512, **lora: Any) -> int:
-    return estimate_bytes(base, layers_of(base), LoraConfig(**lora), tokens)
+def estimate(
+    base: BaseModel,
+    tokens: int = 512,
+    longest: int = 24,
+    preset: Literal["fast", "small"] = "fast",
+    **lora: Any,
+) -> int:
+    return estimate_bytes(base, layers_of(base), LoraConfig(**lora), tokens, longest, preset=preset)
 
 
 def test_the_estimate_grows_with_tokens_rank_and_dropout(tiny_base: BaseModel) -> None:
@@ -36,7 +43,9 @@ def test_the_estimate_grows_with_tokens_rank_and_dropout(tiny_base: BaseModel) -
     assert estimate(tiny_base, 1024) > plain
     assert estimate(tiny_base, r=64) > plain
     assert estimate(tiny_base, dropout=0.1) > plain
+    assert estimate(tiny_base, longest=128) > plain
     assert estimate(tiny_base, target_modules=("q_proj",)) < plain
+    assert estimate(tiny_base, preset="small") < plain
 
 
 def test_a_layer_that_the_base_lacks_is_told_and_not_estimated(tiny_base: BaseModel) -> None:
@@ -86,17 +95,53 @@ def test_the_largest_micro_batch_is_bound_by_budget_step_and_longest_sample(
     assert largest_micro_batch(settings, longest) == tokens
 
 
-def test_what_does_not_fit_is_refused_with_both_figures_and_what_to_lower(
-    tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = small_settings(token_budget=64)
-    needed = estimate_bytes(tiny_base, layers_of(tiny_base), LoraConfig(r=256), 64)
-    monkeypatch.setattr(memory_module, "free_bytes", lambda device: needed)
-    check_fits(tiny_base, layers_of(tiny_base), LoraConfig(r=256), settings, 32)
-    monkeypatch.setattr(memory_module, "free_bytes", lambda device: needed - 1)
+@dataclass
+class Free:
+    """How much the machine has, in this test."""
+
+    size: int
+
+    def __call__(self, device: torch.device) -> int:
+        return self.size
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Free:
+    free = Free(0)
+    monkeypatch.setattr(memory_module, "free_bytes", free)
+    return free
+
+
+def test_what_does_not_fit_is_refused_with_both_figures_and_what_to_lower(tiny_base: BaseModel, free: Free) -> None:
+    settings = small_settings(token_budget=64, preset="fast")
+    free.size = needed = estimate(tiny_base, 64, 32, r=256)
+    assert check_fits(tiny_base, layers_of(tiny_base), LoraConfig(r=256), settings, 32).needed_bytes == needed
+    free.size -= 1
     with pytest.raises(DoesNotFitError, match=r"about \d+ MB of memory beside the base, and \d+ MB are free") as caught:
         check_fits(tiny_base, layers_of(tiny_base), LoraConfig(r=256), settings, 32)
-    assert "micro-batches of 64 tokens at rank 256: lower token_budget (now 64)" in str(caught.value)
+    wanted = "micro-batches of 64 tokens at rank 256, preset 'fast': use preset 'small', or lower token_budget (now 64)"
+    assert wanted in str(caught.value)
+
+
+def test_auto_is_fast_where_that_fits_and_small_where_it_does_not(tiny_base: BaseModel, free: Free) -> None:
+    settings = small_settings(token_budget=64)
+    sizes = {preset: estimate(tiny_base, 64, 32, preset) for preset in ("fast", "small")}
+    for free.size, wanted in ((sizes["fast"], "fast"), (sizes["fast"] - 1, "small"), (sizes["small"], "small")):
+        found = check_fits(tiny_base, layers_of(tiny_base), LoraConfig(), settings, 32)
+        assert (found.preset, found.needed_bytes) == (wanted, sizes[wanted])
+        assert f"preset {wanted}" in found.note
+    free.size = sizes["small"] - 1
+    with pytest.raises(DoesNotFitError, match="preset 'small': lower token_budget"):
+        check_fits(tiny_base, layers_of(tiny_base), LoraConfig(), settings, 32)
+
+
+def test_a_base_without_layers_to_run_again_is_fast_or_refused(
+    tiny_base: BaseModel, free: Free, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_module, "decoder_layers", lambda model: [])
+    with pytest.raises(InvalidParameterError, match="use 'fast' with a smaller token_budget"):
+        fit(tiny_base, layers_of(tiny_base), LoraConfig(), small_settings(preset="small"), 32)
+    assert fit(tiny_base, layers_of(tiny_base), LoraConfig(), small_settings(), 32).preset == "fast"
 
 
 def test_a_group_of_processes_has_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
