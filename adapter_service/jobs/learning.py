@@ -67,7 +67,8 @@ def train(
         longest = max((len(sample.ids) for sample in dataset.train), default=0)
         training = settings.training.model_copy(update={"token_budget": state.token_budget})
         found = check_fits(turn.base, turn.layers, lora_config(settings), training, longest)
-        watch.note(found.note)
+        if settings.training.preset == "auto" and found.preset == "small":
+            watch.note(found.note)
         hooks = Hooks(
             pause=turn.pause,
             check=turn.check,

@@ -102,10 +102,9 @@ class Fit:
 
     @property
     def note(self) -> str:
-        kept = "layers keep their input alone" if self.preset == "small" else "nothing is computed twice"
         return (
-            f"preset {self.preset} ({kept}): about {_megabytes(self.needed_bytes)} MB beside the base, "
-            f"of {_megabytes(self.free_bytes)} MB that are free"
+            f"{_megabytes(self.free_bytes)} MB are free: training with preset {self.preset!r}, "
+            f"which takes about {_megabytes(self.needed_bytes)} MB beside the base"
         )
 
 

@@ -66,6 +66,7 @@ EFFECTS: dict[tuple[str, str], tuple[Any, str]] = {
     ("lora", "use_rslora"): (True, "scales"),
     ("lora", "rank_pattern"): ({"q_proj": 5}, "ranks"),
     ("lora", "alpha_pattern"): ({"q_proj": 9}, "scales"),
+    ("training", "preset"): ("small", "preset"),
     ("training", "num_epochs"): (2, "steps"),
     ("training", "per_device_train_batch_size"): (8, "steps"),
     ("training", "gradient_accumulation_steps"): (2, "steps"),
@@ -122,6 +123,7 @@ def observed(engine: Engine, settings: Settings, folder: Path) -> dict[str, Any]
         "ranks": {path: pair.a.shape[0] for path, pair in pairs},
         "scales": {path: pair.scale for path, pair in pairs},
         "weights": digest.hexdigest(),
+        "preset": trained.result.preset,
         "steps": trained.result.steps,
         "rates": [progress.learning_rate for progress in watch.told],
         "micro_steps": watch.asked,
@@ -225,7 +227,7 @@ def test_a_checkpoint_belongs_to_its_recipe_and_not_to_how_it_was_computed(engin
         return recipe_key(settings, streamed, engine, None)
 
     streamed = streamed_by(engine, settings_in(tmp_path))
-    assert key() == key(token_budget=512) == key(save_steps=7)
+    assert key() == key(token_budget=512) == key(save_steps=7) == key(preset="small")
     assert key() != key(seed=1)
     assert key() != recipe_key(settings_in(tmp_path), streamed, engine, "a parent's key")
 

@@ -129,7 +129,7 @@ def test_auto_is_fast_where_that_fits_and_small_where_it_does_not(tiny_base: Bas
     for free.size, wanted in ((sizes["fast"], "fast"), (sizes["fast"] - 1, "small"), (sizes["small"], "small")):
         found = check_fits(tiny_base, layers_of(tiny_base), LoraConfig(), settings, 32)
         assert (found.preset, found.needed_bytes) == (wanted, sizes[wanted])
-        assert f"preset {wanted}" in found.note
+        assert f"preset {wanted!r}" in found.note
     free.size = sizes["small"] - 1
     with pytest.raises(DoesNotFitError, match="preset 'small': lower token_budget"):
         check_fits(tiny_base, layers_of(tiny_base), LoraConfig(), settings, 32)
