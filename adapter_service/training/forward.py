@@ -16,6 +16,8 @@ from adapter_service.rendering import RenderedSample
 from adapter_service.training.batching import padded_length
 from adapter_service.training.packing import MicroPlan
 
+_NOTHING = RenderedSample((), 1)
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
@@ -74,17 +76,15 @@ class _Row:
 
 
 def _rows_of(layout: Layout, samples: Sequence[RenderedSample]) -> Iterator[_Row]:
-    """What lies in the sequence, from its start to its end: prefixes, and rows without them."""
+    """What lies in the sequence, from its start to its end: prefixes, rows without them, and padding."""
     following = iter(samples)
     for segment in layout:
-        first = True
-        for block in segment.blocks:
-            for _ in range(block.rows):
-                sample = next(following)
-                if first and segment.prefix:
-                    yield _Row(sample, 0, segment.prefix)
-                first = False
-                yield _Row(sample, segment.prefix, segment.prefix + block.tokens)
+        lengths = [block.tokens for block in segment.blocks for _ in range(block.rows)]
+        for number, tokens in enumerate(lengths):
+            sample = next(following, _NOTHING)
+            if number == 0 and segment.prefix:
+                yield _Row(sample, 0, segment.prefix)
+            yield _Row(sample, segment.prefix, segment.prefix + tokens)
 
 
 def completion_states(model: Any, batch: MicroBatch) -> torch.Tensor:

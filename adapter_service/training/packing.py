@@ -1,26 +1,34 @@
 """Which samples of a step go through the base together, and where they lie: pure arithmetic on tokens.
 
-They lie end to end, each padded to a multiple of a few tokens and no further. What several begin with (a system
-prompt, an instruction) lies there once: the forward pass computes it once, and in the backward pass what comes from
-every one of them adds up in it, so that the gradient is the one of the samples by themselves.
+They lie end to end, each padded by a few tokens at most, to be as long as the one before it. What several begin with
+(a system prompt, an instruction) lies there once: the forward pass computes it once, and in the backward pass what
+comes from every one of them adds up in it, so that the gradient is the one of the samples by themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby, pairwise, takewhile
+from dataclasses import dataclass, field
+from itertools import pairwise, takewhile
 
 from adapter_service.base_models.layout import Block, Layout, Segment
 from adapter_service.rendering import RenderedSample
-from adapter_service.training.batching import PAD_MULTIPLE, padded_length, split
+from adapter_service.training.batching import padded_length, split
+
+# Rows of other lengths attend apart from each other, which costs about as much as so many tokens.
+_BLOCK_COSTS_TOKENS = 16
+# To share less would be more work than to compute it again.
+_LEAST_PREFIX = 8
+# Passes are so many tokens long, for each length of a product is prepared by the matrix library, which keeps 1,024:
+# a millisecond for each of some forty products.
+_PASS_MULTIPLE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class MicroPlan:
-    """One pass: `places` of its samples in the order in which they lie, and how many padded `tokens` that is.
+    """One pass: `places` of its samples in the order in which they lie, and how many `tokens` that is with padding.
 
-    Without a `layout` each is a row, padded to the longest.
+    Without a `layout` each is a row, padded to the longest; with one, what is behind the last row is padding too.
     """
 
     places: tuple[int, ...]
@@ -38,13 +46,13 @@ def lay_out(samples: Sequence[RenderedSample], budget_tokens: int, *, packs: boo
             longest = padded_length(max(len(samples[row].ids) for row in rows))
             yield MicroPlan(tuple(rows), None, longest * len(rows))
         return
-    filling = _Filling(samples)
+    filling = _Filling(samples, budget_tokens)
     for prefix, places in _groups(samples, shares=shares):
         filling.begin_segment(prefix)
         for place in sorted(places, key=lambda place: -len(samples[place].ids)):
-            if filling.tokens and filling.tokens + filling.needed(place) > budget_tokens:
+            if not filling.has_room(place):
                 yield filling.plan()
-                filling = _Filling(samples)
+                filling = _Filling(samples, budget_tokens)
                 filling.begin_segment(prefix)
             filling.add(place)
     if filling.tokens:
@@ -79,39 +87,82 @@ def _begin_alike(samples: Sequence[RenderedSample]) -> list[tuple[int, list[int]
 
 
 def _common(left: RenderedSample, right: RenderedSample) -> int:
-    """Tokens that both begin with, in whole multiples, up to where the first of them predicts a completion token."""
+    """Tokens that both begin with, up to where the first of them predicts a completion token; 0 for a few."""
     end = max(0, min(left.completion_start, right.completion_start) - 1)
     pairs = zip(left.ids[:end], right.ids[:end], strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) // PAD_MULTIPLE * PAD_MULTIPLE
+    count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return count if count >= _LEAST_PREFIX else 0
+
+
+@dataclass(slots=True)
+class _OpenBlock:
+    """Rows that are padded to `tokens`, which the first of them has; `padding` is how much that is by now."""
+
+    tokens: int
+    rows: int = 1
+    padding: int = 0
+
+
+@dataclass(slots=True)
+class _OpenSegment:
+    prefix: int
+    places: list[int] = field(default_factory=list)
+    blocks: list[_OpenBlock] = field(default_factory=list)
 
 
 class _Filling:
-    """A pass that is being filled, segment by segment."""
+    """A pass that is being filled, segment by segment, the longest row of each first."""
 
-    def __init__(self, samples: Sequence[RenderedSample]) -> None:
+    def __init__(self, samples: Sequence[RenderedSample], budget_tokens: int) -> None:
         self._samples = samples
-        self._segments: list[tuple[int, list[int]]] = []
+        self._budget_tokens = budget_tokens
+        self._segments: list[_OpenSegment] = []
         self.tokens = 0
 
     def begin_segment(self, prefix: int) -> None:
-        self._segments.append((prefix, []))
+        self._segments.append(_OpenSegment(prefix))
 
-    def needed(self, place: int) -> int:
-        prefix, places = self._segments[-1]
-        return self._own(place, prefix) + (0 if places else prefix)
+    def has_room(self, place: int) -> bool:
+        """Whether the sample fits; an empty pass takes what is longer than the budget too."""
+        block = self._block_for(place)
+        more = self._own(place) if block is None else block.tokens
+        prefix = 0 if self._segments[-1].places else self._segments[-1].prefix
+        return not self.tokens or self.tokens + prefix + more <= self._budget_tokens
 
     def add(self, place: int) -> None:
-        self.tokens += self.needed(place)
-        self._segments[-1][1].append(place)
+        segment, block = self._segments[-1], self._block_for(place)
+        if not segment.places:
+            self.tokens += segment.prefix
+        segment.places.append(place)
+        if block is None:
+            block = _OpenBlock(self._own(place))
+            segment.blocks.append(block)
+        else:
+            block.rows += 1
+            block.padding += block.tokens - self._own(place)
+        self.tokens += block.tokens
 
     def plan(self) -> MicroPlan:
-        filled = [(prefix if len(places) > 1 else 0, places) for prefix, places in self._segments if places]
-        layout = tuple(Segment(prefix, self._blocks(places, prefix)) for prefix, places in filled)
-        return MicroPlan(tuple(place for _, places in filled for place in places), layout, self.tokens)
+        filled = [segment for segment in self._segments if segment.places]
+        layout = [_closed(segment) for segment in filled]
+        tokens = max(self.tokens, min(-(-self.tokens // _PASS_MULTIPLE) * _PASS_MULTIPLE, self._budget_tokens))
+        if tokens > self.tokens:
+            layout.append(Segment(0, (Block(1, tokens - self.tokens),)))
+        return MicroPlan(tuple(place for segment in filled for place in segment.places), tuple(layout), tokens)
 
-    def _blocks(self, places: list[int], prefix: int) -> tuple[Block, ...]:
-        runs = groupby(self._own(place, prefix) for place in places)
-        return tuple(Block(sum(1 for _ in run), tokens) for tokens, run in runs)
+    def _block_for(self, place: int) -> _OpenBlock | None:
+        """The block that the sample may join."""
+        blocks = self._segments[-1].blocks
+        if not blocks or blocks[-1].padding + blocks[-1].tokens - self._own(place) > _BLOCK_COSTS_TOKENS:
+            return None
+        return blocks[-1]
 
-    def _own(self, place: int, prefix: int) -> int:
-        return padded_length(len(self._samples[place].ids) - prefix)
+    def _own(self, place: int) -> int:
+        return len(self._samples[place].ids) - self._segments[-1].prefix
+
+
+def _closed(segment: _OpenSegment) -> Segment:
+    blocks = [Block(block.rows, block.tokens) for block in segment.blocks]
+    if len(segment.places) > 1:
+        return Segment(segment.prefix, tuple(blocks))
+    return Segment(0, (Block(1, segment.prefix + blocks[0].tokens),))

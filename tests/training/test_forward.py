@@ -39,22 +39,23 @@ def test_padding_with_the_end_token_leaves_the_real_end_in_the_loss(tiny_base: B
     assert batch.targets.tolist() == [*range(15, 25), END, 6, END]
 
 
-def test_packed_samples_are_padded_by_themselves(tiny_base: BaseModel) -> None:
-    batch = whole(tiny_base, [RenderedSample((5, 6, END), 1), RenderedSample((*range(5, 25), END), 10)])
-    assert batch.ids.shape == (1, 24 + 8)
+def test_packed_samples_of_other_lengths_are_not_padded_and_the_pass_is(tiny_base: BaseModel) -> None:
+    samples = [RenderedSample((5, 6, END), 1), RenderedSample((*range(5, 25), END), 10)]
+    batch = whole(tiny_base, samples)
     assert batch.positions is not None
-    assert batch.positions.tolist() == [[*range(24), *range(8)]]
+    assert batch.positions.tolist() == [[*range(21), *range(3), *range(8)]]
+    assert batch.ids.tolist() == [[*samples[1].ids, *samples[0].ids, *[END] * 8]]
 
 
 def test_what_samples_begin_with_lies_there_once(tiny_base: BaseModel) -> None:
-    prefix = tuple(range(50, 67))  # of which two times eight are shared
+    prefix = tuple(range(50, 67))
     samples = [RenderedSample((*prefix, 5, 6, END), 18), RenderedSample((*prefix, 7, END), 18)]
     batch = whole(tiny_base, samples)
-    own = [[66, 5, 6, END, *[END] * 4], [66, 7, END, *[END] * 5]]
-    assert batch.ids.tolist() == [[*prefix[:16], *own[0], *own[1]]]
+    assert batch.ids.tolist() == [[*prefix, 5, 6, END, 7, END, END, *[END] * 9]]
     assert batch.positions is not None
-    assert batch.positions.tolist() == [[*range(16), *range(16, 24), *range(16, 24)]]
+    assert batch.positions.tolist() == [[*range(17), *range(17, 20), *range(17, 20), *range(9)]]
     assert batch.targets.tolist() == [6, END, END]
+    assert batch.ids[batch.predicts].tolist() == [5, 6, 7]
 
 
 @both_ways
