@@ -98,7 +98,8 @@ def _adapter(settings: Settings) -> str:
     lora = settings.lora
     targets = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
     scale = "rank-stabilized" if lora.use_rslora else "plain"
-    return f"rank {lora.r}, alpha {lora.alpha} ({scale}), dropout {lora.dropout:g}, on {targets}"
+    layers = "" if lora.layers == "all" else " of the upper half of the decoder's layers"
+    return f"rank {lora.r}, alpha {lora.alpha} ({scale}), dropout {lora.dropout:g}, on {targets}{layers}"
 
 
 def _recipe(settings: Settings) -> str:

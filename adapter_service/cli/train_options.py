@@ -30,12 +30,14 @@ _HELP = {
     "languages": "tags or names of the languages to take, such as hi Tamil",
     "preset": "fast; small: a fifth of the memory, a third more time; auto: fast where there is room",
     "max_steps": "optimizer steps, at most",
+    "loraplus_lr_ratio": "matrices B learn at learning_rate times this (LoRA+)",
     "lr_scheduler_type": "cosine, linear or constant",
     "warmup_steps": "steps in which the learning rate rises",
     "max_seq_length": "tokens; longer samples are left out and counted",
     "token_budget": "padded tokens of a micro-step, at least max_seq_length",
     "save_steps": "steps between two checkpoints",
     "target_modules": "all-linear, or names of linear layers",
+    "lora_layers": "all, or top-half of the decoder's layers",
     "use_rslora": "scale by alpha / sqrt(r) instead of alpha / r",
 }
 

@@ -44,7 +44,7 @@ def trained_with(parent: Version) -> dict[str, Any]:
 
 
 def check_targets(settings: Settings, engine: Engine) -> None:
-    """Raise InvalidParameterError where `lora.target_modules` names a layer that the base lacks."""
+    """Raise InvalidParameterError where `lora.target_modules` or `lora.layers` name what the base lacks."""
     from adapter_service.lora.adapter import select_layers
 
     select_layers(lora_config(settings), engine.layers)

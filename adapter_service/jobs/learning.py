@@ -129,6 +129,7 @@ def lora_config(settings: Settings) -> LoraConfig:
         alpha=lora.alpha,
         dropout=lora.dropout,
         target_modules=targets if isinstance(targets, str) else tuple(targets),
+        layers=lora.layers,
         use_rslora=lora.use_rslora,
         rank_pattern=dict(lora.rank_pattern),
         alpha_pattern=dict(lora.alpha_pattern),

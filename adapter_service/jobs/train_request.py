@@ -27,6 +27,7 @@ OVERRIDES: dict[str, tuple[str, str]] = {
     "per_device_train_batch_size": ("training", "per_device_train_batch_size"),
     "gradient_accumulation_steps": ("training", "gradient_accumulation_steps"),
     "learning_rate": ("training", "learning_rate"),
+    "loraplus_lr_ratio": ("training", "loraplus_lr_ratio"),
     "lr_scheduler_type": ("training", "lr_scheduler_type"),
     "warmup_steps": ("training", "warmup_steps"),
     "weight_decay": ("training", "weight_decay"),
@@ -39,6 +40,7 @@ OVERRIDES: dict[str, tuple[str, str]] = {
     "lora_alpha": ("lora", "alpha"),
     "lora_dropout": ("lora", "dropout"),
     "target_modules": ("lora", "target_modules"),
+    "lora_layers": ("lora", "layers"),
     "use_rslora": ("lora", "use_rslora"),
 }
 
@@ -62,6 +64,7 @@ class TrainRequest(Section):
     per_device_train_batch_size: int | None = None
     gradient_accumulation_steps: int | None = None
     learning_rate: float | None = None
+    loraplus_lr_ratio: float | None = None
     lr_scheduler_type: str | None = None
     warmup_steps: int | None = None
     weight_decay: float | None = None
@@ -74,6 +77,7 @@ class TrainRequest(Section):
     lora_alpha: int | None = None
     lora_dropout: float | None = None
     target_modules: str | list[str] | None = None
+    lora_layers: str | None = None
     use_rslora: bool | None = None
 
     def given(self) -> dict[str, Any]:
@@ -119,7 +123,8 @@ def going_on_from(lora: Mapping[str, Any], request: TrainRequest, settings: Sett
     Raises:
         InvalidParameterError: the request asks for another shape.
     """
-    shape = {key: value for key, value in lora.items() if key != "dropout"}
+    # A version from before there was a choice of layers has weights in all of them, and does not say so.
+    shape = {key: value for key, value in ({"layers": "all"} | dict(lora)).items() if key != "dropout"}
     for field, (section, key) in OVERRIDES.items():
         wanted = getattr(request, field)
         if section == "lora" and key in shape and wanted is not None and wanted != shape[key]:

@@ -6,20 +6,22 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from adapter_service.errors import AdapterFormatError, InvalidParameterError
+from adapter_service.lora.depth import upper_half
 
 ALL_LINEAR = "all-linear"
+_IN_UPPER_HALF = "in the upper half of the base (lora.layers is 'top-half')"
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """Shape of an adapter, in PEFT's words.
+    """Shape of an adapter, in PEFT's words but for `layers`, which says where in the decoder it has weights.
 
     `target_modules` is "all-linear" or names, each a whole path or the end of one at a dot.
     `rank_pattern` and `alpha_pattern` map such names, or regular expressions, to other values.
@@ -29,6 +31,7 @@ class LoraConfig:
     alpha: float = 32
     dropout: float = 0.0
     target_modules: str | tuple[str, ...] = ALL_LINEAR
+    layers: Literal["all", "top-half"] = "all"
     use_rslora: bool = False
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
@@ -166,20 +169,22 @@ def select_layers(config: LoraConfig, layers: Mapping[str, L]) -> dict[str, L]:
     """The layers that `config` changes, in the model's order.
 
     Raises:
-        InvalidParameterError: a target matches nothing; PEFT would leave it out in silence.
+        InvalidParameterError: a target matches nothing, where PEFT would leave it out in silence; or the
+            base has no upper half.
     """
+    within, where = (layers, "of the base") if config.layers == "all" else (upper_half(layers), _IN_UPPER_HALF)
     if isinstance(config.target_modules, tuple):
-        unmatched = [name for name in config.target_modules if not _any_ends_with(name, layers)]
+        unmatched = [name for name in config.target_modules if not _any_ends_with(name, within)]
         if unmatched:
             raise InvalidParameterError(
-                f"target_modules {unmatched} match no linear layer of the base; "
-                f"it has {sorted({path.rpartition('.')[2] for path in layers})}, or use {ALL_LINEAR!r}",
+                f"target_modules {unmatched} match no linear layer {where}; "
+                f"it has {sorted({path.rpartition('.')[2] for path in within})}, or use {ALL_LINEAR!r}",
                 parameter="target_modules",
             )
-    chosen = {path: layer for path, layer in layers.items() if config.targets(path)}
+    chosen = {path: layer for path, layer in within.items() if config.targets(path)}
     if not chosen:
         raise InvalidParameterError(
-            f"target_modules {config.target_modules!r} match no linear layer of the base",
+            f"target_modules {config.target_modules!r} match no linear layer {where}",
             parameter="target_modules",
         )
     return chosen

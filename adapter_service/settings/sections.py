@@ -90,6 +90,7 @@ class LoraSettings(Section):
     alpha: Alpha = 32
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     target_modules: Literal["all-linear"] | Annotated[list[Name], Field(min_length=1)] = "all-linear"
+    layers: Literal["all", "top-half"] = "all"
     use_rslora: bool = False
     rank_pattern: dict[Name, Rank] = {}
     alpha_pattern: dict[Name, Alpha] = {}
@@ -102,6 +103,7 @@ class TrainingSettings(Section):
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=4096)] = 1
     max_steps: Count | None = None
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
+    loraplus_lr_ratio: Annotated[float, Field(ge=1.0, le=1000.0)] = 1.0
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
     min_lr_ratio: Share = 0.1
     warmup_steps: CountOrZero = 20

@@ -74,9 +74,10 @@ A LoRA adapter (PEFT format) for `{base_model}`.
 | trained on | {training_data}: {num_examples} samples |
 | seen in all | {samples_seen} samples in {num_epochs} epochs: {tokens} tokens, {completion_tokens} of them learned |
 | held out | {held_out} samples, chosen by hash, never trained on |
-| rank, alpha | {lora_r}, {lora_alpha} |
+| rank, alpha | {lora_r}, {lora_alpha}; rank-stabilized: {lora[use_rslora]} |
+| decoder layers | {lora[layers]} |
 | steps | {steps}, of {per_device_train_batch_size} × {gradient_accumulation_steps} sequences |
-| learning rate | {learning_rate}, {lr_scheduler_type} |
+| learning rate | {learning_rate}, {lr_scheduler_type}; matrices B: times {loraplus_lr_ratio} |
 | loss per token | {first_loss:.3f} at the first step, {last_loss:.3f} at the last |
 | time | {seconds:.0f} s |
 

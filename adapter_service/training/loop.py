@@ -110,8 +110,10 @@ class TrainingResult:
 
 
 def begin(adapter: Adapter, settings: TrainingSettings) -> TrainingState:
+    """The state before the first step; the optimizer has matrices A and B apart, which may differ in their rates."""
+    pairs = adapter.pairs.values()
     optimizer = torch.optim.AdamW(
-        adapter.parameters(),
+        [{"params": [pair.a for pair in pairs]}, {"params": [pair.b for pair in pairs]}],
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         weight_decay=settings.weight_decay,
@@ -271,9 +273,13 @@ def _lower_budget(state: TrainingState, samples: list[RenderedSample], plan: Mic
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, step: int, total: int, settings: TrainingSettings) -> float:
+    """Set the rate of matrices A, which is returned, and of B: `loraplus_lr_ratio` times it.
+
+    LoRA+ (Hayou et al. 2024, arXiv:2402.12354), as PEFT's `create_loraplus_optimizer` has it.
+    """
     rate = learning_rate(step, total, settings)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    for group, ratio in zip(optimizer.param_groups, (1.0, settings.loraplus_lr_ratio), strict=True):
+        group["lr"] = rate * ratio
     return rate
 
 

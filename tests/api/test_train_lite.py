@@ -31,6 +31,7 @@ VALUES: dict[str, Any] = {
     "per_device_train_batch_size": 5,
     "gradient_accumulation_steps": 2,
     "learning_rate": 0.002,
+    "loraplus_lr_ratio": 16.0,
     "lr_scheduler_type": "linear",
     "warmup_steps": 4,
     "weight_decay": 0.1,
@@ -43,6 +44,7 @@ VALUES: dict[str, Any] = {
     "lora_alpha": 8,
     "lora_dropout": 0.05,
     "target_modules": ["q_proj"],
+    "lora_layers": "top-half",
     "use_rslora": True,
 }
 
@@ -175,6 +177,7 @@ def test_a_start_from_an_unknown_adapter_is_404(client: TestClient) -> None:
         ({"lora_r": 3}, 202, None),
         ({"lora_r": 4}, 422, "lora_r"),
         ({"target_modules": ["q_proj"]}, 422, "target_modules"),
+        ({"lora_layers": "top-half"}, 422, "lora_layers"),
     ],
 )
 def test_a_start_from_an_adapter_keeps_its_shape(

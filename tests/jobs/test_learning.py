@@ -63,6 +63,7 @@ EFFECTS: dict[tuple[str, str], tuple[Any, str]] = {
     ("lora", "alpha"): (8, "scales"),
     ("lora", "dropout"): (0.3, "weights"),
     ("lora", "target_modules"): (["q_proj", "down_proj"], "ranks"),
+    ("lora", "layers"): ("top-half", "ranks"),
     ("lora", "use_rslora"): (True, "scales"),
     ("lora", "rank_pattern"): ({"q_proj": 5}, "ranks"),
     ("lora", "alpha_pattern"): ({"q_proj": 9}, "scales"),
@@ -72,6 +73,7 @@ EFFECTS: dict[tuple[str, str], tuple[Any, str]] = {
     ("training", "gradient_accumulation_steps"): (2, "steps"),
     ("training", "max_steps"): (5, "steps"),
     ("training", "learning_rate"): (0.02, "rates"),
+    ("training", "loraplus_lr_ratio"): (16.0, "weights"),
     ("training", "lr_scheduler_type"): ("linear", "rates"),
     ("training", "min_lr_ratio"): (0.5, "rates"),
     ("training", "warmup_steps"): (1, "rates"),
@@ -152,6 +154,7 @@ def test_equal_settings_give_equal_runs(engine: Engine, tmp_path: Path) -> None:
 
 def test_the_lora_section_is_peft_s_configuration(tmp_path: Path) -> None:
     values = {"r": 4, "alpha": 9, "dropout": 0.5, "target_modules": ["q_proj"], "use_rslora": True}
+    values |= {"layers": "top-half"}
     patterns = {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 3}}
     config = lora_config(settings_in(tmp_path, lora={**values, **patterns}))
     assert {name: getattr(config, name) for name in (*values, *patterns)} == {
@@ -219,6 +222,15 @@ def test_a_job_throws_the_checkpoint_of_other_settings_away_and_begins_anew(engi
     assert "beginning anew" in watch.notes[0]
     assert weights_of(trained.adapter) == weights_of(expected.adapter)
     assert newest(tmp_path)["run_key"] == "another"
+
+
+def test_a_checkpoint_of_other_layers_or_rates_is_of_another_run(engine: Engine, tmp_path: Path) -> None:
+    streamed = streamed_by(engine, settings_in(tmp_path))
+    recipes: list[dict[str, Any]] = [
+        {}, {"lora": {"layers": "top-half"}}, {"lora": {"use_rslora": True}}, {"training": {"loraplus_lr_ratio": 16}}
+    ]  # fmt: skip
+    keys = {recipe_key(settings_in(tmp_path, **recipe), streamed, engine, None) for recipe in recipes}
+    assert len(keys) == len(recipes)
 
 
 def test_a_checkpoint_belongs_to_its_recipe_and_not_to_how_it_was_computed(engine: Engine, tmp_path: Path) -> None:

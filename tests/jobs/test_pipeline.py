@@ -228,10 +228,14 @@ def test_training_goes_on_from_a_copy_of_a_version(bench: Bench) -> None:
 
 
 def test_a_child_has_the_shape_of_its_parent_whatever_the_file_says(bench: Bench) -> None:
-    bench.run("parent", lora_r=3, num_epochs=1)
+    shape = {"r": 3, "layers": "top-half", "use_rslora": True}
+    bench.run("parent", lora_r=3, lora_layers="top-half", use_rslora=True, num_epochs=1)
     child = bench.version_of(bench.run("child", init_adapter="parent@1", num_epochs=1, lora_dropout=0.1))
     described = json.loads((child.path / "training_metadata.json").read_text())
-    assert (described["lora"]["r"], described["lora"]["dropout"]) == (3, 0.1)
+    assert described["lora"].items() >= {**shape, "dropout": 0.1}.items()
+    trained = json.loads((child.path / "adapter_config.json").read_text())
+    assert {path.split(".")[2] for path in trained["target_modules"]} == {"1"}  # of two layers
+    assert "| decoder layers | top-half |" in (child.path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

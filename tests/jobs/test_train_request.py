@@ -22,6 +22,7 @@ OTHER_VALUES: dict[str, Any] = {
     "per_device_train_batch_size": 5,
     "gradient_accumulation_steps": 2,
     "learning_rate": 0.01,
+    "loraplus_lr_ratio": 16.0,
     "lr_scheduler_type": "linear",
     "warmup_steps": 1,
     "weight_decay": 0.1,
@@ -34,6 +35,7 @@ OTHER_VALUES: dict[str, Any] = {
     "lora_alpha": 9,
     "lora_dropout": 0.25,
     "target_modules": ["q_proj"],
+    "lora_layers": "top-half",
     "use_rslora": True,
 }
 # What only the configuration file says; a new key has to be put here or into OVERRIDES.
@@ -79,6 +81,8 @@ def test_what_is_not_requested_stays_as_configured() -> None:
         ({"num_epochs": 0}, "num_epochs.*0"),
         ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type.*cosin"),
         ({"target_modules": []}, "target_modules"),
+        ({"lora_layers": "top"}, "layers.*top"),
+        ({"loraplus_lr_ratio": 0.5}, r"loraplus_lr_ratio.*0\.5"),
         ({"token_budget": 64}, "'max_seq_length' is 512, more than 'token_budget'"),
     ],
 )
@@ -111,6 +115,15 @@ PARENT = {"r": 4, "alpha": 9, "dropout": 0.5, "target_modules": ["q_proj"], "use
 def test_going_on_from_an_adapter_takes_its_shape_and_not_its_dropout() -> None:
     settings = going_on_from(PARENT, TrainRequest(adapter="a", init_adapter="b"), Settings())
     assert settings.lora.model_dump() == Settings().lora.model_dump() | PARENT | {"dropout": 0.0}
+
+
+def test_going_on_from_the_upper_half_or_from_before_there_was_one_keeps_the_layers() -> None:
+    halved = Settings.model_validate({"lora": {"layers": "top-half"}})
+    on = TrainRequest(adapter="a", init_adapter="b")
+    assert going_on_from(PARENT | {"layers": "top-half"}, on, Settings()).lora.layers == "top-half"
+    assert going_on_from(PARENT, on, halved).lora.layers == "all"
+    with pytest.raises(InvalidParameterError, match="lora_layers = 'top-half', but 'b' was trained with 'all'"):
+        going_on_from(PARENT, TrainRequest(adapter="a", init_adapter="b", lora_layers="top-half"), Settings())
 
 
 def test_asking_for_the_shape_that_the_parent_has_is_no_conflict() -> None:

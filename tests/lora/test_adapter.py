@@ -26,6 +26,23 @@ def test_a_name_is_the_end_of_a_path_at_a_dot(layers: Layers) -> None:
     ]  # fmt: skip
 
 
+def test_the_upper_half_is_chosen_for_targets_of_every_kind(layers: Layers) -> None:
+    upper = {path for path in layers if path.startswith("model.layers.1.")}
+    assert select_layers(LoraConfig(layers="top-half"), layers).keys() == upper
+    named = LoraConfig(layers="top-half", target_modules=("q_proj", "1.mlp.up_proj"))
+    assert [path.removeprefix("model.layers.") for path in select_layers(named, layers)] == [
+        "1.self_attn.q_proj", "1.mlp.up_proj",
+    ]  # fmt: skip
+    matched = LoraConfig(layers="top-half", target_modules=r".*o_proj")
+    assert list(select_layers(matched, layers)) == ["model.layers.1.self_attn.o_proj"]
+
+
+def test_a_target_in_the_lower_half_alone_is_an_error(layers: Layers) -> None:
+    config = LoraConfig(layers="top-half", target_modules=("q_proj", "0.self_attn.v_proj"))
+    with pytest.raises(InvalidParameterError, match=r"\['0.self_attn.v_proj'\] match no .* in the upper half"):
+        select_layers(config, layers)
+
+
 def test_a_text_is_a_regular_expression_over_whole_paths(layers: Layers) -> None:
     assert list(select_layers(LoraConfig(target_modules=r".*\.1\..*down_proj"), layers)) == [
         "model.layers.1.mlp.down_proj"

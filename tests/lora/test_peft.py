@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from adapter_service.lora.adapter import LoraConfig
+from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.folder import read_folder, write_folder
 from adapter_service.lora.layer import LowRankLinear, install, using
 from adapter_service.model_utils import load_base
@@ -23,6 +23,8 @@ Layers = dict[str, LowRankLinear]
 CONFIGS = {
     "all-linear": LoraConfig(r=4, alpha=8),
     "some targets": LoraConfig(r=4, alpha=8, target_modules=("q_proj", "0.mlp.down_proj")),
+    "upper half": LoraConfig(r=4, alpha=8, layers="top-half", use_rslora=True),
+    "upper half of some targets": LoraConfig(r=4, alpha=8, layers="top-half", target_modules=("q_proj", "mlp.up_proj")),
     "rank-stabilized": LoraConfig(r=9, alpha=4, use_rslora=True),
     "rank pattern": LoraConfig(r=4, alpha=8, rank_pattern={"q_proj": 2, r"1\.mlp\..*": 7}),
     "alpha pattern": LoraConfig(r=4, alpha=8, alpha_pattern={"v_proj": 1, r"layers\.0\..*o_proj": 20}),
@@ -57,6 +59,36 @@ def test_what_is_written_here_answers_the_same_in_peft(
     with using(adapter):
         found = logits(model, tokens)
     assert_same(found, logits(opened_in_peft(second_model, tmp_path), tokens))
+
+
+def test_peft_serves_and_trains_the_upper_half_of_a_deep_base_and_no_other_layer(
+    tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    """With 20 targets and more PEFT takes shorter names for them: a 1 may not be taken for an 11."""
+    from peft import PeftModel
+
+    model, second = make_deep(), make_deep()
+    layers = install(model, keep=model.get_output_embeddings())
+    adapter = Adapter.fresh(LoraConfig(r=2, layers="top-half"), layers, seed=1)
+    for pair in adapter.pairs.values():
+        pair.b.data.normal_(std=0.2)
+    write_folder(adapter, tmp_path, base_name="deep")
+    with using(adapter):
+        found = logits(model, tokens)
+    assert_same(found, logits(opened_in_peft(second, tmp_path), tokens))
+    trained = PeftModel.from_pretrained(make_deep(), tmp_path, is_trainable=True).named_parameters()
+    paths = {name.split(".lora_")[0].removeprefix("base_model.model.") for name, p in trained if p.requires_grad}
+    assert paths == adapter.pairs.keys()
+    assert {path.split(".")[2] for path in paths} == {"6", "7", "8", "9", "10", "11"}
+
+
+def make_deep() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(5)
+    sizes = {"vocab_size": 258, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    config = LlamaConfig(**sizes, num_hidden_layers=12, initializer_range=0.2)
+    return LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
 def written_by_peft(model: Any, folder: Path, **options: Any) -> Any:

@@ -64,8 +64,8 @@ class Ran:
     @property
     def gradients(self) -> list[torch.Tensor]:
         """Of the first step, clipped: Adam's first moment is `1 - beta1` of it."""
-        group = self.state.optimizer.param_groups[0]
-        return [self.state.optimizer.state[p]["exp_avg"] / (1 - group["betas"][0]) for p in group["params"]]
+        optimizer, beta = self.state.optimizer, self.state.optimizer.param_groups[0]["betas"][0]
+        return [optimizer.state[p]["exp_avg"] / (1 - beta) for p in self.state.adapter.parameters()]
 
 
 def weights_of(adapter: Adapter) -> list[bytes]:

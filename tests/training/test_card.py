@@ -23,8 +23,9 @@ def test_a_card_is_utf_8_whatever_the_machine_s_language(tmp_path: Path) -> None
         described = {**dict.fromkeys([*names, "lora_alpha"], 1), "training_data": "\\u0939"}
         described["result"] = {**dict.fromkeys(["tokens", "completion_tokens", "steps"], 1)}
         described["result"] |= {"first_loss": 2.0, "last_loss": 1.0, "seconds": 3.0}
+        described["lora"] = {"layers": "top-half", "use_rslora": True}
         training = ["per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type"]
-        described["training"] = dict.fromkeys(training, 1)
+        described["training"] = dict.fromkeys([*training, "loraplus_lr_ratio"], 1)
         write_card(Path(sys.argv[1]), described)
     """
     ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

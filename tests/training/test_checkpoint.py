@@ -28,7 +28,7 @@ from adapter_service.training.loop import Hooks, TrainingState, begin, train
 from tests.training.small_run import Ran, fresh_adapter, run, small_settings, some_samples
 
 SAMPLES = some_samples(20)
-SETTINGS = small_settings(num_epochs=2, save_steps=3, learning_rate=0.01, weight_decay=0.01)
+SETTINGS = small_settings(num_epochs=2, save_steps=3, learning_rate=0.01, weight_decay=0.01, loraplus_lr_ratio=4.0)
 
 
 WITH = {"threads": 1}

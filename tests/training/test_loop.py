@@ -87,12 +87,70 @@ def _by_peft(
     labels = ids.masked_fill((place < starts) | (mask == 0), -100)
     loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
     loss.backward()
-    gradients = {
-        name.removeprefix("base_model.model.").removesuffix(".default.weight"): parameter.grad
+    return float(loss.detach()), {name: _gradient(parameter) for name, parameter in _trained_by_peft(model).items()}
+
+
+@pytest.mark.parametrize("ratio", [1.0, 16.0])
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_matrices_a_and_b_take_the_steps_that_peft_s_loraplus_takes(
+    tiny_base: BaseModel, tiny_base_folder: Path, tmp_path: Path, ratio: float
+) -> None:
+    """Its optimizer is handed the gradients of our run, one step after the other."""
+    settings = small_settings(num_epochs=3, loraplus_lr_ratio=ratio, weight_decay=0.1, learning_rate=0.01)
+    adapter = fresh_adapter(tiny_base, b=0.1)
+    write_folder(adapter, tmp_path, base_name="tiny")
+    taken: list[list[torch.Tensor]] = []
+    state = begin(adapter, settings)
+    state.optimizer.register_step_pre_hook(lambda *_: taken.append([_gradient(p) for p in adapter.parameters()]))
+    train(tiny_base, some_samples(8), state, settings, Hooks())
+    assert len(taken) == 6
+    named = [dict(zip(_names(adapter), gradients, strict=True)) for gradients in taken]
+    theirs = _steps_of_peft(tiny_base_folder, tmp_path, settings, named)
+    for name, parameter in zip(_names(adapter), adapter.parameters(), strict=True):
+        torch.testing.assert_close(parameter, theirs[name], rtol=0, atol=1e-6, msg=name)
+
+
+def _steps_of_peft(
+    base_folder: Path, adapter_folder: Path, settings: TrainingSettings, gradients: list[dict[str, torch.Tensor]]
+) -> dict[str, torch.nn.Parameter]:
+    from peft import PeftModel
+    from peft.optimizers import create_loraplus_optimizer
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(base_folder)
+    model = PeftModel.from_pretrained(base, adapter_folder, is_trainable=True)
+    optimizer = create_loraplus_optimizer(
+        model,
+        torch.optim.AdamW,
+        lr=settings.learning_rate,
+        loraplus_lr_ratio=settings.loraplus_lr_ratio,
+        loraplus_weight_decay=settings.weight_decay,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+    )
+    total = len(gradients)
+    share = [learning_rate(step, total, settings) / settings.learning_rate for step in range(total)]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share[min(step, total - 1)])
+    parameters = _trained_by_peft(model)
+    for step in gradients:
+        for name, parameter in parameters.items():
+            parameter.grad = step[name]
+        optimizer.step()
+        schedule.step()
+    return parameters
+
+
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None
+    return parameter.grad.clone()
+
+
+def _trained_by_peft(model: Any) -> dict[str, torch.nn.Parameter]:
+    """By the names of `_names`."""
+    return {
+        name.removeprefix("base_model.model.").removesuffix(".default.weight"): parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-    return float(loss.detach()), gradients
 
 
 def test_where_the_completion_begins_decides_what_is_learned(tiny_base: BaseModel) -> None:

@@ -48,23 +48,43 @@ def test_the_estimate_grows_with_tokens_rank_and_dropout(tiny_base: BaseModel) -
     assert estimate(tiny_base, preset="small") < plain
 
 
+def test_the_estimate_leaves_out_what_lies_below_the_first_layer_that_trains(tiny_base: BaseModel) -> None:
+    none = estimate(tiny_base, 0), estimate(tiny_base, 0, layers="top-half")
+    whole, half = estimate(tiny_base) - none[0], estimate(tiny_base, layers="top-half") - none[1]
+    assert half == whole // 2  # of two equal layers
+    assert none[1] < none[0]
+    upper = ("model.layers.1.mlp.up_proj",)
+    assert estimate(tiny_base, target_modules=upper) - estimate(tiny_base, 0, target_modules=upper) == half
+
+
+def test_of_the_upper_half_run_again_one_whole_layer_is_estimated_and_half_of_the_inputs(tiny_base: BaseModel) -> None:
+    whole, half = (
+        estimate(tiny_base, preset="small", layers=part) - estimate(tiny_base, 0, preset="small", layers=part)
+        for part in ("all", "top-half")
+    )
+    assert whole - half == 512 * 64 * 4  # the input of one layer of two
+
+
 def test_a_layer_that_the_base_lacks_is_told_and_not_estimated(tiny_base: BaseModel) -> None:
     with pytest.raises(InvalidParameterError, match="match no linear layer"):
         estimate(tiny_base, target_modules=("nothing",))
 
 
-def test_the_estimate_covers_what_the_backward_pass_keeps_and_is_not_many_times_that(tiny_base: BaseModel) -> None:
-    kept = [_kept_bytes(tiny_base, count) for count in (8, 32)]
-    estimates = [estimate(tiny_base, count * 24, r=4) for count in (8, 32)]
+@pytest.mark.parametrize("part", ["all", "top-half"])
+def test_the_estimate_covers_what_the_backward_pass_keeps_and_is_not_many_times_that(
+    tiny_base: BaseModel, part: Literal["all", "top-half"]
+) -> None:
+    kept = [_kept_bytes(tiny_base, count, part) for count in (8, 32)]
+    estimates = [estimate(tiny_base, count * 24, r=4, layers=part) for count in (8, 32)]
     growth, estimated_growth = kept[1] - kept[0], estimates[1] - estimates[0]
     assert growth < estimated_growth < 3 * growth
 
 
-def _kept_bytes(base: BaseModel, count: int) -> int:
+def _kept_bytes(base: BaseModel, count: int, part: Literal["all", "top-half"]) -> int:
     """Of `count` samples of 24 padded tokens, without weights."""
     samples = [sample for sample in some_samples(400) if 16 < len(sample.ids) <= 24][:count]
     assert len(samples) == count
-    adapter = fresh_adapter(base, b=0.1)
+    adapter = fresh_adapter(base, b=0.1, layers=part)
     modules = (*base.model.parameters(), *base.model.buffers(), *adapter.parameters())
     weights = {tensor.untyped_storage().data_ptr() for tensor in modules}
     kept: dict[int, int] = {}
