@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,16 +100,16 @@ def load_base(
     """Load the base that `name` names (see `base_models.locating`) and freeze it.
 
     `tokenizer` is a path (see `base_models.own_tokenizer`), None for the base's own. `threads` = 0 takes
-    every core. `note` is told each step in words for people.
+    as many as multiply fastest. `note` is told each step in words for people.
 
     Raises:
         BaseModelError: it cannot be found, read, or held in the wanted precision; the tokenizer does not fit it.
     """
     started = time.monotonic()
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     location = locate(name, revision)
     own = locate_tokenizer(tokenizer) if tokenizer is not None else None
-    precision = choose_precision(device=device, dtype=dtype, use_8bit=use_8bit, use_4bit=use_4bit)
+    precision = choose_precision(device=device, dtype=dtype, use_8bit=use_8bit, use_4bit=use_4bit, threads=threads)
+    torch.set_num_threads(precision.threads)
     folder = import_gguf(location.parts, bases_dir, note) if location.parts else location.folder
     note(f"loading {name} ({precision.quantization}, {precision.reason})")
     with quiet_transformers():

@@ -89,6 +89,7 @@ def _precision(settings: Settings) -> str:
         dtype=settings.model.dtype,
         use_8bit=settings.quantization.use_8bit,
         use_4bit=settings.quantization.use_4bit,
+        threads=settings.model.threads,
     ).to_dict()
     width = "not quantized" if chosen["quantization"] == "none" else f"held as {chosen['quantization']}"
     return f"{chosen['dtype']} on {chosen['device']}, {width}: {chosen['reason']}"

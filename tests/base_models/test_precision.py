@@ -27,21 +27,38 @@ def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_processor_gets_the_type_that_it_multiplies_faster(
     monkeypatch: pytest.MonkeyPatch, no_cuda: None, faster: torch.dtype
 ) -> None:
-    monkeypatch.setattr(precision, "gemm_gflops", lambda dtype: 200.0 if dtype is faster else 90.0)
+    monkeypatch.setattr(precision, "gemm_gflops", lambda dtype, **_: 200.0 if dtype is faster else 90.0)
     chosen = choose_precision()
     assert (chosen.device, chosen.dtype, chosen.quantization) == ("cpu", faster, "none")
     assert "200 GFLOP/s" in chosen.reason
     assert "90 GFLOP/s" in chosen.reason
 
 
-def test_the_probe_measures_a_speed() -> None:
-    assert precision.gemm_gflops(torch.float32, repeats=1) > 0
+def test_the_probe_measures_a_speed_and_takes_the_best_of_its_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = ((8, 8, 8), (64, 128, 64))
+    assert precision.gemm_gflops(torch.float32, repeats=1, shapes=shapes) > 0
+    monkeypatch.setattr(precision, "_gflops", lambda _, shape, repeats: float(shape[0] * repeats))
+    assert precision.gemm_gflops(torch.float32, repeats=2, shapes=shapes) == 128.0
+
+
+def test_every_count_of_threads_is_measured_on_that_many_and_none_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, no_cuda: None
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr("adapter_service.base_models.threads.usable_threads", lambda: {1: "one", 2: "both"})
+    monkeypatch.setattr(precision, "gemm_gflops", lambda *_, **__: 100.0 * torch.get_num_threads())
+    chosen = choose_precision(dtype="float32")
+    assert (chosen.threads, torch.get_num_threads()) == (2, before)
+    assert chosen.reason == (
+        "set by model.dtype; 2 threads, both, measured (1 thread 100 GFLOP/s, 2 threads 200 GFLOP/s)"
+    )
 
 
 def test_what_is_set_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "gemm_gflops", pytest.fail)
-    chosen = choose_precision(device="cpu", dtype="float32")
-    assert (chosen.dtype, chosen.reason) == (torch.float32, "set by model.dtype")
+    chosen = choose_precision(device="cpu", dtype="float32", threads=2)
+    assert (chosen.dtype, chosen.threads) == (torch.float32, 2)
+    assert chosen.reason == "set by model.dtype; 2 threads, set by model.threads"
 
 
 def test_cuda_is_taken_where_it_is(cuda: None) -> None:
@@ -81,3 +98,4 @@ def test_both_quantizations_at_once_are_refused() -> None:
 def test_what_was_chosen_can_be_told_as_json() -> None:
     told = json.loads(json.dumps(choose_precision(device="cpu", dtype="bfloat16").to_dict()))
     assert told["dtype"] == "bfloat16"
+    assert set(map(type, told.values())) == {str}

@@ -52,7 +52,7 @@ class HealthAnswer(Answer):
     storage: StorageAnswer
     base: str
     precision: dict[str, str] | None = Field(
-        description="Device, dtype, quantization and why; null before the base is loaded."
+        description="Device, dtype, quantization, threads and why; null before the base is loaded."
     )
     active_job: str | None
     queues: QueueDepths
