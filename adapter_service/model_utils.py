@@ -119,7 +119,9 @@ def load_base(
         check_fits(encoder, own, name, model.get_input_embeddings().weight.shape[0])
         # The base's own end token is another word in this vocabulary.
         model.generation_config.eos_token_id = encoder.eos_token_id
-    if precision.quantization == "int8" and not quantize_linears(model, keep=model.get_output_embeddings()):
+    if precision.quantization in {"int8", "bnb-int8"} and not quantize_linears(
+        model, keep=model.get_output_embeddings()
+    ):
         raise BaseModelError(f"{name!r} has no linear layers to hold in 8 bits; leave out use_8bit")
     model.requires_grad_(requires_grad=False)
     model.eval()
@@ -221,7 +223,7 @@ def _bitsandbytes(precision: Precision) -> dict[str, Any]:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=precision.dtype,
     )
-    return {"quantization_config": config, "device_map": {"": 0}}
+    return {"quantization_config": config, "device_map": precision.device}
 
 
 def _refuse_remote_code(folder: Path) -> None:

@@ -3,6 +3,7 @@
     1.85 × tokens × item size × sum of inputs and outputs of the linear layers    what the backward pass needs
     16 × adapter weights                                                          float32, gradient, AdamW's two moments
     128 × vocabulary × (2 × item size + 4)                                        the loss, a chunk of rows at a time
+    item size × weights of the largest linear layer                               its wide copy, if it is quantized
 
 The first factor is the least that leaves no measured point above its estimate: growth of resident memory
 in two steps at rank 16, on a CPU, of random weights in these shapes (torch 2.13; MB):
@@ -72,7 +73,10 @@ def estimate_bytes(
         activations = activations / depth + tokens * item * config.hidden_size * depth
     weights = sum(lora.rank(path) * (layer.in_features + layer.out_features) for path, layer in chosen.items())
     vocabulary = Head.of(base.model).weight.shape[0]
-    return int(activations + _BYTES_PER_WEIGHT * weights + CHUNK_ROWS * vocabulary * (2 * item + 4))
+    wide = 0
+    if base.precision.quantization != "none":
+        wide = item * max(layer.in_features * layer.out_features for layer in layers.values())
+    return int(activations + _BYTES_PER_WEIGHT * weights + CHUNK_ROWS * vocabulary * (2 * item + 4) + wide)
 
 
 def _widths(layers: Mapping[str, LinearLayer]) -> int:

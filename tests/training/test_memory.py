@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +63,11 @@ def test_of_the_upper_half_run_again_one_whole_layer_is_estimated_and_half_of_th
         for part in ("all", "top-half")
     )
     assert whole - half == 512 * 64 * 4  # the input of one layer of two
+
+
+def test_a_quantized_base_needs_room_for_the_largest_layer_made_wide(tiny_base: BaseModel) -> None:
+    quantized = replace(tiny_base, precision=replace(tiny_base.precision, quantization="bnb-nf4"))
+    assert estimate(quantized) - estimate(tiny_base) == 64 * 128 * 4  # float32
 
 
 def test_a_layer_that_the_base_lacks_is_told_and_not_estimated(tiny_base: BaseModel) -> None:
