@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Callable
 
-from benchmarks import episodes, service, streaming, translation_curve
+from benchmarks import episodes, service, streaming, training_int8, translation_curve
 
 _FULL = os.environ.get("BENCH") == "full"
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "streaming": streaming.run,
     "episodes": episodes.run,
     "service": lambda: service.run(full=_FULL),
+    "training_int8": training_int8.run,
     "translation_curve": lambda: translation_curve.run(full=_FULL),
 }
 
