@@ -1,7 +1,7 @@
 """The rows that every trainer is given: real text, as long and as uneven as instructions and answers are.
 
 A row is a passage of the sample corpus (sentences beside their translations), cut to a length that is drawn: the
-first part is its prompt, the rest is trained on. Lengths are log-normal between 24 and 512 tokens, their median 96;
+first part is its prompt, the rest is trained on. Lengths are log-normal between 24 and 512 tokens, their median 64;
 two thirds of a row are prompt.
 """
 
@@ -19,7 +19,7 @@ from adapter_service.rendering import RenderedSample
 from adapter_service.settings import Settings
 
 SHORTEST, LONGEST = 24, 512
-_MEDIAN, _SPREAD = 96, 0.8
+_MEDIAN, _SPREAD = 64, 0.8
 _PROMPT_SHARE = 0.65
 
 
