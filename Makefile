@@ -44,7 +44,7 @@ transcripts: .venv/runtime ## run the README's commands against the service on p
 chaos: .venv/development ## kill a real server at random moments (CHAOS_KILLS=200, CHAOS_SEED=n)
 	$(BIN)/python -m tests.chaos
 
-bench: .venv/development ## measure beside the peers, into benchmarks/results (BENCH=full for the long ones)
+bench: .venv/bench ## measure beside the peers, into benchmarks/results (BENCH=full for the long ones)
 	BENCH=$(BENCH) $(BIN)/python -m benchmarks
 
 setup: .venv/development ## install everything into .venv
@@ -74,4 +74,9 @@ clean: ## remove the environment and what the service wrote
 .venv/development: .venv/runtime locks/dev.txt
 	@echo "setting up .venv: what tests and lint need …"
 	@$(PIP) --no-deps --require-hashes -r locks/dev.txt
+	@touch $@
+
+.venv/bench: .venv/runtime locks/bench.txt
+	@echo "setting up .venv: what benchmarks have beside them …"
+	@$(PIP) --no-deps --require-hashes -r locks/bench.txt
 	@touch $@

