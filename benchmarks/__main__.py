@@ -6,13 +6,23 @@ import os
 import sys
 from collections.abc import Callable
 
-from benchmarks import episodes, service, streaming, training_int8, translation_curve
+from benchmarks import (
+    episodes,
+    service,
+    streaming,
+    training,
+    training_int8,
+    training_start,
+    translation_curve,
+)
 
 _FULL = os.environ.get("BENCH") == "full"
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "streaming": streaming.run,
     "episodes": episodes.run,
     "service": lambda: service.run(full=_FULL),
+    "training": lambda: training.run(full=_FULL),
+    "training_start": training_start.run,
     "training_int8": training_int8.run,
     "translation_curve": lambda: translation_curve.run(full=_FULL),
 }

@@ -8,20 +8,14 @@ while a job trains and two clients generate. Client and service share the machin
 from __future__ import annotations
 
 import http.client
-import os
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -31,7 +25,7 @@ from adapter_service.adapters import VersionStore
 from adapter_service.database import Database
 from adapter_service.measuring.provenance import Result, write_results
 from adapter_service.measuring.service_client import ServiceClient
-from adapter_service.settings import load_settings
+from benchmarks.serving import keep_bases, serving, until
 
 RESULTS = Path("benchmarks/results/service.json")
 BASE = "package:smollm2-135m"
@@ -53,9 +47,9 @@ def run(*, full: bool, console: Console | None = None) -> None:
     console = console or Console()
     with tempfile.TemporaryDirectory(prefix="service-bench-") as folder:
         state = Path(folder)
-        _keep_bases(state)
+        keep_bases(state)
         names = _make_adapters(state)
-        with _serving(state) as (process, client):
+        with serving(state, base=BASE) as (process, client):
             console.print(f"{CALLS} answers by {ADAPTERS} adapters …")
             memory = _memory_along_calls(process, client, names)
             console.print("/health …")
@@ -64,13 +58,6 @@ def run(*, full: bool, console: Console | None = None) -> None:
     write_results(RESULTS, rows)
     for row in rows:
         console.print(f"{row.measure}: {row.figure:.4g} {row.unit}", markup=False)
-
-
-def _keep_bases(state: Path) -> None:
-    """Importing a base takes a minute; it is done once for the checkout."""
-    kept = load_settings().storage.state_dir.absolute() / "bases"
-    kept.mkdir(parents=True, exist_ok=True)
-    (state / "bases").symlink_to(kept)
 
 
 def _make_adapters(state: Path) -> list[str]:
@@ -99,42 +86,6 @@ def _make_adapters(state: Path) -> list[str]:
         versions.go_live(version)
     database.close()
     return names
-
-
-@contextmanager
-def _serving(state: Path) -> Iterator[tuple[psutil.Process, ServiceClient]]:
-    """The real server with the base loaded; its log is kept in `state` and shown when it does not come up."""
-    environment = {**os.environ, "ADAPTER_STATE_DIR": str(state), "ADAPTER_MODEL__BASE": BASE}
-    command = [sys.executable, "-m", "adapter_service.cli", "serve", "--port", "0"]
-    log = state / "server.log"
-    with (
-        log.open("w") as output,
-        subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT) as process,
-    ):
-        try:
-            yield psutil.Process(process.pid), ServiceClient(_until(lambda: _ready(process, log)))
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _ready(process: subprocess.Popen[bytes], log: Path) -> str | None:
-    if process.poll() is not None:
-        raise SystemExit(f"the server did not come up:\n{log.read_text()[-2000:]}")
-    found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
-    if found is None or ServiceClient(found[0]).ask("GET", "/health")["status"] == "loading":
-        return None
-    return found[0]
-
-
-def _until(ask: Callable[[], Any], seconds: float = 300.0) -> Any:
-    """What `ask` answers once that is something."""
-    deadline = time.monotonic() + seconds
-    while not (answer := ask()):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"nothing came within {seconds:.0f} s")
-        time.sleep(0.1)
-    return answer
 
 
 def _generate(client: ServiceClient, adapter: str, number: int, tokens: int) -> None:
@@ -189,7 +140,7 @@ def _health(client: ServiceClient, names: Sequence[str], seconds: float) -> tupl
     """Of the idle service, then while a job trains and two clients generate."""
     idle = _Probed(_probe(client.base_url, seconds / 4))
     job_id = client.ask("POST", "/adapter/train-lite", _JOB)["job_id"]
-    _until(lambda: _trains(client, job_id))
+    until(lambda: _trains(client, job_id))
     stop = threading.Event()
     with ThreadPoolExecutor(2) as pool:
         load = [pool.submit(_keep_asking, client.base_url, names[place::2], stop) for place in range(2)]

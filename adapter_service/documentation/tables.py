@@ -17,6 +17,8 @@ from adapter_service.documentation import ROOT
 from adapter_service.settings import Settings, StorageSettings
 from adapter_service.settings.sections import SECTIONS
 
+_TRAINING_COLUMNS = ("measure", "figure", "unit", "beside", "its figure", "ratio", "target", "met")
+_MET = {True: "yes", False: "**no**", None: ""}
 _BLOCK = re.compile(r"(<!-- generated: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -94,12 +96,38 @@ def _measured(name: str) -> str:
     results = json.loads(path.read_text())
     rows = [
         (row["measure"], _figure(row["figure"]), row["unit"], row["peer"] or "", _figure(row["peer_figure"]),
-         _figure(row["target"]), {True: "yes", False: "**no**", None: ""}[row["met"]])
+         _figure(row["target"]), _MET[row["met"]])
         for row in results["rows"]
     ]  # fmt: skip
     shown = _table(("measure", "figure", "unit", "peer", "its figure", "target", "met"), rows)
-    machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
-    return f"{shown}\nMeasured at commit {results['commit']} on {machine}.\n"
+    return f"{shown}\n{_place(results)}\n"
+
+
+def _training() -> str:
+    """The rows of every training benchmark, with ratios, and where each was measured."""
+    paths = sorted((ROOT / "benchmarks" / "results").glob("training*.json"))
+    found = {path.stem: json.loads(path.read_text()) for path in paths}
+    if not found:
+        return "Nothing was measured yet.\n"
+    rows = [_compared(row) for results in found.values() for row in results["rows"]]
+    return f"{_table(_TRAINING_COLUMNS, rows)}\n" + "\n\n".join(_places(found)) + "\n"
+
+
+def _compared(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row whose target is its ratio's, where it has one."""
+    return (
+        row["measure"], _figure(row["figure"]), row["unit"], row["peer"] or "", _figure(row["peer_figure"]),
+        "" if row["ratio"] is None else f"{row['ratio']:.2f}", _figure(row["target"]), _MET[row["met"]],
+    )  # fmt: skip
+
+
+def _places(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Where results were measured, those of one place together."""
+    names: dict[str, list[str]] = {}
+    for name, results in found.items():
+        names.setdefault(_place(results), []).append(name)
+    for place, measured in names.items():
+        yield f"{', '.join(measured)}: {place}" if len(names) > 1 else place
 
 
 def _curve() -> str:
@@ -114,8 +142,12 @@ def _curve() -> str:
         figures.setdefault(moment, {})[measure.removeprefix("chrF ")] = row["figure"]
     columns = list(next(iter(figures.values())))
     rows = [(moment, *(_figure(found[column]) for column in columns)) for moment, found in figures.items()]
+    return f"{_table(('training time', *columns), rows)}\n{_place(results)}\n"
+
+
+def _place(results: dict[str, Any]) -> str:
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
-    return f"{_table(('training time', *columns), rows)}\nMeasured at commit {results['commit']} on {machine}.\n"
+    return f"Measured at commit {results['commit']} on {machine}."
 
 
 def _figure(value: float | None) -> str:
@@ -140,6 +172,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "connectors": _connectors,
     "quality": partial(_measured, "smoke"),
     "curve": _curve,
+    "training": _training,
     "streaming": partial(_measured, "streaming"),
     "service": partial(_measured, "service"),
     "episodes": partial(_measured, "episodes"),

@@ -25,6 +25,7 @@ _PACKAGES = (
     "fastapi",
     "boto3",
     "datasets",
+    "trl",
 )
 # What these programs write themselves must not make the next run's commit look changed.
 _OWN_OUTPUT = (":!smoke_results.md", ":!benchmarks/results", ":!README.md")

@@ -10,6 +10,7 @@ import pytest
 
 from adapter_service.connectors.registry import KINDS
 from adapter_service.documentation import README, ROOT, tables
+from adapter_service.measuring.provenance import Result, write_results
 from adapter_service.settings.sections import SECTIONS
 
 
@@ -50,3 +51,20 @@ def test_every_row_of_a_results_file_is_shown_with_its_target(path: Path) -> Non
     for row in rows:
         assert f"| {row['measure']} |" in shown
     assert shown.count("| **no** |") == sum(row["met"] is False for row in rows)
+
+
+def test_the_training_table_has_the_rows_of_all_files_with_ratios_and_says_once_where_they_are_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    assert "Nothing was measured" in tables._training()
+    for name in ("training_a", "training_b"):
+        row = Result(f"{name}: speed", 300.0, "tokens/s", "the peer", 120.0, 2.5, 3.5, met=False)
+        write_results(tmp_path / "benchmarks" / "results" / f"{name}.json", [row], checkout=tmp_path)
+    shown = tables._training()
+    for name in ("training_a", "training_b"):
+        assert f"| {name}: speed | 300 | tokens/s | the peer | 120 | 2.50 | 3.5 | **no** |" in shown
+    assert shown.count("Measured at commit") == 1
+    other = tmp_path / "benchmarks" / "results" / "training_b.json"
+    other.write_text(other.read_text().replace('"cores": "', '"cores": "9'))
+    assert "training_b: Measured at commit" in tables._training()
