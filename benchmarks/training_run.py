@@ -32,7 +32,9 @@ from benchmarks.training_rows import read_rows
 START = "start"
 SEQUENCES_PER_STEP = 8
 OURS: dict[str, Literal["fast", "small"]] = {"ours_fast": "fast", "ours_small": "small"}
-HF_FLOAT32, HF_TUNED, TRL = "hf_float32", "hf_tuned", "trl"
+HF_FLOAT32, HF_TUNED, HF_SINGLE, TRL = "hf_float32", "hf_tuned", "hf_single", "trl"
+# Of these a round has fewer steps, since they are there for their speed and memory alone.
+BRIEF = frozenset({HF_FLOAT32, HF_SINGLE})
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _SCORED_TOKENS = 2048
 
@@ -42,8 +44,7 @@ class Job:
     """What every trainer is given; the rate is constant, so that ways of warming up do not matter.
 
     The two batches are how many of a step's sequences Trainer takes at a time, tuned and by default; the rest is
-    accumulated. TRL takes all of them. By default Trainer takes minutes where the others take seconds, so that its
-    rounds may have fewer steps.
+    accumulated. TRL takes all of them.
     """
 
     base: str
@@ -51,7 +52,7 @@ class Job:
     bases_dir: str
     rounds: int
     steps_per_round: int
-    default_steps_per_round: int
+    brief_steps_per_round: int
     tuned_batch: int
     default_batch: int
     sequences_per_step: int = SEQUENCES_PER_STEP
@@ -63,7 +64,7 @@ class Job:
 
     def of_a_round(self, trainer: str) -> int:
         """Steps that a trainer makes before it waits."""
-        return self.default_steps_per_round if trainer == HF_FLOAT32 else self.steps_per_round
+        return self.brief_steps_per_round if trainer in BRIEF else self.steps_per_round
 
     def steps(self, trainer: str) -> int:
         return self.rounds * self.of_a_round(trainer)
@@ -185,7 +186,7 @@ def train_with_transformers(
     model = PeftModel.from_pretrained(model, folder / START, is_trainable=True)
     if arguments.get("gradient_checkpointing"):
         model.enable_input_require_grads()
-    batch = job.default_batch if name == HF_FLOAT32 else job.tuned_batch
+    batch = {HF_FLOAT32: job.default_batch, HF_TUNED: job.tuned_batch, HF_SINGLE: 1}[name]
     accumulated = {
         "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": job.sequences_per_step // batch,
@@ -225,16 +226,16 @@ def train_with_trl(
     return {}
 
 
+_TUNED: dict[str, Any] = {
+    "dtype": torch.bfloat16,
+    "train_sampling_strategy": "group_by_length",
+    "gradient_checkpointing": True,
+}
 TRAINERS: dict[str, Training] = {
     **{name: partial(train_ours, name=name) for name in OURS},
     HF_FLOAT32: partial(train_with_transformers, name=HF_FLOAT32, dtype=torch.float32),
-    HF_TUNED: partial(
-        train_with_transformers,
-        name=HF_TUNED,
-        dtype=torch.bfloat16,
-        train_sampling_strategy="group_by_length",
-        gradient_checkpointing=True,
-    ),
+    HF_TUNED: partial(train_with_transformers, name=HF_TUNED, **_TUNED),
+    HF_SINGLE: partial(train_with_transformers, name=HF_SINGLE, **_TUNED),
     TRL: partial(train_with_trl, name=TRL),
 }
 

@@ -29,7 +29,7 @@ ROWS = 128
 RATIO = 0.1
 _POLL_SECONDS = 0.02
 _BASE = BASES["smollm2"]
-_ONE_STEP = {"rounds": 1, "steps_per_round": 1, "default_steps_per_round": 1}
+_ONE_STEP = {"rounds": 1, "steps_per_round": 1, "brief_steps_per_round": 1}
 _JOB = {"adapter": "start", "per_device_train_batch_size": SEQUENCES_PER_STEP}
 
 
