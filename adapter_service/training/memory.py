@@ -2,7 +2,7 @@
 
     1.85 × tokens × item size × sum of inputs and outputs of the linear layers    what the backward pass needs
     16 × adapter weights                                                          float32, gradient, AdamW's two moments
-    128 × vocabulary × (2 × item size + 4)                                        the loss, a chunk of rows at a time
+    256 × 4,096 × (2 × item size + 12)                                            the loss, a block of logits at a time
     item size × weights of the largest linear layer                               its wide copy, if it is quantized
 
 The first factor is the least that leaves no measured point above its estimate: growth of resident memory
@@ -40,7 +40,7 @@ from adapter_service.lora.depth import reached_backward
 from adapter_service.model_utils import BaseModel
 from adapter_service.settings import TrainingSettings
 from adapter_service.training.batching import padded_length, sequences_per_step
-from adapter_service.training.loss import CHUNK_ROWS, Head
+from adapter_service.training.loss import Head, loss_bytes
 from adapter_service.training.recomputing import decoder_layers
 
 Preset = Literal["fast", "small"]
@@ -76,7 +76,7 @@ def estimate_bytes(
     wide = 0
     if base.precision.quantization != "none":
         wide = item * max(layer.in_features * layer.out_features for layer in layers.values())
-    return int(activations + _BYTES_PER_WEIGHT * weights + CHUNK_ROWS * vocabulary * (2 * item + 4) + wide)
+    return int(activations + _BYTES_PER_WEIGHT * weights + loss_bytes(vocabulary, item, base.device) + wide)
 
 
 def _widths(layers: Mapping[str, LinearLayer]) -> int:
