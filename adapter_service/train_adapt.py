@@ -210,7 +210,7 @@ def _summary(output: Path, streamed: Streamed, trained: Trained, decision: Decis
         f"{len(streamed.dataset.train)} trained on, {counts['held_out']} held out, {counts['skipped']} skipped",
     )
     table.add_row("steps", str(result.steps))
-    table.add_row("loss", f"{result.first_loss:.3f} → {result.last_loss:.3f} per token")
+    table.add_row(result.loss_name, f"{result.first_loss:.3f} → {result.last_loss:.3f} per token")
     table.add_row("speed", f"{result.tokens / result.seconds:.0f} tokens/s over {result.seconds:.0f} s")
     table.add_row("peak memory", f"{result.peak_memory_mb} MB")
     for reason in decision.reasons if decision else ("nothing was held out, so nothing was measured",):
@@ -239,7 +239,7 @@ class _Display:
     def trained(self, progress: TrainingProgress) -> None:
         self._progress.show(
             "training",
-            f"step {progress.step}/{progress.total_steps}  loss {progress.loss:.3f}  "
+            f"step {progress.step}/{progress.total_steps}  {progress.loss_name} {progress.loss:.3f}  "
             f"{progress.tokens_per_second:.0f} tokens/s  {progress.peak_memory_mb} MB",
             completed=progress.step,
             total=progress.total_steps,

@@ -106,10 +106,12 @@ def _adapter(settings: Settings) -> str:
 def _recipe(settings: Settings) -> str:
     training, data = settings.training, settings.data
     steps = planned_steps(data.max_train_samples, training)
+    tail = settings.loss.sampled_tokens
+    sampled = f"; loss over the samples' tokens and {tail} others" if settings.loss.vocabulary == "sampled" else ""
     return (
         f"up to {data.max_train_samples} samples from '{data.source}', {sequences_per_step(training)} per step, "
         f"at most {steps} steps; at most {training.max_seq_length} tokens each, "
-        f"{training.token_budget} padded tokens at a time, preset {training.preset}"
+        f"{training.token_budget} padded tokens at a time, preset {training.preset}{sampled}"
     )
 
 

@@ -36,7 +36,7 @@ from adapter_service.measuring.service_client import ServiceClient
 from adapter_service.measuring.smoke_run import smoke_service
 from adapter_service.sample_corpus.server import serve_sample_corpus
 from adapter_service.samples import Sample
-from adapter_service.settings import Settings
+from adapter_service.settings import LossSettings, Settings
 
 SOURCE = "sample_http"
 # What `make run` reaches its targets with in under half an hour on two cores; see README, "Quality".
@@ -147,14 +147,14 @@ def _recipe_for(hours: float, services: Services, console: Console) -> dict[str,
     """As many epochs of the whole corpus as fit into `hours` at the speed that a few steps have here."""
     stream = open_source(configured(services.settings, SOURCE)).stream()
     samples = [sample for _, sample in islice(stream, _SPEED_SAMPLES)]
-    speed = services.engine.run(lambda turn: _samples_per_second(turn, samples))
+    speed = services.engine.run(lambda turn: _samples_per_second(turn, samples, services.settings.loss))
     fitting, corpus = int(hours * 3600 * speed), sample_corpus.size()
     recipe = {"max_train_samples": min(fitting, corpus), "num_epochs": max(1, round(fitting / corpus))}
     console.print(f"{speed:.1f} samples/s here: about {hours:g} h are {recipe}", soft_wrap=True)
     return recipe
 
 
-def _samples_per_second(turn: Turn, samples: list[Sample]) -> float:
+def _samples_per_second(turn: Turn, samples: list[Sample], loss: LossSettings) -> float:
     """The speed of some steps of the corpus, with an adapter that is thrown away."""
     from adapter_service.lora.adapter import Adapter, LoraConfig
     from adapter_service.settings import TrainingSettings
@@ -163,7 +163,7 @@ def _samples_per_second(turn: Turn, samples: list[Sample]) -> float:
     settings = TrainingSettings()
     rendered = [turn.renderer.render(sample, settings.max_seq_length) for sample in samples]
     state = begin(Adapter.fresh(LoraConfig(), turn.layers, seed=0, device=turn.base.device), settings)
-    result = train(turn.base, rendered, state, settings, Hooks(pause=turn.pause))
+    result = train(turn.base, rendered, state, settings, Hooks(pause=turn.pause), loss)
     return result.samples / result.seconds
 
 
@@ -209,8 +209,9 @@ def _figures(job: Mapping[str, Any]) -> dict[str, Any]:
         return {}  # the first step is under way
     if job["phase"] == "training":
         loss, speed = job["loss"] or 0.0, job["tokens_per_second"] or 0.0
+        name = "sampled loss" if job["details"].get("loss_vocabulary") == "sampled" else "loss"
         left = f"{job['seconds_left'] / 60:.1f} min left" if job["seconds_left"] is not None else ""
-        figures = f"step {job['step']}/{job['total_steps']}  loss {loss:.3f}  {speed:.0f} tokens/s  {left}"
+        figures = f"step {job['step']}/{job['total_steps']}  {name} {loss:.3f}  {speed:.0f} tokens/s  {left}"
         return {"completed": job["step"], "total": job["total_steps"], "figures": figures}
     if job["phase"] in {None, "streaming"}:
         return {"figures": f"{job['samples'].get('used', 0)} samples"}

@@ -39,6 +39,7 @@ _HELP = {
     "target_modules": "all-linear, or names of linear layers",
     "lora_layers": "all, or top-half of the decoder's layers",
     "use_rslora": "scale by alpha / sqrt(r) instead of alpha / r",
+    "loss_vocabulary": "all, or sampled: the samples' tokens and some others by chance",
 }
 
 

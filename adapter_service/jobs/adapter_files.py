@@ -30,6 +30,7 @@ def write_adapter_files(
         base=base,
         lora=settings.lora,
         training=settings.training,
+        loss=settings.loss,
         dataset=streamed.dataset,
         result=trained.result,
         template_id=engine.renderer.template_id,

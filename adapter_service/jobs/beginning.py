@@ -13,6 +13,7 @@ from adapter_service.engine.engine import Engine
 from adapter_service.errors import InvalidParameterError
 from adapter_service.jobs.learning import lora_config
 from adapter_service.settings import Settings
+from adapter_service.training.batching import TOKENS_PER_SAMPLE
 
 
 def check_same_base(parent: Version, engine: Engine) -> None:
@@ -59,7 +60,8 @@ def check_memory(settings: Settings, engine: Engine) -> None:
 
     if not engine.working:
         longest = min(settings.training.max_seq_length, engine.base.context_tokens)
-        check_fits(engine.base, engine.layers, lora_config(settings), settings.training, longest)
+        copied = _copied_head_rows(settings, engine)
+        check_fits(engine.base, engine.layers, lora_config(settings), settings.training, longest, copied)
 
 
 def megabytes_needed(settings: Settings, engine: Engine) -> int:
@@ -67,4 +69,14 @@ def megabytes_needed(settings: Settings, engine: Engine) -> int:
     from adapter_service.training.memory import fit
 
     longest = min(settings.training.max_seq_length, engine.base.context_tokens)
-    return fit(engine.base, engine.layers, lora_config(settings), settings.training, longest).needed_bytes >> 20
+    copied = _copied_head_rows(settings, engine)
+    found = fit(engine.base, engine.layers, lora_config(settings), settings.training, longest, copied)
+    return found.needed_bytes >> 20
+
+
+def _copied_head_rows(settings: Settings, engine: Engine) -> int:
+    """At most as many as the samples have tokens in all; how many different ones is known when they are there."""
+    from adapter_service.training.memory import copied_head_rows
+
+    tokens = settings.data.max_train_samples * TOKENS_PER_SAMPLE
+    return copied_head_rows(engine.base, settings.loss, lambda: tokens)

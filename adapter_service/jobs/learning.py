@@ -58,7 +58,8 @@ def train(
         from adapter_service.training.checkpoint import conditions
         from adapter_service.training.loop import Hooks, begin
         from adapter_service.training.loop import train as run_loop
-        from adapter_service.training.memory import check_fits
+        from adapter_service.training.memory import check_fits, copied_head_rows
+        from adapter_service.training.vocabulary import tokens_of
 
         made_with = conditions(turn.base) | {"token_budget": settings.training.token_budget}
         kept = RunCheckpoint(checkpoints, run_key, watch.note, made_with, discards_other)
@@ -66,7 +67,8 @@ def train(
         kept.load(state)
         longest = max((len(sample.ids) for sample in dataset.train), default=0)
         training = settings.training.model_copy(update={"token_budget": state.token_budget})
-        found = check_fits(turn.base, turn.layers, lora_config(settings), training, longest)
+        copied = copied_head_rows(turn.base, settings.loss, lambda: len(tokens_of(dataset.train)))
+        found = check_fits(turn.base, turn.layers, lora_config(settings), training, longest, copied)
         if settings.training.preset == "auto" and found.preset == "small":
             watch.note(found.note)
         hooks = Hooks(
@@ -79,7 +81,7 @@ def train(
         )
         with kept.saved_when_stopped(state):
             chosen = settings.training.model_copy(update={"preset": found.preset})
-            result = run_loop(turn.base, dataset.train, state, chosen, hooks)
+            result = run_loop(turn.base, dataset.train, state, chosen, hooks, settings.loss)
         return Trained(state.adapter, result)
 
     return engine.run(on_engine)
@@ -112,10 +114,17 @@ def recipe_key(settings: Settings, streamed: Streamed, engine: Engine, parent_ke
 def _key(settings: Settings, streamed: Streamed, engine: Engine, parent_key: str | None, more: dict[str, Any]) -> str:
     parameters = {
         "lora": settings.lora.model_dump(mode="json"),
+        "loss": _loss(settings),
         "template": engine.renderer.template_id,
         **more,
     }
     return version_key(streamed.dataset.samples_hash, parameters, engine.base.identity, parent_key)
+
+
+def _loss(settings: Settings) -> dict[str, Any]:
+    """Of the `loss` section what has an effect."""
+    loss = settings.loss
+    return loss.model_dump(mode="json", exclude={"sampled_tokens"} if loss.vocabulary == "all" else None)
 
 
 def lora_config(settings: Settings) -> LoraConfig:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from adapter_service.training.loop import Progress
 
 # The sections that a job's record repeats; the whole is in `resolved_config.yaml` beside the weights.
-_RECIPE = ("lora", "training", "data", "gate")
+_RECIPE = ("lora", "training", "loss", "data", "gate")
 
 
 class TrainingPipeline:
@@ -257,7 +257,8 @@ class _JobWatch:
         described["seconds_left"] += self._evaluating_seconds()
         self._context.report(step=step, total=total, **described)
         self._context.log(
-            f"step {step} of {total}: loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s, "
+            f"step {step} of {total}: {progress.loss_name} {progress.loss:.3f}, "
+            f"{progress.tokens_per_second:.0f} tokens/s, "
             f"{described['seconds_left']:.0f} s left"
         )
 

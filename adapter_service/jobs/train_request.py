@@ -42,6 +42,7 @@ OVERRIDES: dict[str, tuple[str, str]] = {
     "target_modules": ("lora", "target_modules"),
     "lora_layers": ("lora", "layers"),
     "use_rslora": ("lora", "use_rslora"),
+    "loss_vocabulary": ("loss", "vocabulary"),
 }
 
 
@@ -79,6 +80,7 @@ class TrainRequest(Section):
     target_modules: str | list[str] | None = None
     lora_layers: str | None = None
     use_rslora: bool | None = None
+    loss_vocabulary: str | None = None
 
     def given(self) -> dict[str, Any]:
         """What this request says itself, as JSON."""

@@ -68,7 +68,7 @@ def _recipe(job: Mapping[str, Any] | None) -> dict[str, Any]:
     if job is None:
         return {}
     recipe = (job.get("details") or {}).get("recipe") or {}
-    kept = {section: recipe[section] for section in ("lora", "training", "data") if section in recipe}
+    kept = {section: recipe[section] for section in ("lora", "training", "loss", "data") if section in recipe}
     held = {name: (job.get("details") or {}).get(name) for name in ("base", "precision")}
     return {**held, **kept, "samples": {"used": job["samples"].get("used")}, "source": job["source"]}
 

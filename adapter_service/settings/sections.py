@@ -126,6 +126,11 @@ class TrainingSettings(Section):
         return self
 
 
+class LossSettings(Section):
+    vocabulary: Literal["all", "sampled"] = "all"
+    sampled_tokens: Annotated[int, Field(ge=64, le=1_048_576)] = 8192
+
+
 class DataSettings(Section):
     source: Name = "multilingual_corpus"
     fallback_source: Name | None = None
@@ -309,6 +314,7 @@ class Settings(Section):
     quantization: QuantizationSettings = QuantizationSettings()
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
+    loss: LossSettings = LossSettings()
     data: DataSettings = DataSettings()
     gate: GateSettings = GateSettings()
     publishing: PublishingSettings = PublishingSettings()

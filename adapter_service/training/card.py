@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_service.model_utils import BaseModel
-from adapter_service.settings import LoraSettings, TrainingSettings
+from adapter_service.settings import LoraSettings, LossSettings, TrainingSettings
 from adapter_service.training.dataset import Dataset
 from adapter_service.training.loop import TrainingResult
 
@@ -22,6 +22,7 @@ def metadata(
     base: BaseModel,
     lora: LoraSettings,
     training: TrainingSettings,
+    loss: LossSettings,
     dataset: Dataset,
     result: TrainingResult,
     template_id: str,
@@ -45,6 +46,7 @@ def metadata(
         "held_out": len(dataset.holdout),
         "lora": lora.model_dump(mode="json"),
         "training": training.model_dump(mode="json"),
+        "loss": loss.model_dump(mode="json"),
         "result": asdict(result),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -53,7 +55,9 @@ def metadata(
 def write_card(folder: Path, described: Mapping[str, Any]) -> None:
     """Write `training_metadata.json` and `README.md` into `folder`."""
     as_json = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
-    card = _CARD.format_map({**described, **described["result"], **described["training"]})
+    result = described["result"]
+    loss_name = "sampled loss" if result["loss_vocabulary"] == "sampled" else "loss"
+    card = _CARD.format_map({**described, **result, **described["training"], "loss_name": loss_name})
     (folder / "training_metadata.json").write_text(as_json, encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -78,7 +82,7 @@ A LoRA adapter (PEFT format) for `{base_model}`.
 | decoder layers | {lora[layers]} |
 | steps | {steps}, of {per_device_train_batch_size} × {gradient_accumulation_steps} sequences |
 | learning rate | {learning_rate}, {lr_scheduler_type}; matrices B: times {loraplus_lr_ratio} |
-| loss per token | {first_loss:.3f} at the first step, {last_loss:.3f} at the last |
+| {loss_name} per token | {first_loss:.3f} at the first step, {last_loss:.3f} at the last |
 | time | {seconds:.0f} s |
 
 What it is good for is for its trainer to say: beyond the held-out loss, nothing was measured when

@@ -50,7 +50,8 @@ def collate(base: BaseModel, samples: Sequence[RenderedSample], plan: MicroPlan)
     pad = base.tokenizer.pad_token_id or 0
     ids = torch.tensor([token for row in rows for token in row.ids(pad)]).view(shape)
     predicts = torch.tensor([place for row in rows for place in row.predicts()]).view(shape)
-    targets = torch.tensor([token for sample in chosen for token in sample.ids[max(sample.completion_start, 1) :]])
+    learned = [token for sample in chosen for token in sample.ids[max(sample.completion_start, 1) :]]
+    targets = torch.tensor(learned, dtype=torch.long)  # there may be none
     positions = None
     if plan.layout is not None:
         positions = torch.tensor([place for row in rows for place in range(row.start, row.end)])[None].to(base.device)

@@ -22,13 +22,15 @@ from adapter_service.lora.adapter import Adapter
 from adapter_service.lora.layer import asking, using
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
-from adapter_service.settings import TrainingSettings
+from adapter_service.settings import LossSettings, TrainingSettings
 from adapter_service.training.batching import plan_epoch, planned_steps, sequences_per_step
 from adapter_service.training.forward import collate, completion_states
-from adapter_service.training.loss import Head, completion_loss
+from adapter_service.training.loss import Head
 from adapter_service.training.packing import MicroPlan, lay_out
 from adapter_service.training.recomputing import recomputing
+from adapter_service.training.vocabulary import Vocabulary, vocabulary_of
 
+_FULL_LOSS = LossSettings()
 _NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED")
 
 
@@ -36,6 +38,7 @@ _NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED")
 class Progress:
     """After one optimizer step. `loss` is nats per completion token of that step; tokens are real ones.
 
+    Over a "sampled" `loss_vocabulary` it is an estimate of the full one, and to be called sampled.
     `token_budget` is what micro-batches are held to now: it is halved where memory is short.
     """
 
@@ -49,6 +52,12 @@ class Progress:
     seconds_left: float
     peak_memory_mb: int
     token_budget: int
+    loss_vocabulary: Literal["all", "sampled"] = "all"
+
+    @property
+    def loss_name(self) -> str:
+        """What it is called: one over a sample is never to be taken for the full one."""
+        return _loss_name(self.loss_vocabulary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,15 @@ class TrainingResult:
     peak_memory_mb: int
     token_budget: int
     preset: Literal["fast", "small"]
+    loss_vocabulary: Literal["all", "sampled"] = "all"
+
+    @property
+    def loss_name(self) -> str:
+        return _loss_name(self.loss_vocabulary)
+
+
+def _loss_name(vocabulary: str) -> str:
+    return "sampled loss" if vocabulary == "sampled" else "loss"
 
 
 def begin(adapter: Adapter, settings: TrainingSettings) -> TrainingState:
@@ -128,6 +146,7 @@ def train(
     state: TrainingState,
     settings: TrainingSettings,
     hooks: Hooks,
+    loss_settings: LossSettings = _FULL_LOSS,
 ) -> TrainingResult:
     """Train `state.adapter` on `samples`, from `state.step` to the end.
 
@@ -141,14 +160,16 @@ def train(
     """
     if not samples or not any(sample.completion_tokens for sample in samples):
         raise NothingToLearnError(f"{len(samples)} samples with no completion token; check the source's mapping")
-    passes = _Passes(base, state.adapter, Head.of(base.model), hooks, recomputes=settings.preset == "small")
+    vocabulary = vocabulary_of(Head.of(base.model), samples, loss_settings, hooks.note)
+    passes = _Passes(base, state.adapter, vocabulary, hooks, recomputes=settings.preset == "small")
     total_steps = planned_steps(len(samples), settings)
-    meter = _Meter(total_steps, state, base.device)
+    meter = _Meter(total_steps, state, base.device, vocabulary)
     for number, indices in enumerate(_steps(samples, settings, total_steps)):
         if number < state.step:
             continue
         chosen = [samples[index] for index in indices]
         rate = _set_rate(state.optimizer, number, total_steps, settings)
+        vocabulary.draw(settings.seed, number)
         loss = _gradients(passes, state, chosen, dropout_seed=settings.seed * 1_000_003 + number)
         norm = torch.nn.utils.clip_grad_norm_(state.adapter.parameters(), settings.max_grad_norm)
         if not math.isfinite(loss) or not bool(norm.isfinite()):
@@ -193,7 +214,7 @@ class _Passes:
 
     base: BaseModel
     adapter: Adapter
-    head: Head
+    vocabulary: Vocabulary
     hooks: Hooks
     recomputes: bool
 
@@ -211,7 +232,7 @@ class _Passes:
             with using(self.adapter), asking(self.hooks.check), again:
                 made = collate(self.base, samples, plan)
                 states = completion_states(self.base.model, made)
-                loss = completion_loss(states, made.targets, self.head, completion_tokens)
+                loss = self.vocabulary.loss(states, made.targets, completion_tokens)
                 loss.backward()  # type: ignore[no-untyped-call]
                 return float(loss.detach())
         except (RuntimeError, MemoryError) as error:
@@ -291,9 +312,10 @@ def _seed_dropout(adapter: Adapter, base: BaseModel, seed: int) -> None:
 class _Meter:
     """Adds up the run's totals in its state; speed and time left are of this attempt, since it began."""
 
-    def __init__(self, total_steps: int, state: TrainingState, device: torch.device) -> None:
+    def __init__(self, total_steps: int, state: TrainingState, device: torch.device, vocabulary: Vocabulary) -> None:
         self._total_steps = total_steps
         self._device = device
+        self._loss_vocabulary = vocabulary.kind
         self._first_step = state.step
         self._tokens_before, self._seconds_before = state.totals.tokens, state.totals.seconds
         self._started = time.monotonic()
@@ -317,6 +339,7 @@ class _Meter:
             seconds_left=seconds / done * (self._total_steps - state.step),
             peak_memory_mb=peak_memory_mb(self._device),
             token_budget=state.token_budget,
+            loss_vocabulary=self._loss_vocabulary,
         )
 
     def result(self, state: TrainingState, preset: Literal["fast", "small"]) -> TrainingResult:
@@ -328,6 +351,7 @@ class _Meter:
             peak_memory_mb=peak_memory_mb(self._device),
             token_budget=state.token_budget,
             preset=preset,
+            loss_vocabulary=self._loss_vocabulary,
         )
 
 

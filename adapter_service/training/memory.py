@@ -2,20 +2,23 @@
 
     1.85 × tokens × item size × sum of inputs and outputs of the linear layers    what the backward pass needs
     16 × adapter weights                                                          float32, gradient, AdamW's two moments
-    128 × vocabulary × (2 × item size + 4)                                        the loss, a chunk of rows at a time
+    256 × 4,096 × (2 × item size + 12)                                            the loss, a block of logits at a time;
+                                                                                  on CUDA × 32,768
+    copied rows of the head × hidden × item size                                  where the loss is sampled
     item size × weights of the largest linear layer                               its wide copy, if it is quantized
 
 The first factor is the least that leaves no measured point above its estimate: growth of resident memory
-in two steps at rank 16, on a CPU, of random weights in these shapes (torch 2.13; MB):
+in two steps at rank 16, on a CPU, of these shapes, with rows of 64 tokens (torch 2.13; preset fast; MB):
 
     shape           layers    type        tokens    measured    estimated
-    SmolLM2-135M    30        bfloat16       256         372          398
-    SmolLM2-135M    30        bfloat16       512         602          674
-    SmolLM2-135M    30        bfloat16     1,024       1,075        1,225
-    SmolLM2-135M    30        float32        512       1,058        1,249
-    Gemma 3 270M    18        bfloat16       512         693          743
-    Gemma 3 270M     6        float32        512         626          688
-    Qwen3-0.6B       8        bfloat16       512         514          518
+    SmolLM2-135M    30        bfloat16       256         350          374
+    SmolLM2-135M    30        bfloat16       512         575          659
+    SmolLM2-135M    30        bfloat16     1,024       1,106        1,227
+    SmolLM2-135M    30        float32        512       1,152        1,231
+    Gemma 3 270M    18        bfloat16       256         262          290
+    Gemma 3 270M    18        bfloat16       512         441          506
+    Gemma 3 270M     6        float32        512         325          328
+    Qwen3-0.6B       8        bfloat16       512         393          393
 
 What lies below the first layer that trains keeps nothing. With `lora.layers: top-half` SmolLM2-135M (bfloat16,
 rows of 512) took 357 MB at 512 tokens, estimated 429, and 650 MB at 1,024, estimated 772.
@@ -25,7 +28,7 @@ It is not of the engine's adapters, nor of answers that are given meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,10 +41,11 @@ from adapter_service.errors import DoesNotFitError, InvalidParameterError
 from adapter_service.lora.adapter import LinearLayer, LoraConfig, select_layers
 from adapter_service.lora.depth import reached_backward
 from adapter_service.model_utils import BaseModel
-from adapter_service.settings import TrainingSettings
+from adapter_service.settings import LossSettings, TrainingSettings
 from adapter_service.training.batching import padded_length, sequences_per_step
-from adapter_service.training.loss import CHUNK_ROWS, Head
+from adapter_service.training.loss import Head, loss_bytes
 from adapter_service.training.recomputing import decoder_layers
+from adapter_service.training.vocabulary import columns_for
 
 Preset = Literal["fast", "small"]
 
@@ -57,8 +61,24 @@ def largest_micro_batch(settings: TrainingSettings, longest: int) -> int:
     return max(padded, min(settings.token_budget, sequences_per_step(settings) * padded))
 
 
+def copied_head_rows(base: BaseModel, loss: LossSettings, tokens: Callable[[], int]) -> int:
+    """How many of the head's rows a sampled loss copies, where the samples have up to `tokens()` tokens."""
+    if loss.vocabulary == "all":
+        return 0
+    whole = Head.of(base.model).weight.shape[0]
+    columns = columns_for(min(whole, tokens()), whole, loss)
+    return 0 if columns == whole else columns
+
+
 def estimate_bytes(
-    base: BaseModel, layers: Mapping[str, LinearLayer], lora: LoraConfig, tokens: int, longest: int, *, preset: Preset
+    base: BaseModel,
+    layers: Mapping[str, LinearLayer],
+    lora: LoraConfig,
+    tokens: int,
+    longest: int,
+    copied_head_rows: int = 0,
+    *,
+    preset: Preset,
 ) -> int:
     """What training takes beside the base, with micro-batches of up to `tokens` padded tokens in rows of `longest`."""
     item = base.precision.dtype.itemsize
@@ -72,11 +92,12 @@ def estimate_bytes(
         config, depth = base.model.config.get_text_config(), part * len(decoder_layers(base.model))
         activations = activations / depth + tokens * item * config.hidden_size * depth
     weights = sum(lora.rank(path) * (layer.in_features + layer.out_features) for path, layer in chosen.items())
-    vocabulary = Head.of(base.model).weight.shape[0]
+    vocabulary, hidden = Head.of(base.model).weight.shape
+    head = loss_bytes(vocabulary, item, base.device) + copied_head_rows * hidden * item
     wide = 0
     if base.precision.quantization != "none":
         wide = item * max(layer.in_features * layer.out_features for layer in layers.values())
-    return int(activations + _BYTES_PER_WEIGHT * weights + CHUNK_ROWS * vocabulary * (2 * item + 4) + wide)
+    return int(activations + _BYTES_PER_WEIGHT * weights + head + wide)
 
 
 def _widths(layers: Mapping[str, LinearLayer]) -> int:
@@ -122,7 +143,12 @@ class Fit:
 
 
 def fit(
-    base: BaseModel, layers: Mapping[str, LinearLayer], lora: LoraConfig, settings: TrainingSettings, longest: int
+    base: BaseModel,
+    layers: Mapping[str, LinearLayer],
+    lora: LoraConfig,
+    settings: TrainingSettings,
+    longest: int,
+    copied_head_rows: int = 0,
 ) -> Fit:
     """The preset that the settings name; for "auto" the fast one where it fits, else the small one.
 
@@ -139,7 +165,7 @@ def fit(
     tokens, free = largest_micro_batch(settings, longest), free_bytes(base.device)
     presets: list[Preset] = ["fast", "small"] if settings.preset == "auto" else [settings.preset]
     for preset in presets if can_recompute else presets[:1]:
-        needed = estimate_bytes(base, layers, lora, tokens, padded_length(longest), preset=preset)
+        needed = estimate_bytes(base, layers, lora, tokens, padded_length(longest), copied_head_rows, preset=preset)
         found = Fit(preset, tokens, needed, free)
         if found.fits:
             break
@@ -147,7 +173,12 @@ def fit(
 
 
 def check_fits(
-    base: BaseModel, layers: Mapping[str, LinearLayer], lora: LoraConfig, settings: TrainingSettings, longest: int
+    base: BaseModel,
+    layers: Mapping[str, LinearLayer],
+    lora: LoraConfig,
+    settings: TrainingSettings,
+    longest: int,
+    copied_head_rows: int = 0,
 ) -> Fit:
     """The preset to train with; a run that this machine has not the memory for is refused.
 
@@ -155,7 +186,7 @@ def check_fits(
         DoesNotFitError: the estimate is more than what is free; with both, and what to lower.
         InvalidParameterError: as `fit`.
     """
-    found = fit(base, layers, lora, settings, longest)
+    found = fit(base, layers, lora, settings, longest, copied_head_rows)
     if found.fits:
         return found
     where = "on the GPU" if base.device.type == "cuda" else "of memory"

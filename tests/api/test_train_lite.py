@@ -46,6 +46,7 @@ VALUES: dict[str, Any] = {
     "target_modules": ["q_proj"],
     "lora_layers": "top-half",
     "use_rslora": True,
+    "loss_vocabulary": "sampled",
 }
 
 

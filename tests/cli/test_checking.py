@@ -8,6 +8,7 @@ from adapter_service.cli.checking import Report, check
 from adapter_service.connectors.registry import open_source
 from adapter_service.settings import (
     DataSettings,
+    LossSettings,
     ModelSettings,
     PublishingSettings,
     Settings,
@@ -47,6 +48,13 @@ def test_good_settings_have_no_problems_and_leave_nothing_behind(tmp_path: Path)
 def test_the_recipe_is_told_in_steps(tmp_path: Path) -> None:
     recipe = dict(checked(settings_with(tmp_path)).rows)["recipe"]
     assert "up to 2000 samples from 'mine', 14 per step, at most 143 steps" in recipe
+    assert "others" not in recipe
+
+
+def test_a_loss_over_a_sample_of_the_vocabulary_is_told(tmp_path: Path) -> None:
+    sampled = LossSettings(vocabulary="sampled", sampled_tokens=100)
+    recipe = dict(checked(settings_with(tmp_path, loss=sampled)).rows)["recipe"]
+    assert recipe.endswith("; loss over the samples' tokens and 100 others")
 
 
 def test_the_shipped_sources_are_as_their_connectors_want_them() -> None:

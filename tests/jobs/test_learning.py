@@ -19,7 +19,7 @@ from adapter_service.errors import JobCancelledError, TrainingError
 from adapter_service.jobs import streaming
 from adapter_service.jobs.learning import Trained, lora_config, recipe_key, train
 from adapter_service.jobs.streaming import Streamed, stream
-from adapter_service.settings import LoraSettings, Settings, TrainingSettings
+from adapter_service.settings import LoraSettings, LossSettings, Settings, TrainingSettings
 from adapter_service.training import checkpoint as checkpoint_module
 from adapter_service.training.loop import Progress
 from tests.jobs.bench import local_source, toy_records, toy_settings
@@ -54,6 +54,7 @@ class Recorder:
 PLAIN: dict[str, dict[str, Any]] = {
     "lora": {"r": 2, "alpha": 4},
     "training": {"num_epochs": 1, "per_device_train_batch_size": 4, "save_steps": 2, "max_seq_length": 24},
+    "loss": {"vocabulary": "sampled", "sampled_tokens": 64},
     "data": {"max_train_samples": 40, "max_skipped_fraction": 1.0},
 }
 
@@ -85,6 +86,8 @@ EFFECTS: dict[tuple[str, str], tuple[Any, str]] = {
     ("training", "token_budget"): (32, "micro_steps"),
     ("training", "save_steps"): (3, "saved_at"),
     ("training", "seed"): (1, "weights"),
+    ("loss", "vocabulary"): ("all", "weights"),
+    ("loss", "sampled_tokens"): (128, "weights"),
 }
 
 
@@ -134,7 +137,9 @@ def observed(engine: Engine, settings: Settings, folder: Path) -> dict[str, Any]
     }
 
 
-@pytest.mark.parametrize(("section", "model"), [("lora", LoraSettings), ("training", TrainingSettings)])
+@pytest.mark.parametrize(
+    ("section", "model"), [("lora", LoraSettings), ("training", TrainingSettings), ("loss", LossSettings)]
+)
 def test_every_setting_of_training_has_an_effect_in_this_table(section: str, model: Any) -> None:
     assert {key for name, key in EFFECTS if name == section} == model.model_fields.keys()
 
@@ -234,13 +239,15 @@ def test_a_checkpoint_of_other_layers_or_rates_is_of_another_run(engine: Engine,
 
 
 def test_a_checkpoint_belongs_to_its_recipe_and_not_to_how_it_was_computed(engine: Engine, tmp_path: Path) -> None:
-    def key(**training: Any) -> str:
-        settings = settings_in(tmp_path, training=training)
+    def key(loss: Mapping[str, Any] | None = None, **training: Any) -> str:
+        settings = settings_in(tmp_path, training=training, loss=loss or {})
         return recipe_key(settings, streamed, engine, None)
 
     streamed = streamed_by(engine, settings_in(tmp_path))
     assert key() == key(token_budget=512) == key(save_steps=7) == key(preset="small")
     assert key() != key(seed=1)
+    assert len({key(), key({"sampled_tokens": 128}), key({"vocabulary": "all"})}) == 3
+    assert key({"vocabulary": "all"}) == key({"vocabulary": "all", "sampled_tokens": 128})
     assert key() != recipe_key(settings_in(tmp_path), streamed, engine, "a parent's key")
 
 

@@ -13,16 +13,18 @@ import pytest
 import torch
 
 from adapter_service.adapters import VersionStatus
-from adapter_service.engine.engine import Engine
+from adapter_service.engine.engine import Engine, Turn
 from adapter_service.errors import UnknownAdapterError
 from adapter_service.jobs.job import Job, JobStatus, Phase
 from adapter_service.jobs.train_request import TrainRequest
 from adapter_service.lora import folder as folder_module
 from adapter_service.lora.adapter import Adapter
 from adapter_service.model_utils import BaseModel
+from adapter_service.samples import Message, Sample
 from adapter_service.training import evaluation, loop, memory
+from adapter_service.training.dataset import is_held_out
 from adapter_service.training.forward import MicroBatch, completion_states
-from tests.jobs.bench import Bench, Record, local_source, shuffled, toy_records, toy_settings
+from tests.jobs.bench import HOLDOUT, Bench, Record, key_of, local_source, shuffled, toy_records, toy_settings
 from tests.jobs.conftest import MakeBench
 
 
@@ -59,6 +61,39 @@ def test_progress_says_all_that_a_status_shows(bench: Bench) -> None:
     assert (told["source"], told["samples"]["read"], told["samples"]["skipped"]) == ("toy", 80, 0)
     assert told["samples"]["held_out"] > 5
     assert told["gate"]["passed"] is True
+
+
+def test_a_job_whose_loss_is_sampled_says_so_wherever_it_is_shown(make_bench: MakeBench, tmp_path: Path) -> None:
+    source = local_source("toy", tmp_path, toy_records())
+    bench = make_bench(toy_settings(source, loss={"sampled_tokens": 64}))
+    job = bench.run(loss_vocabulary="sampled")
+    version = bench.version_of(job)
+    assert job.result is not None
+    assert (job.progress["loss_vocabulary"], job.result["training"]["loss_vocabulary"]) == ("sampled", "sampled")
+    assert job.result["recipe"]["loss"] == {"vocabulary": "sampled", "sampled_tokens": 64}
+    assert ": sampled loss " in bench.log_of(job)
+    assert ": loss " not in bench.log_of(job)
+    assert "| sampled loss per token |" in (version.path / "README.md").read_text()
+    assert json.loads((version.path / "training_metadata.json").read_text())["loss"]["vocabulary"] == "sampled"
+    assert "vocabulary: sampled" in (version.path / "resolved_config.yaml").read_text()
+    assert version.gate["metrics"]["candidate_loss"] == pytest.approx(_full_loss(bench, version.path), rel=1e-4)
+
+
+def _full_loss(bench: Bench, folder: Path) -> float:
+    """Per completion token of what was held out, by the logits of the whole vocabulary."""
+
+    def on_engine(turn: Turn) -> float:
+        losses = []
+        for record in toy_records():
+            if is_held_out(key_of(record), HOLDOUT):
+                answer = (Message("user", record["prompt"]), Message("assistant", record["completion"]))
+                rendered = turn.renderer.render(Sample(answer), 64)
+                logits = _by_us(turn, folder, torch.tensor([rendered.ids]))[0, rendered.completion_start - 1 : -1]
+                targets = torch.tensor(rendered.ids[rendered.completion_start :])
+                losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
+        return float(torch.cat(losses).mean())
+
+    return bench.engine.run(on_engine)
 
 
 def test_the_version_opens_in_peft_and_answers_alike(bench: Bench, tiny_base_folder: Path) -> None:

@@ -37,6 +37,7 @@ OTHER_VALUES: dict[str, Any] = {
     "target_modules": ["q_proj"],
     "lora_layers": "top-half",
     "use_rslora": True,
+    "loss_vocabulary": "sampled",
 }
 # What only the configuration file says; a new key has to be put here or into OVERRIDES.
 IN_THE_FILE_ALONE = {
@@ -45,6 +46,7 @@ IN_THE_FILE_ALONE = {
     ("training", "min_lr_ratio"),
     ("training", "adam_beta1"),
     ("training", "adam_beta2"),
+    ("loss", "sampled_tokens"),
 }
 
 
@@ -52,7 +54,7 @@ def test_every_field_of_a_request_is_in_the_table_and_in_this_test() -> None:
     assert OVERRIDES.keys() == TrainRequest.model_fields.keys() - {"adapter", "init_adapter"} == OTHER_VALUES.keys()
 
 
-@pytest.mark.parametrize("section", ["lora", "training"])
+@pytest.mark.parametrize("section", ["lora", "training", "loss"])
 def test_every_setting_can_be_requested_or_is_meant_for_the_file(section: str) -> None:
     keys = {(section, key) for key in getattr(Settings(), section).model_dump()}
     requested = {place for place in OVERRIDES.values() if place[0] == section}

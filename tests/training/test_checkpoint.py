@@ -16,6 +16,8 @@ import torch
 
 from adapter_service.errors import JobCancelledError, TrainingError
 from adapter_service.model_utils import BaseModel
+from adapter_service.rendering import RenderedSample
+from adapter_service.settings import LossSettings
 from adapter_service.training import checkpoint as checkpoint_module
 from adapter_service.training.checkpoint import (
     conditions,
@@ -25,7 +27,7 @@ from adapter_service.training.checkpoint import (
     save_checkpoint,
 )
 from adapter_service.training.loop import Hooks, TrainingState, begin, train
-from tests.training.small_run import Ran, fresh_adapter, run, small_settings, some_samples
+from tests.training.small_run import Ran, fresh_adapter, run, small_settings, some_samples, weights_of
 
 SAMPLES = some_samples(20)
 SETTINGS = small_settings(num_epochs=2, save_steps=3, learning_rate=0.01, weight_decay=0.01, loraplus_lr_ratio=4.0)
@@ -61,6 +63,26 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     whole = run(tiny_base, SAMPLES, SETTINGS, adapter=fresh_adapter(tiny_base, dropout=dropout))
     assert resumed.weights == whole.weights
     assert resumed.state.losses == whole.state.losses
+
+
+def test_a_resumed_run_draws_the_vocabulary_that_an_uninterrupted_one_does(
+    tiny_base: BaseModel, tmp_path: Path
+) -> None:
+    sampled = LossSettings(vocabulary="sampled", sampled_tokens=64)
+    samples = [RenderedSample([2 + token % 60 for token in sample.ids], sample.completion_start) for sample in SAMPLES]
+    whole, stopped, resumed = begun(tiny_base), begun(tiny_base), begun(tiny_base)
+    train(tiny_base, samples, whole, SETTINGS, Hooks(), sampled)
+    hooks = Hooks(
+        cancelled=lambda: stopped.step == 4,
+        save=lambda state: save_checkpoint(state, tmp_path / "c", run_key="run", made_with=WITH),
+    )
+    with pytest.raises(JobCancelledError):
+        train(tiny_base, samples, stopped, SETTINGS, hooks, sampled)
+    load_checkpoint(resumed, tmp_path / "c", run_key="run")
+    result = train(tiny_base, samples, resumed, SETTINGS, Hooks(), sampled)
+    assert result.loss_vocabulary == "sampled"
+    assert resumed.losses == whole.losses
+    assert weights_of(resumed.adapter) == weights_of(whole.adapter)
 
 
 def test_a_resumed_run_counts_from_its_first_step(tiny_base: BaseModel, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from adapter_service.lora.folder import write_folder
 from adapter_service.lora.layer import using
 from adapter_service.model_utils import BaseModel, load_base
 from adapter_service.rendering import RenderedSample
-from adapter_service.settings import TrainingSettings
+from adapter_service.settings import LossSettings, TrainingSettings
 from adapter_service.training.batching import planned_steps
 from adapter_service.training.loop import Hooks, Progress, begin, learning_rate, peak_memory_mb, train
 from tests.training.small_run import (
@@ -167,10 +167,12 @@ def test_nothing_to_learn_is_an_error(tiny_base: BaseModel, samples: list[Render
         run(tiny_base, samples)
 
 
-def test_a_step_without_completion_tokens_is_no_division_by_zero(tiny_base: BaseModel) -> None:
-    prompt_only = RenderedSample((5, 6, 7), 3)
-    ran = run(tiny_base, [prompt_only, *some_samples(1)], small_settings(per_device_train_batch_size=1))
-    assert sorted(map(bool, ran.state.losses)) == [False, True]
+@pytest.mark.parametrize("vocabulary", ["all", "sampled"])
+def test_a_step_without_completion_tokens_is_no_division_by_zero(tiny_base: BaseModel, vocabulary: Any) -> None:
+    samples, settings = [RenderedSample((5, 6, 7), 3), *some_samples(1)], small_settings(per_device_train_batch_size=1)
+    state = begin(fresh_adapter(tiny_base), settings)
+    train(tiny_base, samples, state, settings, Hooks(), LossSettings(vocabulary=vocabulary, sampled_tokens=64))
+    assert sorted(map(bool, state.losses)) == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The chunked loss against the plain one over full logits: value, gradient, memory."""
+"""The loss in blocks against the plain one over full logits: value, gradient, memory."""
 
 from __future__ import annotations
 
@@ -54,13 +54,17 @@ def value_and_gradient(
     return value.detach(), gradient
 
 
-@pytest.mark.parametrize("chunks", [(128, 8192), (37, 101), (1, 1), (8, 30), (10, 101)])
+def in_blocks(monkeypatch: pytest.MonkeyPatch, rows: int, columns: int) -> None:
+    monkeypatch.setattr(loss_module, "_BLOCK_ROWS", rows)
+    monkeypatch.setattr(loss_module, "_BLOCK_COLUMNS", {"cpu": columns})
+
+
+@pytest.mark.parametrize("block", [(256, 4096), (37, 101), (1, 1), (8, 30), (10, 101), (40, 100)])
 @pytest.mark.parametrize("shaping", SHAPINGS)
 def test_value_and_gradient_are_those_of_full_logits(
-    shaping: str, chunks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    shaping: str, block: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss_module, "CHUNK_ROWS", chunks[0])
-    monkeypatch.setattr(loss_module, "_CHUNK_COLUMNS", chunks[1])
+    in_blocks(monkeypatch, *block)
     head = some_head(**SHAPINGS[shaping])
     ours = value_and_gradient(lambda h: completion_loss(h, TARGETS, head, NORMALIZER), some_hidden())
     plain = value_and_gradient(lambda h: plain_losses(h, head).sum() / NORMALIZER, some_hidden())
@@ -69,8 +73,7 @@ def test_value_and_gradient_are_those_of_full_logits(
 
 @pytest.mark.parametrize("shaping", SHAPINGS)
 def test_token_losses_are_those_of_full_logits(shaping: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "CHUNK_ROWS", 8)
-    monkeypatch.setattr(loss_module, "_CHUNK_COLUMNS", 30)
+    in_blocks(monkeypatch, 8, 30)
     head = some_head(**SHAPINGS[shaping])
     torch.testing.assert_close(token_losses(some_hidden(), TARGETS, head), plain_losses(some_hidden(), head).detach())
 
@@ -98,6 +101,16 @@ def test_logits_far_apart_give_finite_losses() -> None:
     assert gradient.isfinite().all()
 
 
+def test_a_later_block_with_far_larger_logits_leaves_nothing_of_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_blocks(monkeypatch, 8, 30)
+    head, hidden = some_head(), some_hidden()
+    head.weight[95] = 500 * hidden.detach()[0]
+    ours = value_and_gradient(lambda h: completion_loss(h, TARGETS, head, NORMALIZER), hidden)
+    plain = value_and_gradient(lambda h: plain_losses(h, head).sum() / NORMALIZER, hidden)
+    assert float(plain_losses(hidden, head).detach()[0]) > 100
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-4)
+
+
 def test_a_value_that_is_not_a_number_is_not_hidden() -> None:
     hidden = some_hidden().detach()
     hidden[3, 2] = torch.nan
@@ -117,12 +130,12 @@ class LargestResult(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def test_full_logits_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "CHUNK_ROWS", 8)
+    in_blocks(monkeypatch, 8, 30)
     hidden, head = some_hidden(), some_head()
     with LargestResult() as largest:  # type: ignore[no-untyped-call]
         completion_loss(hidden, TARGETS, head, NORMALIZER).backward()  # type: ignore[no-untyped-call]
         token_losses(hidden, TARGETS, head)
-    assert 0 < largest.elements <= 8 * VOCABULARY
+    assert 0 < largest.elements <= max(8 * 30, ROWS * HIDDEN)
 
 
 def of_model(**config: Any) -> Head:

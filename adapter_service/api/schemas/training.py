@@ -129,7 +129,9 @@ class JobAnswer(Answer):
     total_steps: int | None
     progress: float = Field(ge=0.0, le=1.0, description="Share of the optimizer steps that are done.")
     seconds_left: float | None
-    loss: float | None
+    loss: float | None = Field(
+        description="Of the last step, per completion token; a sampled one where details.loss_vocabulary says so."
+    )
     tokens_per_second: float | None
     samples: dict[str, Any] = Field(description="Counts of samples: read, used, skipped, …")
     peak_memory_mb: float | None
