@@ -12,6 +12,7 @@ from benchmarks import (
     streaming,
     training,
     training_int8,
+    training_prefix,
     training_start,
     translation_curve,
 )
@@ -24,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "training": lambda: training.run(full=_FULL),
     "training_start": training_start.run,
     "training_int8": training_int8.run,
+    "training_prefix": training_prefix.run,
     "translation_curve": lambda: translation_curve.run(full=_FULL),
 }
 

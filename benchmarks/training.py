@@ -285,8 +285,8 @@ def label(trainer: str, base: Base) -> str:
     if trainer == TRL:
         return " ".join(("TRL", *filter(None, [versions().get("trl")]), "defaults"))
     if trainer in {HF_TUNED, HF_SINGLE}:
-        batch = 1 if trainer == HF_SINGLE else base.tuned_batch
-        return f"Trainer + PEFT, bfloat16, by length, checkpointed, {batch} at a time"
+        rows = 1 if trainer == HF_SINGLE else base.tuned_batch
+        return f"Trainer + PEFT, bfloat16, by length, checkpointed, {rows} at a time"
     batch = "" if base.default_batch == SEQUENCES_PER_STEP else f", {base.default_batch} at a time for want of memory"
     return f"Trainer + PEFT defaults{batch}"
 

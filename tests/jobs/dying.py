@@ -21,7 +21,7 @@ from adapter_service.training import checkpoint, loop, spool
 
 POINTS: dict[str, tuple[Any, str]] = {
     "rendering a sample": (Renderer, "render"),
-    "in a micro-step": (loop, "completion_loss"),
+    "in a micro-step": (loop, "completion_states"),
     "before the rename of a checkpoint": (checkpoint, "sync_folder"),
     "measuring": (train_adapt, "measure"),
 }

@@ -130,7 +130,7 @@ def test_a_version_has_its_card_its_metadata_and_its_settings(bench: Bench) -> N
     live = bench.version_of(bench.run(num_epochs=1, lora_r=3))
     described = json.loads((live.path / "training_metadata.json").read_text())
     assert (described["training_data"], described["epochs"], described["lora_r"]) == ("toy", 1, 3)
-    assert "| rank, alpha | 3, 16 |" in (live.path / "README.md").read_text()
+    assert "| rank, alpha | 3, 16;" in (live.path / "README.md").read_text()
     assert "num_epochs: 1" in (live.path / "resolved_config.yaml").read_text()
 
 
