@@ -130,6 +130,8 @@ def load_base(
     model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (_compact(args[0]), *args[1:]))
     attention.install(model)
     norms.install(model)
+    if not (packs_rows := attention.can_pack(model)):
+        note(f"{name} takes no samples end to end: they are padded to one length, and shared beginnings made again")
     return BaseModel(
         name=name,
         identity=_identity(location, folder, model.config, own),
@@ -137,7 +139,7 @@ def load_base(
         tokenizer=encoder,
         precision=precision,
         context_tokens=int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048),
-        packs_rows=attention.can_pack(model),
+        packs_rows=packs_rows,
         load_seconds=time.monotonic() - started,
     )
 

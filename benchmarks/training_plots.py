@@ -7,7 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # Okabe and Ito's colours, which people of any colour vision tell apart, and markers for those who see none.
-_STYLES = (("#0072B2", "o"), ("#56B4E9", "s"), ("#E69F00", "^"), ("#D55E00", "v"), ("#000000", "D"))
+_STYLES = (
+    ("#0072B2", "o"), ("#56B4E9", "s"), ("#E69F00", "^"), ("#D55E00", "v"), ("#009E73", "P"), ("#000000", "D")
+)  # fmt: skip
 _SMOOTHED = 0.7
 Losses = Sequence[tuple[float, float]]
 
@@ -23,7 +25,7 @@ def plot_losses(path: Path, runs: Mapping[str, tuple[Losses, float]], *, title: 
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for (name, (losses, holdout)), (colour, marker) in zip(runs.items(), _STYLES, strict=False):
+    for (name, (losses, holdout)), (colour, marker) in zip(runs.items(), _STYLES[: len(runs)], strict=True):
         seconds = [second for second, _ in losses]
         axes.plot(seconds, list(smoothed([loss for _, loss in losses])), color=colour, linewidth=1.6)
         axes.plot(seconds[-1:], [holdout], color=colour, marker=marker, markersize=8, linewidth=1.6, label=name)

@@ -130,6 +130,7 @@ def train_ours(job: Job, rows: Sequence[RenderedSample], folder: Path, said: Tex
     from adapter_service.lora.layer import install
     from adapter_service.model_utils import load_base
     from adapter_service.settings import TrainingSettings
+    from adapter_service.training import memory
     from adapter_service.training.flops import Work
     from adapter_service.training.loop import Hooks, Progress, begin, train
 
@@ -162,10 +163,14 @@ def train_ours(job: Job, rows: Sequence[RenderedSample], folder: Path, said: Tex
     train(base, rows, begin(adapter, settings), settings, Hooks(report=report))
     (folder / name).mkdir(exist_ok=True)
     write_folder(adapter, folder / name, base_name=base.name)
+    longest = max(len(row.ids) for row in rows)
+    tokens = memory.largest_micro_batch(settings, longest)
+    estimated = memory.estimate_bytes(base, layers, adapter.config, tokens, longest, preset=OURS[name])
     work = Work.of(base.model, layers, {path: adapter.config.rank(path) for path in adapter.pairs})
     return {
         "gflop": work.flops(rows) / 1e9,
         "peak_gflops": max(peak, gemm_gflops(base.precision.dtype)),
+        "estimated_mb": estimated / 2**20,
     }
 
 

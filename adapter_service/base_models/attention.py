@@ -9,11 +9,14 @@ Forward and backward in bfloat16 on one thread of an AMD EPYC:
             1       512      4:1     256    38.2    20.8
             4       128      9:3      64    16.1     3.8
 
-Longer sequences, and whatever has a cache, a mask of its own or dropout, goes to torch's, and so does all on CUDA.
+Longer sequences, whatever has a mask of its own, dropout or scores of its own, and what follows on a cache goes to
+torch's, and so does all on CUDA.
 """
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +29,8 @@ from adapter_service.base_models.layout import Block, Layout, Segment
 
 NAME = "short_or_packed"
 LONGEST = 512
+# What changes the scores, and is torch's affair; such a model does not pack.
+_CHANGES_SCORES = ("position_bias", "softcap", "s_aux", "indices")
 # Kinds of layers, in transformers' words, in which tokens meet nowhere but where they attend.
 _ATTENDING = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
@@ -34,13 +39,18 @@ _layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 
 def install(model: Any) -> None:
-    """Let a transformers model attend this way, if it asks torch's kernel otherwise."""
+    """Let a transformers model attend this way, if it would ask torch's kernel."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    if model.config.get_text_config()._attn_implementation == "sdpa":
+    if model.config.get_text_config()._attn_implementation == "sdpa" and not _minds_the_name(model):
         AttentionInterface.register(NAME, attend)
         AttentionMaskInterface.register(NAME, mask)
         model.set_attn_implementation(NAME)
+
+
+def _minds_the_name(model: Any) -> bool:
+    """Whether the model's own code does something else where it attends by torch's kernel: some drop a mask."""
+    return '"sdpa"' in inspect.getsource(sys.modules[type(model).__module__])
 
 
 @torch.no_grad()
@@ -56,15 +66,25 @@ def can_pack(model: Any) -> bool:
     rows = (torch.arange(14).view(2, 7) + 20) % model.get_input_embeddings().weight.shape[0]
     rows[1, :3] = rows[0, :3]
     rows, places = rows.to(model.device), torch.tensor([[0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6]], device=model.device)
-    apart = model.get_decoder()(input_ids=rows, use_cache=False).last_hidden_state
+    with _by_torch(model):
+        apart = model.get_decoder()(input_ids=rows, use_cache=False).last_hidden_state
     once = torch.cat([rows[0], rows[1, 3:]])[None]
     try:
         together = packed_states(model, once, places, (Segment(3, (Block(2, 4),)),))[0]
-    except (TypeError, ValueError, RuntimeError):  # a model that takes no positions, or minds their order
+    except (TypeError, ValueError, RuntimeError, IndexError):  # a model that takes no positions, or minds their order
         return False
     wanted = torch.cat([apart[0], apart[1, 3:]]).float()  # (tokens, hidden)
     tolerance = 0.001 if apart.dtype == torch.float32 else 0.05
     return bool(((together.float() - wanted).norm(dim=-1) <= tolerance * wanted.norm(dim=-1)).all())
+
+
+@contextmanager
+def _by_torch(model: Any) -> Iterator[None]:
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(NAME)
 
 
 def packed_states(model: Any, ids: torch.Tensor, positions: torch.Tensor, layout: Layout) -> torch.Tensor:
@@ -122,13 +142,16 @@ def attend(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    changed = [name for name in _CHANGES_SCORES if kwargs.get(name) is not None]
     if (layout := _layout.get()) is not None:
+        if changed:
+            raise ValueError(f"packed rows cannot attend with {changed}")
         return _attend_packed(query, key, value, attention_mask, scale, layout), None
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     tokens = query.shape[2]
-    plain = attention_mask is None and not dropout and causal and tokens == key.shape[2]
+    plain = attention_mask is None and not (dropout or changed) and causal and tokens == key.shape[2]
     if plain and 1 < tokens <= LONGEST and query.device.type == "cpu":
-        return _short(query, key, value, _behind(query.dtype)[:tokens, :tokens], scale), None
+        return _short(query, key, value, None, _behind(query.dtype)[:tokens, :tokens], scale), None
     more = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
     attended: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
     return attended
@@ -143,20 +166,17 @@ def _attend_packed(
     layout: Layout,
 ) -> torch.Tensor:
     """A prefix looks at itself, each row at its prefix and at itself: (1, tokens, heads, size)."""
-    seen = _seen(row_mask, max(segment.longest_row for segment in layout), query.device)
     sizes = [size for segment in layout for size in segment.sizes]
     parts = zip(*(torch.split(x, sizes, dim=2) for x in (query, key, value)), strict=True)
     attended = []
     for segment in layout:
-        start, (prefix_q, prefix_k, prefix_v) = segment.prefix, next(parts)
-        if start:
-            attended.append(_attend_where(prefix_q, prefix_k, prefix_v, seen[:start, :start], scale))
+        prefix, (q, k, v) = None, next(parts)
+        if segment.prefix:
+            attended.append(_attend_in_row(q, k, v, None, row_mask, scale))
+            prefix = (k, v)
         for block in segment.blocks:
             q, k, v = (_by_row(x, block.rows) for x in next(parts))
-            if start:
-                k, v = (_after(x, own) for x, own in ((prefix_k, k), (prefix_v, v)))
-            end = start + block.tokens
-            of_rows = _attend_where(q, k, v, seen[start:end, :end], scale)
+            of_rows = _attend_in_row(q, k, v, prefix, row_mask, scale)
             attended.append(of_rows.reshape(1, -1, *of_rows.shape[2:]))
     return torch.cat(attended, dim=1)
 
@@ -166,64 +186,127 @@ def _by_row(x: torch.Tensor, rows: int) -> torch.Tensor:
     return x.transpose(1, 2).reshape(rows, -1, x.shape[1], x.shape[3]).transpose(1, 2)
 
 
-def _after(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+Prefix = tuple[torch.Tensor, torch.Tensor]
+
+
+def _attend_in_row(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    prefix: Prefix | None,
+    row_mask: torch.Tensor | None,
+    scale: float,
+) -> torch.Tensor:
+    """Heads (rows, heads, tokens, size) over themselves and the keys and values before them, as `row_mask` says.
+
+    That is (1, 1, tokens, tokens) of a whole row; None where it is causality alone.
+    """
+    start = 0 if prefix is None else prefix[0].shape[2]
+    end = start + query.shape[2]
+    if end <= LONGEST and query.device.type == "cpu":
+        if row_mask is None:
+            bias = _behind(query.dtype)[start:end, :end]
+        else:
+            hidden = ~row_mask[0, 0, start:end, :end]
+            bias = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill_(hidden, float("-inf"))
+        return _short(query, key, value, prefix, bias, scale)
+    if prefix is not None:
+        key, value = (_behind_prefix(x, own) for x, own in zip(prefix, (key, value), strict=True))
+    if row_mask is None and prefix is None:
+        how: dict[str, Any] = {"is_causal": True}
+    elif row_mask is None:
+        how = {"attn_mask": torch.ones(end, end, dtype=torch.bool, device=query.device).tril()[start:]}
+    else:
+        how = {"attn_mask": row_mask[0, 0, start:end, :end]}
+    # With a mask and grouped heads torch has no kernel but the one that keeps all scores.
+    key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+    attended = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scale, **how)
+    return attended.transpose(1, 2).contiguous()
+
+
+def _behind_prefix(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     """`own` (rows, heads, tokens, size), each row behind the prefix (1, heads, tokens, size)."""
     return torch.cat([prefix.expand(own.shape[0], -1, -1, -1), own], dim=2)
 
 
-def _seen(row_mask: torch.Tensor | None, tokens: int, device: torch.device) -> torch.Tensor:
-    if row_mask is not None:
-        return row_mask[0, 0]
-    return torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
-
-
-def _attend_where(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """Heads (batch, heads, queries, size) over keys of which `seen` (queries, keys) may be looked at."""
-    if key.shape[2] <= LONGEST and query.device.type == "cpu":
-        bias = torch.zeros(seen.shape, dtype=query.dtype).masked_fill_(~seen, float("-inf"))
-        return _short(query, key, value, bias, scale)
-    attended = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=seen, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
-    )
-    return attended.transpose(1, 2).contiguous()
-
-
 def _short(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, scale: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    prefix: Prefix | None,
+    bias: torch.Tensor,
+    scale: float,
 ) -> torch.Tensor:
-    attended: torch.Tensor = _Attention.apply(query, key, value, bias, scale)  # type: ignore[no-untyped-call]
+    attended: torch.Tensor = _Attention.apply(query, key, value, *(prefix or (None, None)), bias, scale)  # type: ignore[no-untyped-call]
     return attended.transpose(1, 2).contiguous()
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(scale × Q Kᵀ + bias) V; the heads that share keys and values are rows of one product."""
+    """softmax(scale × Q Kᵀ + bias) V; the heads that share keys and values are rows of one product.
+
+    Keys and values of a prefix stand before those of every row; they are copied to each for the products alone, and
+    kept once.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, scale: float
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        prefix_key: torch.Tensor | None,
+        prefix_value: torch.Tensor | None,
+        bias: torch.Tensor,
+        scale: float,
     ) -> torch.Tensor:
-        (batch, heads, queries, size), (_, groups, keys, _) = query.shape, key.shape
-        q = query.reshape(batch * groups, heads // groups * queries, size)
-        k, v = (x.reshape(batch * groups, keys, size) for x in (key, value))
-        scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)  # (batch × groups, heads a group × queries, keys)
-        scores.view(-1, queries, keys).add_(bias)
+        ctx.scale = scale
+        q, k, v = _as_products(query, key, value, prefix_key, prefix_value)
+        scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)  # (rows × groups, heads a group × queries, keys)
+        scores.view(-1, *bias.shape).add_(bias)
         shares = scores.softmax(-1)
-        ctx.save_for_backward(q, k, v, shares)
-        ctx.scale, ctx.query_shape, ctx.key_shape = scale, query.shape, key.shape
-        return torch.bmm(shares, v).view(query.shape)
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, shares)
+        return torch.bmm(shares, v).view(*query.shape[:3], -1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
-        q, k, v, shares = ctx.saved_tensors
-        gradient = grads[0].reshape(q.shape)
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, prefix_key, prefix_value, shares = ctx.saved_tensors
+        q, k, v = _as_products(query, key, value, prefix_key, prefix_value)
+        gradient = grads[0].reshape(*q.shape[:2], -1)
         by_value = torch.bmm(shares.transpose(1, 2), gradient)
         by_share = torch.bmm(gradient, v.transpose(1, 2))
         by_score = torch._softmax_backward_data(by_share, shares, -1, shares.dtype).mul_(ctx.scale)
-        by_query = torch.bmm(by_score, k)
+        by_query = torch.bmm(by_score, k).view(query.shape)
         by_key = torch.bmm(by_score.transpose(1, 2), q)
-        return by_query.view(ctx.query_shape), by_key.view(ctx.key_shape), by_value.view(ctx.key_shape), None, None
+        by_prefix_key, by_key = _of_prefix_and_own(by_key, key, prefix_key)
+        by_prefix_value, by_value = _of_prefix_and_own(by_value, value, prefix_value)
+        return by_query, by_key, by_value, by_prefix_key, by_prefix_value, None, None
+
+
+def _as_products(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    prefix_key: torch.Tensor | None,
+    prefix_value: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries (rows × groups, heads a group × queries, size), keys and values (rows × groups, keys, size)."""
+    (rows, heads, queries, size), groups = query.shape, key.shape[1]
+    q = query.reshape(rows * groups, heads // groups * queries, size)
+    if prefix_key is not None and prefix_value is not None:
+        key, value = _behind_prefix(prefix_key, key), _behind_prefix(prefix_value, value)
+    k, v = (x.reshape(rows * groups, x.shape[2], x.shape[3]) for x in (key, value))
+    return q, k, v
+
+
+def _of_prefix_and_own(
+    gradient: torch.Tensor, own: torch.Tensor, prefix: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Split what came for keys or values; that of a prefix adds up over the rows."""
+    if prefix is None:
+        return None, gradient.view(own.shape)
+    start = prefix.shape[2]
+    whole = gradient.view(*own.shape[:2], start + own.shape[2], own.shape[3])
+    return whole[:, :, :start].sum(0, keepdim=True), whole[:, :, start:]
 
 
 @cache

@@ -51,7 +51,8 @@ class _FrozenProduct(torch.autograd.Function):
         few = x.device.type == "cpu" and x.numel() <= _FEW_ROWS * inner
         # The kernel is made for bfloat16; in float32 it takes four times as long as widening.
         if few and x.dtype is torch.bfloat16 and inner % _FEW_ROWS_STEP == 0:
-            return torch._weight_int8pack_mm(x.reshape(-1, inner), q, scale).view(*x.shape[:-1], q.shape[0])
+            rows = x.reshape(-1, inner).contiguous()  # of a slice it is a view
+            return torch._weight_int8pack_mm(rows, q, scale).view(*x.shape[:-1], q.shape[0])
         return nn.functional.linear(x, _room.widened(q, x.dtype)).mul_(scale)  # (..., out)
 
     @staticmethod

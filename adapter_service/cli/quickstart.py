@@ -40,7 +40,8 @@ from adapter_service.settings import LossSettings, Settings
 
 SOURCE = "sample_http"
 # What `make run` reaches its targets with in under half an hour on two cores; see README, "Quality". A sampled loss
-# takes two thirds of the time for a step, and an eighth more samples make up for what it is behind by then.
+# takes two thirds of the time for a step, and a seventh more samples shall make up for what it is behind by then. With
+# `hours` the full loss is taken, which is ahead at equal steps.
 RECIPE: dict[str, Any] = {"max_train_samples": 12_000, "num_epochs": 1, "loss_vocabulary": "sampled"}
 _POLL_SECONDS = 1.0
 # Ten steps' worth: enough to see the speed, half a minute on two cores.

@@ -75,8 +75,14 @@ def megabytes_needed(settings: Settings, engine: Engine) -> int:
 
 
 def _copied_head_rows(settings: Settings, engine: Engine) -> int:
-    """At most as many as the samples have tokens in all; how many different ones is known when they are there."""
+    """For as many different tokens as so many samples usually have; they are counted when they are there."""
     from adapter_service.training.memory import copied_head_rows
 
     tokens = settings.data.max_train_samples * TOKENS_PER_SAMPLE
-    return copied_head_rows(engine.base, settings.loss, lambda: tokens)
+    return copied_head_rows(engine.base, settings.loss, lambda: different_tokens(tokens))
+
+
+def different_tokens(tokens: int) -> int:
+    """Heaps' law (Heaps 1978), fitted to the sample corpus: 10,200 of 64,000 tokens and 33,000 of 383,000."""
+    different: float = 7.3 * tokens**0.655
+    return round(different)

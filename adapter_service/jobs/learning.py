@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from adapter_service.lora.adapter import Adapter, LoraConfig
     from adapter_service.training.loop import TrainingResult
 
-# These split the work and the losses of a crash; the weights that come of it are the same.
+# These split the work and the losses of a crash; the weights that come of it are the same, but for what dropout
+# draws, which follows the split.
 _NOT_THE_RECIPE = frozenset({"preset", "token_budget", "save_steps"})
 
 
@@ -58,7 +59,7 @@ def train(
         from adapter_service.training.checkpoint import conditions
         from adapter_service.training.loop import Hooks, begin
         from adapter_service.training.loop import train as run_loop
-        from adapter_service.training.memory import check_fits, copied_head_rows
+        from adapter_service.training.memory import check_fits, copied_head_rows, largest_micro_batch
         from adapter_service.training.vocabulary import tokens_of
 
         made_with = conditions(turn.base) | {"token_budget": settings.training.token_budget}
@@ -69,7 +70,10 @@ def train(
         training = settings.training.model_copy(update={"token_budget": state.token_budget})
         copied = copied_head_rows(turn.base, settings.loss, lambda: len(tokens_of(dataset.train)))
         found = check_fits(turn.base, turn.layers, lora_config(settings), training, longest, copied)
-        if settings.training.preset == "auto" and found.preset == "small":
+        is_lowered = found.tokens < largest_micro_batch(training, longest)
+        if is_lowered:
+            state.token_budget = found.tokens
+        if is_lowered or (settings.training.preset == "auto" and found.preset == "small"):
             watch.note(found.note)
         hooks = Hooks(
             pause=turn.pause,
@@ -96,8 +100,8 @@ def with_budget(settings: Settings, token_budget: int) -> Settings:
 def run_key(settings: Settings, streamed: Streamed, engine: Engine, parent_key: str | None) -> str:
     """What the run's weights follow from; `parent_key` stands for the adapter that it begins with."""
     precision = engine.base.precision.to_dict()
-    del precision["reason"]  # has this start's measurement in it
-    training = settings.training.model_dump(mode="json")
+    del precision["reason"], precision["threads"]  # have this start's measurement in them
+    training = settings.training.model_dump(mode="json", exclude={"preset"})  # bit for bit the same
     return _key(settings, streamed, engine, parent_key, {"training": training, "precision": precision})
 
 

@@ -1,4 +1,4 @@
-"""Score an adapter, or the base, on held-out samples: completion loss, and answers beside references."""
+"""Score an adapter, or the base, on held-out samples: the loss of their completions."""
 
 from __future__ import annotations
 

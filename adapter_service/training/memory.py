@@ -1,29 +1,30 @@
 """How much memory training takes beside the base, before it is tried: an estimate, and what is free.
 
-    1.85 × tokens × item size × sum of inputs and outputs of the linear layers    what the backward pass needs
+    1.4 × tokens × item size × sum of inputs and outputs of the linear layers     what the backward pass needs,
+    tokens × longest row × heads × decoder layers × item size                     and of it what attention keeps
+    2 × one layer's share of both + tokens × hidden × layers × item size          instead, with preset small, and
+                                                                                  there 1 in place of 1.4
     16 × adapter weights                                                          float32, gradient, AdamW's two moments
     256 × 4,096 × (2 × item size + 12)                                            the loss, a block of logits at a time;
                                                                                   on CUDA × 32,768
     copied rows of the head × hidden × item size                                  where the loss is sampled
     item size × weights of the largest linear layer                               its wide copy, if it is quantized
+    215 MiB, on a CPU                                                             what the matrix library and the
+                                                                                  allocator keep
 
-The first factor is the least that leaves no measured point above its estimate: growth of resident memory
-in two steps at rank 16, on a CPU, of these shapes, with rows of 64 tokens (torch 2.13; preset fast; MB):
+The factors are fitted to the growth of resident memory at rank 16 in bfloat16 on a CPU, in six steps of eight rows
+of 24 to 512 tokens (torch 2.13; MiB). The last part is because of these: rows of one length took 150 to 300 less.
 
-    shape           layers    type        tokens    measured    estimated
-    SmolLM2-135M    30        bfloat16       256         350          374
-    SmolLM2-135M    30        bfloat16       512         575          659
-    SmolLM2-135M    30        bfloat16     1,024       1,106        1,227
-    SmolLM2-135M    30        float32        512       1,152        1,231
-    Gemma 3 270M    18        bfloat16       256         262          290
-    Gemma 3 270M    18        bfloat16       512         441          506
-    Gemma 3 270M     6        float32        512         325          328
-    Qwen3-0.6B       8        bfloat16       512         393          393
+    shape           layers    preset    tokens    measured    estimated
+    SmolLM2-135M    30        fast         512         729          858
+    SmolLM2-135M    30        fast       1,024       1,355        1,410
+    SmolLM2-135M    30        small        512         349          350
+    Gemma 3 270M    18        fast         512         657          650
+    Gemma 3 270M    18        small        512         338          330
+    Qwen3-0.6B       8        fast         512         605          585
 
-What lies below the first layer that trains keeps nothing. With `lora.layers: top-half` SmolLM2-135M (bfloat16,
-rows of 512) took 357 MB at 512 tokens, estimated 429, and 650 MB at 1,024, estimated 772.
-
-It is not of the engine's adapters, nor of answers that are given meanwhile.
+What lies below the first layer that trains keeps nothing. It is not of the engine's adapters, nor of answers that
+are given meanwhile.
 """
 
 from __future__ import annotations
@@ -49,10 +50,12 @@ from adapter_service.training.vocabulary import columns_for
 
 Preset = Literal["fast", "small"]
 
-_ACTIVATIONS = 1.85
+_ACTIVATIONS, _OF_ONE_LAYER = 1.4, 2.0
 _BYTES_PER_WEIGHT = 16
+_KEPT_BY_LIBRARIES = 215 << 20
 # A group's limit and use, where the process is held to less than the machine has (a container).
 _GROUP_LIMIT, _GROUP_USE = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+_GROUP_DETAILS = Path("/sys/fs/cgroup/memory.stat")
 
 
 def largest_micro_batch(settings: TrainingSettings, longest: int) -> int:
@@ -76,28 +79,33 @@ def estimate_bytes(
     lora: LoraConfig,
     tokens: int,
     longest: int,
-    copied_head_rows: int = 0,
+    head_rows: int = 0,
     *,
     preset: Preset,
 ) -> int:
-    """What training takes beside the base, with micro-batches of up to `tokens` padded tokens in rows of `longest`."""
+    """What training takes beside the base, with micro-batches of up to `tokens` padded tokens in rows of `longest`.
+
+    `head_rows` of the output head are copied, where the loss is sampled.
+    """
     item = base.precision.dtype.itemsize
     chosen = select_layers(lora, layers)
     every, reached = _widths(layers), _widths(reached_backward(chosen, layers))
     part = reached / every  # what lies below the first layer that trains keeps nothing
-    activations = _ACTIVATIONS * tokens * item * reached + part * _attention_bytes(base, tokens, longest)
+    activations = (1.0 if preset == "small" else _ACTIVATIONS) * tokens * item * reached
+    activations += part * _attention_bytes(base, tokens, longest)
     if lora.dropout:  # each layer then keeps an input of its own, and which of it was dropped
         activations += tokens * (item + 1) * sum(layer.in_features for layer in chosen.values())
     if preset == "small":
         config, depth = base.model.config.get_text_config(), part * len(decoder_layers(base.model))
-        activations = activations / depth + tokens * item * config.hidden_size * depth
+        activations = _OF_ONE_LAYER * activations / depth + tokens * item * config.hidden_size * depth
     weights = sum(lora.rank(path) * (layer.in_features + layer.out_features) for path, layer in chosen.items())
     vocabulary, hidden = Head.of(base.model).weight.shape
-    head = loss_bytes(vocabulary, item, base.device) + copied_head_rows * hidden * item
+    head = loss_bytes(vocabulary, item, base.device) + head_rows * hidden * item
     wide = 0
     if base.precision.quantization != "none":
         wide = item * max(layer.in_features * layer.out_features for layer in layers.values())
-    return int(activations + _BYTES_PER_WEIGHT * weights + head + wide)
+    kept = _KEPT_BY_LIBRARIES if base.device.type == "cpu" else 0
+    return int(activations + _BYTES_PER_WEIGHT * weights + head + wide + kept)
 
 
 def _widths(layers: Mapping[str, LinearLayer]) -> int:
@@ -107,9 +115,12 @@ def _widths(layers: Mapping[str, LinearLayer]) -> int:
 def _attention_bytes(base: BaseModel, tokens: int, longest: int) -> int:
     """Of how much each token attends to each of its row: kept where the rows are short, and not by torch's kernel."""
     config = base.model.config.get_text_config()
-    if config._attn_implementation != attention.NAME or base.device.type != "cpu" or longest > attention.LONGEST:
+    if config._attn_implementation != attention.NAME or base.device.type != "cpu":
         return 0
-    return int(config.num_hidden_layers * config.num_attention_heads * tokens * longest * base.precision.dtype.itemsize)
+    row = min(
+        longest, attention.LONGEST
+    )  # longer ones go through torch's, which keeps nothing; those beside them do not
+    return int(config.num_hidden_layers * config.num_attention_heads * tokens * row * base.precision.dtype.itemsize)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -137,8 +148,8 @@ class Fit:
     @property
     def note(self) -> str:
         return (
-            f"{_megabytes(self.free_bytes)} MB are free: training with preset {self.preset!r}, "
-            f"which takes about {_megabytes(self.needed_bytes)} MB beside the base"
+            f"{_megabytes(self.free_bytes)} MB are free: training with preset {self.preset!r} and up to {self.tokens} "
+            f"tokens at a time, which takes about {_megabytes(self.needed_bytes)} MB beside the base"
         )
 
 
@@ -148,9 +159,11 @@ def fit(
     lora: LoraConfig,
     settings: TrainingSettings,
     longest: int,
-    copied_head_rows: int = 0,
+    head_rows: int = 0,
 ) -> Fit:
     """The preset that the settings name; for "auto" the fast one where it fits, else the small one.
+
+    Where the small one does not fit either, it is tried with ever smaller passes, down to one of the longest sample.
 
     Raises:
         InvalidParameterError: "small" is asked for, and the base has no layers that can be run again.
@@ -162,13 +175,18 @@ def fit(
             "use 'fast' with a smaller token_budget",
             parameter="preset",
         )
-    tokens, free = largest_micro_batch(settings, longest), free_bytes(base.device)
-    presets: list[Preset] = ["fast", "small"] if settings.preset == "auto" else [settings.preset]
-    for preset in presets if can_recompute else presets[:1]:
-        needed = estimate_bytes(base, layers, lora, tokens, padded_length(longest), copied_head_rows, preset=preset)
-        found = Fit(preset, tokens, needed, free)
-        if found.fits:
-            break
+    row, free = padded_length(longest), free_bytes(base.device)
+    tokens = largest_micro_batch(settings, longest)
+
+    def with_preset(preset: Preset, tokens: int) -> Fit:
+        return Fit(preset, tokens, estimate_bytes(base, layers, lora, tokens, row, head_rows, preset=preset), free)
+
+    first: Preset = "fast" if settings.preset == "auto" else settings.preset
+    found = with_preset(first, tokens)
+    if settings.preset != "fast" and can_recompute and not found.fits:
+        found = with_preset("small", tokens)
+        while not found.fits and found.tokens > row:
+            found = with_preset("small", max(row, found.tokens // 2))
     return found
 
 
@@ -178,7 +196,7 @@ def check_fits(
     lora: LoraConfig,
     settings: TrainingSettings,
     longest: int,
-    copied_head_rows: int = 0,
+    head_rows: int = 0,
 ) -> Fit:
     """The preset to train with; a run that this machine has not the memory for is refused.
 
@@ -186,7 +204,7 @@ def check_fits(
         DoesNotFitError: the estimate is more than what is free; with both, and what to lower.
         InvalidParameterError: as `fit`.
     """
-    found = fit(base, layers, lora, settings, longest, copied_head_rows)
+    found = fit(base, layers, lora, settings, longest, head_rows)
     if found.fits:
         return found
     where = "on the GPU" if base.device.type == "cuda" else "of memory"
@@ -202,10 +220,16 @@ def check_fits(
 
 
 def _left_in_group() -> int | None:
+    """What the group may still take; files that it has read and that can be let go count as free."""
     try:
-        return int(_GROUP_LIMIT.read_text()) - int(_GROUP_USE.read_text())
+        used = int(_GROUP_USE.read_text()) - _let_go(_GROUP_DETAILS.read_text())
+        return int(_GROUP_LIMIT.read_text()) - used
     except (OSError, ValueError):  # no such group, or its limit is "max"
         return None
+
+
+def _let_go(details: str) -> int:
+    return next((int(line.split()[1]) for line in details.splitlines() if line.startswith("inactive_file ")), 0)
 
 
 def _megabytes(size: int) -> int:

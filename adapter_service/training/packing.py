@@ -19,8 +19,8 @@ from adapter_service.training.batching import padded_length, split
 _BLOCK_COSTS_TOKENS = 16
 # To share less would be more work than to compute it again.
 _LEAST_PREFIX = 8
-# Passes are so many tokens long, for each length of a product is prepared by the matrix library, which keeps 1,024:
-# a millisecond for each of some forty products.
+# Passes are a multiple of so many tokens long: the matrix library prepares each length of a product, a millisecond for
+# each of some forty, and keeps the last ones.
 _PASS_MULTIPLE = 16
 
 

@@ -1,6 +1,6 @@
 """Gradient checkpointing: of each decoder layer only the input is kept, the rest is made again when it is needed.
 
-It takes a quarter more time and leaves a fifth of the memory. The second time a layer runs like the first: with
+SmolLM2-135M trains with it in half of the memory and half more time. The second time a layer runs like the first: with
 the same adapter and rows, whichever thread the backward pass is on, and with the same numbers for dropout.
 """
 

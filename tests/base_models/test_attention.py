@@ -16,6 +16,8 @@ from transformers import (
     Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MiniCPM3Config,
+    MiniCPM3ForCausalLM,
 )
 
 from adapter_service.base_models import attention
@@ -65,6 +67,17 @@ def convolving() -> Any:
     )  # fmt: skip
 
 
+def with_other_values() -> Any:
+    """Heads whose values have another size than queries and keys."""
+    return MiniCPM3ForCausalLM(
+        MiniCPM3Config(
+            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=4, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=12, qk_rope_head_dim=4,
+            v_head_dim=8, initializer_range=0.2,
+        )
+    )  # fmt: skip
+
+
 def made(make: Any) -> Any:
     torch.manual_seed(0)
     return make().eval().requires_grad_(requires_grad=False)
@@ -85,7 +98,7 @@ def states_and_gradient(model: Any, states_of: Callable[[], torch.Tensor]) -> li
     return [states.detach(), scale.grad]
 
 
-@pytest.mark.parametrize("make", [llama, gemma, gpt])
+@pytest.mark.parametrize("make", [llama, gemma, gpt, with_other_values])
 @pytest.mark.parametrize("shape", [(3, 8), (2, 24), (1, attention.LONGEST + 8)])
 def test_states_and_gradients_are_those_of_torchs_attention(make: Any, shape: tuple[int, int]) -> None:
     model, ids = made(make), random_ids(*shape)
@@ -136,6 +149,36 @@ def test_whether_a_model_can_pack_is_asked_of_it(make: Any, shares: bool) -> Non
     model = made(make)
     attention.install(model)
     assert attention.can_pack(model) is shares
+
+
+def test_scores_that_a_model_changes_are_torchs_affair() -> None:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    layer = made(llama).model.layers[0].self_attn
+    query, key, value = torch.randn(3, 2, 4, 6, 16).unbind(0)
+    bias = torch.randn(1, 4, 6, 6)
+    layer.num_key_value_groups = 1
+    theirs, _ = sdpa_attention_forward(layer, query, key, value, None, position_bias=bias)
+    ours, _ = attention.attend(layer, query, key, value, None, position_bias=bias)
+    torch.testing.assert_close(ours, theirs)
+    with attention.packed((Segment(0, (Block(1, 6),)),)), pytest.raises(ValueError, match="position_bias"):
+        attention.attend(layer, query, key, value, None, position_bias=bias)
+
+
+def test_what_rows_begin_with_is_kept_once() -> None:
+    model, kept = made(llama), dict[int, int]()
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    layout = (Segment(40, (Block(8, 2),)),)
+    query, key, value = (torch.randn(1, heads, 56, 16, requires_grad=True) for heads in (4, 2, 2))
+    with attention.packed(layout), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        attention.attend(model.model.layers[0].self_attn, query, key, value, None)
+    whole = sum(x.numel() for x in (query, key, value)) * 4
+    shares = (40 * 40 + 8 * 2 * 42) * 4 * 4
+    assert sum(kept.values()) <= 2 * whole + shares  # the prefix eight times over would be 3 times as much
 
 
 def test_a_model_whose_tokens_meet_where_it_does_not_say_so_shares_nothing() -> None:

@@ -72,6 +72,13 @@ def test_the_share_of_the_peak_is_of_the_time_of_all_rounds() -> None:
     assert share.met is False
 
 
+def test_an_estimate_of_memory_may_be_off_by_so_much_either_way() -> None:
+    for estimated, met in ((84.0, False), (86.0, True), (114.0, True), (116.0, False)):
+        measured = {"ours_small": ran([500], grown_mb=100, estimated_mb=estimated)}
+        (found,) = (row for row in rows_of(BASE, measured) if "estimate" in row.measure)
+        assert found.met is met
+
+
 def test_trainer_by_default_may_be_given_fewer_steps_than_the_others() -> None:
     job = Job("base", "folder", "bases", 4, 4, 1, tuned_batch=1, default_batch=8)
     assert (job.steps(HF_TUNED), job.steps(TRL), job.steps(HF_FLOAT32)) == (16, 16, 4)

@@ -155,8 +155,16 @@ def test_auto_is_fast_where_that_fits_and_small_where_it_does_not(tiny_base: Bas
         found = check_fits(tiny_base, layers_of(tiny_base), LoraConfig(), settings, 32)
         assert (found.preset, found.needed_bytes) == (wanted, sizes[wanted])
         assert f"preset {wanted!r}" in found.note
-    free.size = sizes["small"] - 1
-    with pytest.raises(DoesNotFitError, match="preset 'small': lower token_budget"):
+
+
+def test_small_takes_smaller_passes_before_it_gives_up(tiny_base: BaseModel, free: Free) -> None:
+    settings = small_settings(token_budget=128, preset="small")
+    free.size = estimate(tiny_base, 128, 32, "small") - 1
+    found = check_fits(tiny_base, layers_of(tiny_base), LoraConfig(), settings, 32)
+    assert (found.preset, found.tokens) == ("small", 64)
+    assert "up to 64 tokens at a time" in found.note
+    free.size = estimate(tiny_base, 32, 32, "small") - 1
+    with pytest.raises(DoesNotFitError, match="micro-batches of 32 tokens at rank 16, preset 'small': lower"):
         check_fits(tiny_base, layers_of(tiny_base), LoraConfig(), settings, 32)
 
 
@@ -170,7 +178,9 @@ def test_a_base_without_layers_to_run_again_is_fast_or_refused(
 
 
 def test_a_group_of_processes_has_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    limit, use = tmp_path / "max", tmp_path / "current"
+    limit, use, details = tmp_path / "max", tmp_path / "current", tmp_path / "stat"
+    monkeypatch.setattr(memory_module, "_GROUP_DETAILS", details)
+    details.write_text("")
     monkeypatch.setattr(memory_module, "_GROUP_LIMIT", limit)
     monkeypatch.setattr(memory_module, "_GROUP_USE", use)
     assert free_bytes(CPU) == pytest.approx(psutil.virtual_memory().available, rel=0.5)
@@ -179,3 +189,5 @@ def test_a_group_of_processes_has_no_more_than_its_limit(monkeypatch: pytest.Mon
     assert free_bytes(CPU) > 1 << 20
     limit.write_text("1100\n")
     assert free_bytes(CPU) == 1000
+    details.write_text("anon 60\ninactive_file 30\nactive_file 10\n")
+    assert free_bytes(CPU) == 1030
