@@ -37,6 +37,7 @@ from adapter_service.measuring.smoke_run import smoke_service
 from adapter_service.sample_corpus.server import serve_sample_corpus
 from adapter_service.samples import Sample
 from adapter_service.settings import LossSettings, Settings
+from adapter_service.settings.sections import loss_name
 
 SOURCE = "sample_http"
 # What `make run` reaches its targets with in under half an hour on two cores; see README, "Quality". A sampled loss
@@ -211,7 +212,7 @@ def _figures(job: Mapping[str, Any]) -> dict[str, Any]:
         return {}  # the first step is under way
     if job["phase"] == "training":
         loss, speed = job["loss"] or 0.0, job["tokens_per_second"] or 0.0
-        name = "sampled loss" if job["details"].get("loss_vocabulary") == "sampled" else "loss"
+        name = loss_name(job["details"].get("loss_vocabulary", "all"))
         left = f"{job['seconds_left'] / 60:.1f} min left" if job["seconds_left"] is not None else ""
         figures = f"step {job['step']}/{job['total_steps']}  {name} {loss:.3f}  {speed:.0f} tokens/s  {left}"
         return {"completed": job["step"], "total": job["total_steps"], "figures": figures}

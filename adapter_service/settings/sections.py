@@ -131,6 +131,11 @@ class LossSettings(Section):
     sampled_tokens: Annotated[int, Field(ge=64, le=1_048_576)] = 8192
 
 
+def loss_name(vocabulary: str) -> str:
+    """What a training loss over this `loss.vocabulary` is called: a sampled one shall not be taken for the full one."""
+    return "sampled loss" if vocabulary == "sampled" else "loss"
+
+
 class DataSettings(Section):
     source: Name = "multilingual_corpus"
     fallback_source: Name | None = None

@@ -11,6 +11,7 @@ from typing import Any
 
 from adapter_service.model_utils import BaseModel
 from adapter_service.settings import LoraSettings, LossSettings, TrainingSettings
+from adapter_service.settings.sections import loss_name
 from adapter_service.training.dataset import Dataset
 from adapter_service.training.loop import TrainingResult
 
@@ -56,8 +57,8 @@ def write_card(folder: Path, described: Mapping[str, Any]) -> None:
     """Write `training_metadata.json` and `README.md` into `folder`."""
     as_json = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
     result = described["result"]
-    loss_name = "sampled loss" if result["loss_vocabulary"] == "sampled" else "loss"
-    card = _CARD.format_map({**described, **result, **described["training"], "loss_name": loss_name})
+    told = {"loss_name": loss_name(result["loss_vocabulary"])}
+    card = _CARD.format_map({**described, **result, **described["training"], **told})
     (folder / "training_metadata.json").write_text(as_json, encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
 

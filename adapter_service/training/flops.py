@@ -9,17 +9,16 @@ that is reached; as Chowdhery et al. 2022 (arXiv:2204.02311, B), but for attenti
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from adapter_service.lora.adapter import LinearLayer
+from adapter_service.lora.depth import depths
 from adapter_service.rendering import RenderedSample
 
 # Linear layers of a decoder layer that read the same; one that is not here reads something of its own.
 _READ_TOGETHER = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
-_DECODER_LAYER = re.compile(r".*?\.(\d+)\.")
 _MULTIPLY_ADD = 2
 
 
@@ -102,7 +101,6 @@ def _attention(config: Any, paths: list[str], backward: frozenset[str]) -> dict[
 
 def _by_decoder_layer(paths: list[str]) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
-    for path in paths:
-        if inside := _DECODER_LAYER.match(path):
-            found.setdefault(int(inside[1]), []).append(path)
+    for path, number in depths(paths).items():
+        found.setdefault(number, []).append(path)
     return found

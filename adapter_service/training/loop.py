@@ -23,6 +23,7 @@ from adapter_service.lora.layer import asking, using
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import LossSettings, TrainingSettings
+from adapter_service.settings.sections import loss_name
 from adapter_service.training.batching import plan_epoch, planned_steps, sequences_per_step
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head
@@ -57,7 +58,7 @@ class Progress:
     @property
     def loss_name(self) -> str:
         """What it is called: one over a sample is never to be taken for the full one."""
-        return _loss_name(self.loss_vocabulary)
+        return loss_name(self.loss_vocabulary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +121,7 @@ class TrainingResult:
 
     @property
     def loss_name(self) -> str:
-        return _loss_name(self.loss_vocabulary)
-
-
-def _loss_name(vocabulary: str) -> str:
-    return "sampled loss" if vocabulary == "sampled" else "loss"
+        return loss_name(self.loss_vocabulary)
 
 
 def begin(adapter: Adapter, settings: TrainingSettings) -> TrainingState:
