@@ -46,6 +46,11 @@ class Sample:
         return self.messages[-1].content
 
     @property
+    def characters(self) -> int:
+        """How long the text is that is learned from."""
+        return sum(len(message.content) for message in self.messages)
+
+    @property
     def key(self) -> str:
         """Sixteen hex digits of the content alone; equal content has equal keys wherever it lies.
 

@@ -90,7 +90,7 @@ def _next_block(pairs: Iterator[Pair], max_samples: int) -> list[Pair]:
     characters = 0
     for pair in pairs:
         block.append(pair)
-        characters += sum(len(message.content) for message in pair[1].messages)
+        characters += pair[1].characters
         if len(block) == max_samples or characters > MAX_BLOCK_CHARACTERS:
             break
     return block

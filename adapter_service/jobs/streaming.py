@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from adapter_service.connectors.base import Connector
+from adapter_service.connectors.reading_ahead import ReadingAhead
 from adapter_service.connectors.tally import Tally, tallied
 from adapter_service.engine.engine import Engine
 from adapter_service.errors import JobCancelledError, SourceError, SourceFormatError
@@ -124,16 +126,22 @@ class _Reading:
             went_on = "all of it" if place.ended else "going on from there"
             self._watch.note(f"{tally.used} samples were streamed before: {went_on}")
         if not place.ended:
-            collect(self._samples(tally, dataset, place), self._engine.renderer, self._limits, into=dataset)
+            with closing(self._samples(tally, dataset, place)) as samples:
+                collect(samples, self._engine.renderer, self._limits, into=dataset)
             self._spool.keep(dataset, Place(name, described, None, tally.counts(), ended=True))
             self._tell_end(dataset)
         self._watch.streamed(tally.counts())
         counts = {**tally.counts(), "refused": dataset.refused, "held_out": len(dataset.holdout)}
         return Streamed(dataset, described, counts, tally.used - used_before, time.monotonic() - started)
 
-    def _samples(self, tally: Tally, dataset: Dataset, place: Place) -> Iterator[Sample]:
+    def _samples(self, tally: _WatchedTally, dataset: Dataset, place: Place) -> Generator[Sample, None, None]:
         """What follows `place`; whoever asks for a sample has put the one before it into `dataset`."""
-        for cursor, sample in tallied(self._open_source(place.source), tally, place.cursor):
+        source = ReadingAhead(
+            self._open_source(place.source),
+            wanted=lambda: self._limits.max_samples - len(dataset.train),
+            waiting=tally.look_up,
+        )
+        for cursor, sample in tallied(source, tally, place.cursor):
             self._has_begun = True
             yield sample
             if self._spool.is_due():
@@ -147,7 +155,7 @@ class _Reading:
 
 
 class _WatchedTally(Tally):
-    """Looks up from every record, used or not: a stream that gives nothing can be cancelled too."""
+    """Looks up from every record, used or not, and while none comes: such a stream can be cancelled too."""
 
     def __init__(self, source: str, watch: Watch, *, max_skipped_fraction: float) -> None:
         super().__init__(source, max_skipped_fraction=max_skipped_fraction)
@@ -156,17 +164,18 @@ class _WatchedTally(Tally):
 
     def accepted(self, language: str | None) -> None:
         super().accepted(language)
-        self._look_up()
+        self.look_up()
 
     def skipped(self, origin: str, reason: str, language: str | None = None) -> None:
         super().skipped(origin, reason, language)
-        self._look_up()
+        self.look_up()
 
     def use(self, sample: Sample) -> None:
         super().use(sample)
-        self._look_up()
+        self.look_up()
 
-    def _look_up(self) -> None:
+    def look_up(self) -> None:
+        """Tell the watch how far it is, and let it end the stream."""
         if self._watch.cancelled():
             raise JobCancelledError("cancelled while streaming")
         if time.monotonic() - self._told_at >= TELL_SECONDS:

@@ -17,7 +17,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapter_service.connectors.base import Connector
+from adapter_service.connectors.base import Connector, StreamObserver
+from adapter_service.connectors.reading_ahead import ReadingAhead
 from adapter_service.connectors.registry import open_source
 from adapter_service.connectors.tally import Tally, tallied
 from adapter_service.settings import SourceEntry
@@ -165,6 +166,39 @@ def test_the_counts_of_two_attempts_add_up_to_those_of_one(make: Make) -> None:
         second.go_on_from(first.counts())
         list(tallied(connector, second, after=cursors[stop - 1]))
         assert second.counts() == whole.counts()
+
+
+class Heard:
+    """An observer that writes down what it is told, and by which part."""
+
+    def __init__(self, told: list[Any], part: str = "") -> None:
+        self._told = told
+        self._part = part
+
+    def accepted(self, language: str | None) -> None:
+        self._told.append((self._part, language))
+
+    def skipped(self, origin: str, reason: str, language: str | None = None) -> None:
+        self._told.append((self._part, origin, reason, language))
+
+    def part(self, name: str) -> StreamObserver:
+        self._told.append(("part", name))
+        return Heard(self._told, name)
+
+
+@pytest.mark.parametrize("shuffle_buffer", [0, 4])
+def test_a_stream_that_is_read_ahead_tells_and_gives_the_same_in_the_same_order(
+    make: Make, shuffle_buffer: int
+) -> None:
+    connector = make(ROWS, shuffle_buffer=shuffle_buffer, only=("hi",), seed=1)
+    orders: list[list[Any]] = []
+    for each in (connector, ReadingAhead(connector)):
+        order: list[Any] = []
+        for pair in each.stream(None, Heard(order)):
+            order.append(pair)  # noqa: PERF402 - the observer adds to it too
+        orders.append(order)
+    assert orders[0] == orders[1]
+    assert len(orders[0]) > 25
 
 
 def test_a_check_tells_of_the_first_sample(make: Make) -> None:

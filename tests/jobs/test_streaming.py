@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from adapter_service.connectors import handover, reading_ahead
 from adapter_service.connectors.base import Connector, Cursor, StreamObserver
 from adapter_service.connectors.opening import source_opener
 from adapter_service.engine.engine import Engine
@@ -142,6 +144,83 @@ class Failing(Connector):
             if number == self._after:
                 raise SourceUnreachableError("it went away")
             yield pair
+
+
+class Counted(Connector):
+    """Counts what is read of another source, and whether that was closed."""
+
+    def __init__(self, inner: Connector) -> None:
+        self._inner = inner
+        self.given = 0
+        self.is_closed = False
+
+    def check(self) -> str:
+        return self._inner.check()
+
+    def stream(
+        self, after: Cursor | None = None, observer: StreamObserver | None = None
+    ) -> Iterator[tuple[Cursor, Sample]]:
+        try:
+            for pair in self._inner.stream(after, observer):
+                self.given += 1
+                yield pair
+        finally:
+            self.is_closed = True
+
+
+@pytest.mark.parametrize("max_train_samples", [1, 7, 40])
+def test_no_sample_is_read_ahead_that_is_not_used(
+    engine: Engine, settings: Settings, tmp_path: Path, max_train_samples: int
+) -> None:
+    few = settings.model_copy(
+        update={"data": settings.data.model_copy(update={"max_train_samples": max_train_samples})}
+    )
+    source = Counted(source_opener(few)("toy"))
+    found = stream(few, lambda _: source, engine, Recorder(), tmp_path / "stream")
+    assert len(found.dataset.train) == max_train_samples
+    assert found.counts["used"] == source.given == found.dataset.seen
+    assert source.is_closed
+
+
+def test_a_source_of_samples_that_cannot_be_trained_on_is_closed_before_its_fallback_is_read(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_ahead, "MAX_AHEAD_BYTES", 1)  # or it is read to its end by then
+    long: list[Record] = [{"prompt": f"{number}", "completion": "long " * 200} for number in range(60)]
+    sources = (local_source("toy", tmp_path, long), local_source("other", tmp_path, toy_records()))
+    both = settings_for(*sources, fallback_source="other", shuffle_buffer=0)
+    opened = {name: Counted(source_opener(both)(name)) for name in ("toy", "other")}
+    closed_when_opened = []
+
+    def open_source(name: str) -> Connector:
+        closed_when_opened.append(opened["toy"].is_closed)
+        return opened[name]
+
+    found = stream(both, open_source, engine, Recorder(), tmp_path / "stream")
+    assert found.source.startswith("other (fallback for toy: ")
+    assert closed_when_opened == [False, True]
+    assert found.counts["used"] == 80
+
+
+def test_a_source_that_keeps_silent_can_be_cancelled(
+    engine: Engine, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(handover, "LEAVE_SECONDS", 0.01)
+    answer = threading.Event()
+
+    class Silent(Counted):
+        def stream(
+            self, after: Cursor | None = None, observer: StreamObserver | None = None
+        ) -> Iterator[tuple[Cursor, Sample]]:
+            assert answer.wait(10)
+            yield from super().stream(after, observer)
+
+    source = Silent(source_opener(settings)("toy"))
+    with pytest.raises(JobCancelledError, match="cancelled while streaming"):
+        stream(settings, lambda _: source, engine, Recorder(cancel_at=3), tmp_path / "stream")
+    assert source.given == 0
+    answer.set()
 
 
 def test_a_fallback_is_gone_on_from_and_has_nothing_of_the_source_in_it(
