@@ -64,9 +64,9 @@ class SampledVocabulary(Vocabulary):
         raised = torch.zeros(columns, device=device)
         raised[len(own) :] = math.log(len(self._others) / tail)
         bias = None if head.bias is None else head.bias.new_empty(columns)
-        super().__init__(replace(head, weight=head.weight.new_empty(columns, head.weight.shape[1]), bias=bias))
+        weight = head.weight.new_empty(columns, head.weight.shape[1])
+        super().__init__(replace(head, weight=weight, bias=bias, raised=raised))
         self._copy(self._own, slice(len(own)))
-        self._head = replace(self._head, raised=raised)
 
     def draw(self, seed: int, step: int) -> None:
         # Not dropout's numbers, and drawn on the processor: a run that goes on elsewhere draws the same.
