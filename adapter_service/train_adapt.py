@@ -43,7 +43,7 @@ from adapter_service.training.gate import Decision, decide
 from adapter_service.training.spool import has_samples
 
 if TYPE_CHECKING:
-    from adapter_service.training.loop import Progress as TrainingProgress
+    from adapter_service.training.progress import Progress as TrainingProgress
 
 _STREAM, _CHECKPOINTS = "stream", "checkpoints"
 

@@ -22,7 +22,8 @@ from adapter_service.model_utils import BaseModel, load_base
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import TrainingSettings, load_settings
 from adapter_service.training.evaluation import score
-from adapter_service.training.loop import Hooks, TrainingState, begin, train
+from adapter_service.training.loop import Hooks, train
+from adapter_service.training.state import TrainingState, begin
 from benchmarks.training_rows import make_rows
 
 RESULTS = Path("benchmarks/results/training_int8.json")

@@ -132,7 +132,9 @@ def train_ours(job: Job, rows: Sequence[RenderedSample], folder: Path, said: Tex
     from adapter_service.settings import TrainingSettings
     from adapter_service.training import memory
     from adapter_service.training.flops import Work
-    from adapter_service.training.loop import Hooks, Progress, begin, train
+    from adapter_service.training.loop import Hooks, train
+    from adapter_service.training.progress import Progress
+    from adapter_service.training.state import begin
 
     base = load_base(job.base, bases_dir=Path(job.bases_dir), device="cpu")
     layers = install(base.model, keep=base.model.get_output_embeddings())

@@ -55,7 +55,8 @@ def _measure(turn: Turn, settings: Settings, samples: list[Any], console: Consol
     """Train, and at every mark write the curve as far as it is known: an hour's run may be stopped."""
     from adapter_service.lora.adapter import Adapter
     from adapter_service.training.batching import planned_steps
-    from adapter_service.training.loop import Hooks, TrainingState, begin, train
+    from adapter_service.training.loop import Hooks, train
+    from adapter_service.training.state import TrainingState, begin
 
     held_out, rest = split_source(settings, settings.data.source)
     pairs = choose_pairs(held_out)

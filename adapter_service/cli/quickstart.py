@@ -161,7 +161,8 @@ def _samples_per_second(turn: Turn, samples: list[Sample], loss: LossSettings) -
     """The speed of some steps of the corpus, with an adapter that is thrown away."""
     from adapter_service.lora.adapter import Adapter, LoraConfig
     from adapter_service.settings import TrainingSettings
-    from adapter_service.training.loop import Hooks, begin, train
+    from adapter_service.training.loop import Hooks, train
+    from adapter_service.training.state import begin
 
     settings = TrainingSettings()
     rendered = [turn.renderer.render(sample, settings.max_seq_length) for sample in samples]

@@ -20,7 +20,7 @@ from adapter_service.training.dataset import Dataset
 
 if TYPE_CHECKING:
     from adapter_service.lora.adapter import Adapter, LoraConfig
-    from adapter_service.training.loop import TrainingResult
+    from adapter_service.training.progress import TrainingResult
 
 # These split the work and the losses of a crash; the weights that come of it are the same, but for what dropout
 # draws, which follows the split.
@@ -57,9 +57,10 @@ def train(
 
     def on_engine(turn: Turn) -> Trained:
         from adapter_service.training.checkpoint import conditions
-        from adapter_service.training.loop import Hooks, begin
+        from adapter_service.training.loop import Hooks
         from adapter_service.training.loop import train as run_loop
         from adapter_service.training.memory import check_fits, copied_head_rows, largest_micro_batch
+        from adapter_service.training.state import begin
         from adapter_service.training.vocabulary import tokens_of
 
         made_with = conditions(turn.base) | {"token_budget": settings.training.token_budget}

@@ -31,7 +31,7 @@ from adapter_service.training.batching import sequences_per_step
 from adapter_service.training.gate import Decision, decide
 
 if TYPE_CHECKING:
-    from adapter_service.training.loop import Progress
+    from adapter_service.training.progress import Progress
 
 # The sections that a job's record repeats; the whole is in `resolved_config.yaml` beside the weights.
 _RECIPE = ("lora", "training", "loss", "data", "gate")

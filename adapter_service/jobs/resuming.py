@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from adapter_service.errors import JobCancelledError, NotReadyError
 
 if TYPE_CHECKING:
-    from adapter_service.training.loop import TrainingState
+    from adapter_service.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from adapter_service.training.dataset import Dataset, Limits, collect, enough_he
 from adapter_service.training.spool import Place, Spool
 
 if TYPE_CHECKING:
-    from adapter_service.training.loop import Progress
+    from adapter_service.training.progress import Progress
 
 # Nobody reads counts faster, and making them takes as long as a record.
 TELL_SECONDS = 0.5

@@ -13,7 +13,7 @@ from adapter_service.model_utils import BaseModel
 from adapter_service.settings import LoraSettings, LossSettings, TrainingSettings
 from adapter_service.settings.sections import loss_name
 from adapter_service.training.dataset import Dataset
-from adapter_service.training.loop import TrainingResult
+from adapter_service.training.progress import TrainingResult
 
 
 def metadata(

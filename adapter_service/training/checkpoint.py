@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from adapter_service.model_utils import BaseModel
-    from adapter_service.training.loop import TrainingState
+    from adapter_service.training.state import TrainingState
 
 KEPT = 2
 _TENSORS, _STATE, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -100,7 +100,7 @@ def load_checkpoint(
     """
     from safetensors.torch import load_file
 
-    from adapter_service.training.loop import Totals
+    from adapter_service.training.state import Totals
 
     for place in _newest_first(folder):
         if (fault := _fault_of(place)) is not None:

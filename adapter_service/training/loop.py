@@ -7,13 +7,10 @@ publish: samples come in, weights go out. It yields to whoever shares the base a
 from __future__ import annotations
 
 import math
-import resource
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Literal
 
 import torch
 
@@ -23,42 +20,17 @@ from adapter_service.lora.layer import asking, using
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import LossSettings, TrainingSettings
-from adapter_service.settings.sections import loss_name
 from adapter_service.training.batching import plan_epoch, planned_steps, sequences_per_step
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head
 from adapter_service.training.packing import MicroPlan, lay_out
+from adapter_service.training.progress import Meter, Progress, TrainingResult
 from adapter_service.training.recomputing import recomputing
+from adapter_service.training.state import TrainingState
 from adapter_service.training.vocabulary import Vocabulary, vocabulary_of
 
 _FULL_LOSS = LossSettings()
 _NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED")
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """After one optimizer step. `loss` is nats per completion token of that step; tokens are real ones.
-
-    Over a "sampled" `loss_vocabulary` it is an estimate of the full one, and to be called sampled.
-    `token_budget` is what micro-batches are held to now: it is halved where memory is short.
-    """
-
-    step: int
-    total_steps: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    tokens: int
-    tokens_per_second: float
-    seconds_left: float
-    peak_memory_mb: int
-    token_budget: int
-    loss_vocabulary: Literal["all", "sampled"] = "all"
-
-    @property
-    def loss_name(self) -> str:
-        """What it is called: one over a sample is never to be taken for the full one."""
-        return loss_name(self.loss_vocabulary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,66 +47,6 @@ class Hooks:
     report: Callable[[Progress], None] = lambda _: None
     save: Callable[[TrainingState], None] = lambda _: None
     note: Callable[[str], None] = lambda _: None
-
-
-@dataclass(slots=True)
-class Totals:
-    """Of a run from its first step, resumed or not; a sample counts once in every epoch."""
-
-    samples: int = 0
-    tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class TrainingState:
-    """What a run needs to go on: weights, optimizer, how many steps are done, and what they took.
-
-    The rest (which samples make which step, the rate, dropout's numbers) follows from the step and
-    the seed. `token_budget` is the settings', or less since memory was short.
-    """
-
-    adapter: Adapter
-    optimizer: torch.optim.AdamW
-    token_budget: int
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    totals: Totals = field(default_factory=Totals)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """What the whole run took, also where it was resumed; `preset` and `token_budget` are those of its last step."""
-
-    steps: int
-    samples: int
-    tokens: int
-    completion_tokens: int
-    seconds: float
-    first_loss: float
-    last_loss: float
-    peak_memory_mb: int
-    token_budget: int
-    preset: Literal["fast", "small"]
-    loss_vocabulary: Literal["all", "sampled"] = "all"
-
-    @property
-    def loss_name(self) -> str:
-        return loss_name(self.loss_vocabulary)
-
-
-def begin(adapter: Adapter, settings: TrainingSettings) -> TrainingState:
-    """The state before the first step; the optimizer has matrices A and B apart, which may differ in their rates."""
-    pairs = adapter.pairs.values()
-    optimizer = torch.optim.AdamW(
-        [{"params": [pair.a for pair in pairs]}, {"params": [pair.b for pair in pairs]}],
-        lr=settings.learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        weight_decay=settings.weight_decay,
-        foreach=True,
-    )
-    return TrainingState(adapter, optimizer, settings.token_budget)
 
 
 def train(
@@ -160,7 +72,7 @@ def train(
     vocabulary = vocabulary_of(Head.of(base.model), samples, loss_settings, hooks.note)
     passes = _Passes(base, state.adapter, vocabulary, hooks, recomputes=settings.preset == "small")
     total_steps = planned_steps(len(samples), settings)
-    meter = _Meter(total_steps, state, base.device, vocabulary)
+    meter = Meter(total_steps, state, base.device, vocabulary)
     for number, indices in enumerate(_steps(samples, settings, total_steps)):
         if number < state.step:
             continue
@@ -304,56 +216,3 @@ def _set_rate(optimizer: torch.optim.Optimizer, step: int, total: int, settings:
 def _seed_dropout(adapter: Adapter, base: BaseModel, seed: int) -> None:
     """Numbers of its own for each step: serving in between, or a resumed run, changes none of them."""
     adapter.set_dropout(torch.Generator(device=base.device).manual_seed(seed))
-
-
-class _Meter:
-    """Adds up the run's totals in its state; speed and time left are of this attempt, since it began."""
-
-    def __init__(self, total_steps: int, state: TrainingState, device: torch.device, vocabulary: Vocabulary) -> None:
-        self._total_steps = total_steps
-        self._device = device
-        self._loss_vocabulary = vocabulary.kind
-        self._first_step = state.step
-        self._tokens_before, self._seconds_before = state.totals.tokens, state.totals.seconds
-        self._started = time.monotonic()
-
-    def after_step(self, state: TrainingState, samples: list[RenderedSample], rate: float, norm: float) -> Progress:
-        seconds = time.monotonic() - self._started
-        totals = state.totals
-        totals.samples += len(samples)
-        totals.tokens += sum(len(sample.ids) for sample in samples)
-        totals.completion_tokens += sum(sample.completion_tokens for sample in samples)
-        totals.seconds = self._seconds_before + seconds
-        done = state.step - self._first_step
-        return Progress(
-            step=state.step,
-            total_steps=self._total_steps,
-            loss=state.losses[-1],
-            learning_rate=rate,
-            gradient_norm=norm,
-            tokens=totals.tokens,
-            tokens_per_second=(totals.tokens - self._tokens_before) / seconds,
-            seconds_left=seconds / done * (self._total_steps - state.step),
-            peak_memory_mb=peak_memory_mb(self._device),
-            token_budget=state.token_budget,
-            loss_vocabulary=self._loss_vocabulary,
-        )
-
-    def result(self, state: TrainingState, preset: Literal["fast", "small"]) -> TrainingResult:
-        return TrainingResult(
-            steps=state.step,
-            **asdict(state.totals),
-            first_loss=state.losses[0] if state.losses else math.nan,
-            last_loss=state.losses[-1] if state.losses else math.nan,
-            peak_memory_mb=peak_memory_mb(self._device),
-            token_budget=state.token_budget,
-            preset=preset,
-            loss_vocabulary=self._loss_vocabulary,
-        )
-
-
-def peak_memory_mb(device: torch.device) -> int:
-    """The most that this process has held, in MB: of `device` where that is a GPU, else of resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) >> 20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

@@ -21,7 +21,7 @@ from adapter_service.jobs.learning import Trained, lora_config, recipe_key, trai
 from adapter_service.jobs.streaming import Streamed, stream
 from adapter_service.settings import LoraSettings, LossSettings, Settings, TrainingSettings
 from adapter_service.training import checkpoint as checkpoint_module
-from adapter_service.training.loop import Progress
+from adapter_service.training.progress import Progress
 from tests.jobs.bench import local_source, toy_records, toy_settings
 from tests.training.small_run import weights_of
 

@@ -14,7 +14,9 @@ from adapter_service.lora.layer import install
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import TrainingSettings
-from adapter_service.training.loop import Hooks, TrainingResult, TrainingState, begin, train
+from adapter_service.training.loop import Hooks, train
+from adapter_service.training.progress import TrainingResult
+from adapter_service.training.state import TrainingState, begin
 
 END = 1  # of the tiny base's tokenizer, where it is the padding too
 NO_CLIPPING = 1e6

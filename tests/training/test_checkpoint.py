@@ -26,7 +26,8 @@ from adapter_service.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from adapter_service.training.loop import Hooks, TrainingState, begin, train
+from adapter_service.training.loop import Hooks, train
+from adapter_service.training.state import TrainingState, begin
 from tests.training.small_run import Ran, fresh_adapter, run, small_settings, some_samples, weights_of
 
 SAMPLES = some_samples(20)

@@ -21,7 +21,9 @@ from adapter_service.model_utils import BaseModel, load_base
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import LossSettings, TrainingSettings
 from adapter_service.training.batching import planned_steps
-from adapter_service.training.loop import Hooks, Progress, begin, learning_rate, peak_memory_mb, train
+from adapter_service.training.loop import Hooks, learning_rate, train
+from adapter_service.training.progress import Progress, peak_memory_mb
+from adapter_service.training.state import begin
 from tests.training.small_run import (
     NO_CLIPPING,
     fresh_adapter,

@@ -11,9 +11,10 @@ import torch
 from adapter_service.errors import NotReadyError
 from adapter_service.model_utils import BaseModel
 from adapter_service.training.forward import collate, completion_states
-from adapter_service.training.loop import Hooks, begin, train
+from adapter_service.training.loop import Hooks, train
 from adapter_service.training.packing import lay_out
 from adapter_service.training.recomputing import decoder_layers, recomputing
+from adapter_service.training.state import begin
 from tests.training.small_run import Ran, fresh_adapter, run, small_settings, some_samples, weights_of
 
 SAMPLES = some_samples(12)

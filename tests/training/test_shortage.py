@@ -14,7 +14,9 @@ from adapter_service.errors import NotReadyError, OutOfMemoryError
 from adapter_service.model_utils import BaseModel
 from adapter_service.training import loop as loop_module
 from adapter_service.training.forward import MicroBatch, completion_states
-from adapter_service.training.loop import Hooks, Progress, begin, train
+from adapter_service.training.loop import Hooks, train
+from adapter_service.training.progress import Progress
+from adapter_service.training.state import begin
 from tests.training.small_run import NO_CLIPPING, fresh_adapter, run, small_settings, some_samples, weights_of
 
 SAMPLES = some_samples(24)
