@@ -167,7 +167,8 @@ def train_ours(job: Job, rows: Sequence[RenderedSample], folder: Path, said: Tex
     write_folder(adapter, folder / name, base_name=base.name)
     longest = max(len(row.ids) for row in rows)
     tokens = memory.largest_micro_batch(settings, longest)
-    estimated = memory.estimate_bytes(base, layers, adapter.config, tokens, longest, preset=OURS[name])
+    demand = memory.Demand(base, layers, adapter.config, settings, longest)
+    estimated = memory.estimate_bytes(demand, tokens, preset=OURS[name])
     work = Work.of(base.model, layers, {path: adapter.config.rank(path) for path in adapter.pairs})
     return {
         "gflop": work.flops(rows) / 1e9,

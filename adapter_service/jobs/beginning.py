@@ -6,19 +6,17 @@ The API asks the same before it accepts a request, as far as the base is loaded.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from adapter_service.adapters import Version
 from adapter_service.engine.engine import Engine
 from adapter_service.errors import InvalidParameterError
 from adapter_service.jobs.learning import lora_config
-from adapter_service.settings import Settings, TrainingSettings
+from adapter_service.settings import Settings
 from adapter_service.training.batching import TOKENS_PER_SAMPLE
 
 if TYPE_CHECKING:
-    from adapter_service.lora.adapter import LinearLayer, LoraConfig
-    from adapter_service.model_utils import BaseModel
+    from adapter_service.training.memory import Demand
 
 
 def check_same_base(parent: Version, engine: Engine) -> None:
@@ -64,26 +62,24 @@ def check_memory(settings: Settings, engine: Engine) -> None:
     from adapter_service.training.memory import check_fits
 
     if not engine.working:
-        check_fits(*_to_fit(settings, engine))
+        check_fits(_demand(settings, engine))
 
 
 def megabytes_needed(settings: Settings, engine: Engine) -> int:
     """The estimate of what training takes at most beside the base."""
     from adapter_service.training.memory import fit
 
-    return fit(*_to_fit(settings, engine)).needed_bytes >> 20
+    return fit(_demand(settings, engine)).needed_bytes >> 20
 
 
-def _to_fit(
-    settings: Settings, engine: Engine
-) -> tuple[BaseModel, Mapping[str, LinearLayer], LoraConfig, TrainingSettings, int, int]:
-    """What `fit` asks for, before the samples are there: as long, and with as many different tokens, as they may be."""
-    from adapter_service.training.memory import copied_head_rows
+def _demand(settings: Settings, engine: Engine) -> Demand:
+    """Before the samples are there: as long, and with as many different tokens, as they may be."""
+    from adapter_service.training.memory import Demand, copied_head_rows
 
     longest = min(settings.training.max_seq_length, engine.base.context_tokens)
     tokens = settings.data.max_train_samples * TOKENS_PER_SAMPLE
     copied = copied_head_rows(engine.base, settings.loss, lambda: different_tokens(tokens))
-    return engine.base, engine.layers, lora_config(settings), settings.training, longest, copied
+    return Demand(engine.base, engine.layers, lora_config(settings), settings.training, longest, copied)
 
 
 def different_tokens(tokens: int) -> int:

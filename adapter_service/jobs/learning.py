@@ -59,7 +59,7 @@ def train(
         from adapter_service.training.checkpoint import conditions
         from adapter_service.training.loop import Hooks
         from adapter_service.training.loop import train as run_loop
-        from adapter_service.training.memory import check_fits, copied_head_rows, largest_micro_batch
+        from adapter_service.training.memory import Demand, check_fits, copied_head_rows, largest_micro_batch
         from adapter_service.training.state import begin
         from adapter_service.training.vocabulary import tokens_of
 
@@ -70,7 +70,7 @@ def train(
         longest = max((len(sample.ids) for sample in dataset.train), default=0)
         training = settings.training.model_copy(update={"token_budget": state.token_budget})
         copied = copied_head_rows(turn.base, settings.loss, lambda: len(tokens_of(dataset.train)))
-        found = check_fits(turn.base, turn.layers, lora_config(settings), training, longest, copied)
+        found = check_fits(Demand(turn.base, turn.layers, lora_config(settings), training, longest, copied))
         is_lowered = found.tokens < largest_micro_batch(training, longest)
         if is_lowered:
             state.token_budget = found.tokens

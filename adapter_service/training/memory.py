@@ -58,6 +58,21 @@ _GROUP_LIMIT, _GROUP_USE = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgro
 _GROUP_DETAILS = Path("/sys/fs/cgroup/memory.stat")
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a run asks memory for, beside the base: what is trained and how, on samples of up to `longest` tokens.
+
+    `head_rows` of the output head are copied, where the loss is sampled.
+    """
+
+    base: BaseModel
+    layers: Mapping[str, LinearLayer]
+    lora: LoraConfig
+    settings: TrainingSettings
+    longest: int
+    head_rows: int = 0
+
+
 def largest_micro_batch(settings: TrainingSettings, longest: int) -> int:
     """Padded tokens of the largest micro-batch, where no sample is longer than `longest` tokens."""
     padded = padded_length(longest)
@@ -73,26 +88,15 @@ def copied_head_rows(base: BaseModel, loss: LossSettings, tokens: Callable[[], i
     return 0 if columns == whole else columns
 
 
-def estimate_bytes(
-    base: BaseModel,
-    layers: Mapping[str, LinearLayer],
-    lora: LoraConfig,
-    tokens: int,
-    longest: int,
-    head_rows: int = 0,
-    *,
-    preset: Preset,
-) -> int:
-    """What training takes beside the base, with micro-batches of up to `tokens` padded tokens in rows of `longest`.
-
-    `head_rows` of the output head are copied, where the loss is sampled.
-    """
+def estimate_bytes(demand: Demand, tokens: int, *, preset: Preset) -> int:
+    """What training takes beside the base, with micro-batches of up to `tokens` padded tokens."""
+    base, layers, lora = demand.base, demand.layers, demand.lora
     item = base.precision.dtype.itemsize
     chosen = select_layers(lora, layers)
     every, reached = _widths(layers), _widths(reached_backward(chosen, layers))
     part = reached / every  # what lies below the first layer that trains keeps nothing
     activations = (1.0 if preset == "small" else _ACTIVATIONS) * tokens * item * reached
-    activations += part * _attention_bytes(base, tokens, longest)
+    activations += part * _attention_bytes(base, tokens, padded_length(demand.longest))
     if lora.dropout:  # each layer then keeps an input of its own, and which of it was dropped
         activations += tokens * (item + 1) * sum(layer.in_features for layer in chosen.values())
     if preset == "small":
@@ -100,7 +104,7 @@ def estimate_bytes(
         activations = _OF_ONE_LAYER * activations / depth + tokens * item * config.hidden_size * depth
     weights = sum(lora.rank(path) * (layer.in_features + layer.out_features) for path, layer in chosen.items())
     vocabulary, hidden = Head.of(base.model).weight.shape
-    head = loss_bytes(vocabulary, item, base.device) + head_rows * hidden * item
+    head = loss_bytes(vocabulary, item, base.device) + demand.head_rows * hidden * item
     wide = 0
     if base.precision.quantization != "none":
         wide = item * max(layer.in_features * layer.out_features for layer in layers.values())
@@ -153,14 +157,7 @@ class Fit:
         )
 
 
-def fit(
-    base: BaseModel,
-    layers: Mapping[str, LinearLayer],
-    lora: LoraConfig,
-    settings: TrainingSettings,
-    longest: int,
-    head_rows: int = 0,
-) -> Fit:
+def fit(demand: Demand) -> Fit:
     """The preset that the settings name; for "auto" the fast one where it fits, else the small one.
 
     Where the small one does not fit either, it is tried with ever smaller passes, down to one of the longest sample.
@@ -168,6 +165,7 @@ def fit(
     Raises:
         InvalidParameterError: "small" is asked for, and the base has no layers that can be run again.
     """
+    base, settings = demand.base, demand.settings
     can_recompute = bool(decoder_layers(base.model))
     if settings.preset == "small" and not can_recompute:
         raise InvalidParameterError(
@@ -175,11 +173,11 @@ def fit(
             "use 'fast' with a smaller token_budget",
             parameter="preset",
         )
-    row, free = padded_length(longest), free_bytes(base.device)
-    tokens = largest_micro_batch(settings, longest)
+    row, free = padded_length(demand.longest), free_bytes(base.device)
+    tokens = largest_micro_batch(settings, demand.longest)
 
     def with_preset(preset: Preset, tokens: int) -> Fit:
-        return Fit(preset, tokens, estimate_bytes(base, layers, lora, tokens, row, head_rows, preset=preset), free)
+        return Fit(preset, tokens, estimate_bytes(demand, tokens, preset=preset), free)
 
     first: Preset = "fast" if settings.preset == "auto" else settings.preset
     found = with_preset(first, tokens)
@@ -190,32 +188,25 @@ def fit(
     return found
 
 
-def check_fits(
-    base: BaseModel,
-    layers: Mapping[str, LinearLayer],
-    lora: LoraConfig,
-    settings: TrainingSettings,
-    longest: int,
-    head_rows: int = 0,
-) -> Fit:
+def check_fits(demand: Demand) -> Fit:
     """The preset to train with; a run that this machine has not the memory for is refused.
 
     Raises:
         DoesNotFitError: the estimate is more than what is free; with both, and what to lower.
         InvalidParameterError: as `fit`.
     """
-    found = fit(base, layers, lora, settings, longest, head_rows)
+    found, settings = fit(demand), demand.settings
     if found.fits:
         return found
-    where = "on the GPU" if base.device.type == "cuda" else "of memory"
+    where = "on the GPU" if demand.base.device.type == "cuda" else "of memory"
     lengths = f"token_budget (now {settings.token_budget}) and max_seq_length (now {settings.max_seq_length})"
     lower = f"lower {lengths}, or lora_r"
-    if found.preset == "fast" and decoder_layers(base.model):
+    if found.preset == "fast" and decoder_layers(demand.base.model):
         lower = f"use preset 'small', or {lower}"
     raise DoesNotFitError(
         f"training would take about {_megabytes(found.needed_bytes)} MB {where} beside the base, and "
         f"{_megabytes(found.free_bytes)} MB are free. It is for micro-batches of {found.tokens} tokens at rank "
-        f"{lora.r}, preset {found.preset!r}: {lower}"
+        f"{demand.lora.r}, preset {found.preset!r}: {lower}"
     )
 
 

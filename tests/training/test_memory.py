@@ -14,10 +14,11 @@ from adapter_service.errors import DoesNotFitError, InvalidParameterError
 from adapter_service.lora.adapter import LoraConfig
 from adapter_service.lora.layer import install, using
 from adapter_service.model_utils import BaseModel
+from adapter_service.settings import TrainingSettings
 from adapter_service.training import memory as memory_module
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head, completion_loss
-from adapter_service.training.memory import check_fits, estimate_bytes, fit, free_bytes, largest_micro_batch
+from adapter_service.training.memory import Demand, check_fits, estimate_bytes, fit, free_bytes, largest_micro_batch
 from adapter_service.training.packing import lay_out
 from tests.training.small_run import fresh_adapter, small_settings, some_samples
 
@@ -28,6 +29,10 @@ def layers_of(base: BaseModel) -> Any:
     return install(base.model, keep=base.model.get_output_embeddings())
 
 
+def demand_of(base: BaseModel, settings: TrainingSettings, longest: int = 32, **lora: Any) -> Demand:
+    return Demand(base, layers_of(base), LoraConfig(**lora), settings, longest)
+
+
 def estimate(
     base: BaseModel,
     tokens: int = 512,
@@ -35,7 +40,7 @@ def estimate(
     preset: Literal["fast", "small"] = "fast",
     **lora: Any,
 ) -> int:
-    return estimate_bytes(base, layers_of(base), LoraConfig(**lora), tokens, longest, preset=preset)
+    return estimate_bytes(demand_of(base, small_settings(), longest, **lora), tokens, preset=preset)
 
 
 def test_the_estimate_grows_with_tokens_rank_and_dropout(tiny_base: BaseModel) -> None:
@@ -140,10 +145,10 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Free:
 def test_what_does_not_fit_is_refused_with_both_figures_and_what_to_lower(tiny_base: BaseModel, free: Free) -> None:
     settings = small_settings(token_budget=64, preset="fast")
     free.size = needed = estimate(tiny_base, 64, 32, r=256)
-    assert check_fits(tiny_base, layers_of(tiny_base), LoraConfig(r=256), settings, 32).needed_bytes == needed
+    assert check_fits(demand_of(tiny_base, settings, r=256)).needed_bytes == needed
     free.size -= 1
     with pytest.raises(DoesNotFitError, match=r"about \d+ MB of memory beside the base, and \d+ MB are free") as caught:
-        check_fits(tiny_base, layers_of(tiny_base), LoraConfig(r=256), settings, 32)
+        check_fits(demand_of(tiny_base, settings, r=256))
     wanted = "micro-batches of 64 tokens at rank 256, preset 'fast': use preset 'small', or lower token_budget (now 64)"
     assert wanted in str(caught.value)
 
@@ -152,7 +157,7 @@ def test_auto_is_fast_where_that_fits_and_small_where_it_does_not(tiny_base: Bas
     settings = small_settings(token_budget=64)
     sizes = {preset: estimate(tiny_base, 64, 32, preset) for preset in ("fast", "small")}
     for free.size, wanted in ((sizes["fast"], "fast"), (sizes["fast"] - 1, "small"), (sizes["small"], "small")):
-        found = check_fits(tiny_base, layers_of(tiny_base), LoraConfig(), settings, 32)
+        found = check_fits(demand_of(tiny_base, settings))
         assert (found.preset, found.needed_bytes) == (wanted, sizes[wanted])
         assert f"preset {wanted!r}" in found.note
 
@@ -160,12 +165,12 @@ def test_auto_is_fast_where_that_fits_and_small_where_it_does_not(tiny_base: Bas
 def test_small_takes_smaller_passes_before_it_gives_up(tiny_base: BaseModel, free: Free) -> None:
     settings = small_settings(token_budget=128, preset="small")
     free.size = estimate(tiny_base, 128, 32, "small") - 1
-    found = check_fits(tiny_base, layers_of(tiny_base), LoraConfig(), settings, 32)
+    found = check_fits(demand_of(tiny_base, settings))
     assert (found.preset, found.tokens) == ("small", 64)
     assert "up to 64 tokens at a time" in found.note
     free.size = estimate(tiny_base, 32, 32, "small") - 1
     with pytest.raises(DoesNotFitError, match="micro-batches of 32 tokens at rank 16, preset 'small': lower"):
-        check_fits(tiny_base, layers_of(tiny_base), LoraConfig(), settings, 32)
+        check_fits(demand_of(tiny_base, settings))
 
 
 def test_a_base_without_layers_to_run_again_is_fast_or_refused(
@@ -173,8 +178,8 @@ def test_a_base_without_layers_to_run_again_is_fast_or_refused(
 ) -> None:
     monkeypatch.setattr(memory_module, "decoder_layers", lambda model: [])
     with pytest.raises(InvalidParameterError, match="use 'fast' with a smaller token_budget"):
-        fit(tiny_base, layers_of(tiny_base), LoraConfig(), small_settings(preset="small"), 32)
-    assert fit(tiny_base, layers_of(tiny_base), LoraConfig(), small_settings(), 32).preset == "fast"
+        fit(demand_of(tiny_base, small_settings(preset="small")))
+    assert fit(demand_of(tiny_base, small_settings())).preset == "fast"
 
 
 def test_a_group_of_processes_has_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
