@@ -1,11 +1,13 @@
 """How long a job takes on this machine: measured at every job, for the estimate of the next.
 
-Of each phase the last job that went through it counts; before the first nothing is known.
+Of each phase the last job that went through it counts; before the first nothing is known. Training is measured for
+each kind of it by itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from adapter_service.settings import Settings
 from adapter_service.training.batching import TOKENS_PER_SAMPLE, planned_steps, sequences_per_step
@@ -13,10 +15,34 @@ from adapter_service.training.dataset import BYTES_PER_ID, BYTES_PER_SAMPLE, eno
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """What makes the tokens of one training slower than those of another, by half and more.
+
+    Which preset "auto" comes to is known only when it runs, and so is whether a sampled vocabulary is the whole one.
+    """
+
+    preset: Literal["auto", "fast", "small"]
+    loss_vocabulary: Literal["all", "sampled"]
+    layers: Literal["all", "top-half"]
+
+    @classmethod
+    def asked_for(cls, settings: Settings) -> Kind:
+        return cls(settings.training.preset, settings.loss.vocabulary, settings.lora.layers)
+
+    def likeness(self, other: Kind) -> int:
+        """In how many ways one is as the other; "auto" is as any preset."""
+        return (
+            (self.preset in {"auto", other.preset})
+            + (self.loss_vocabulary == other.loss_vocabulary)
+            + (self.layers == other.layers)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What a job may come to at most: samples to train on and held out, optimizer steps, and what is judged by.
 
-    `seen` counts a sample as often as it is trained on.
+    `seen` counts a sample as often as it is trained on; `kind` says how.
     """
 
     samples: int
@@ -24,6 +50,7 @@ class Work:
     steps: int
     seen: int
     judged_by: int
+    kind: Kind
 
 
 def work_of(settings: Settings, tokens_per_sample: float = TOKENS_PER_SAMPLE) -> Work:
@@ -35,15 +62,18 @@ def work_of(settings: Settings, tokens_per_sample: float = TOKENS_PER_SAMPLE) ->
     held_out = min(gate.max_holdout_samples, round(samples * fraction / (1 - fraction)))
     steps = planned_steps(samples, settings.training)
     seen = min(steps * sequences_per_step(settings.training), samples * settings.training.num_epochs)
-    return Work(samples, held_out, steps, seen, held_out if gate.enabled else 0)
+    return Work(samples, held_out, steps, seen, held_out if gate.enabled else 0, Kind.asked_for(settings))
 
 
 @dataclass(slots=True)
 class Pace:
-    """Seconds of each kind of work; None while it was not measured."""
+    """Seconds of each part of a job; None while it was not measured.
+
+    `training_per_token` has the kinds of training in the order in which they were measured last.
+    """
 
     streaming_per_sample: float | None = None
-    training_per_token: float | None = None
+    training_per_token: dict[Kind, float] = field(default_factory=dict)
     evaluating_per_sample: float | None = None
     tokens_per_sample: float = TOKENS_PER_SAMPLE
 
@@ -51,9 +81,11 @@ class Pace:
         if samples:
             self.streaming_per_sample = seconds / samples
 
-    def trained(self, tokens: int, samples: int, seconds: float) -> None:
+    def trained(self, kind: Kind, tokens: int, samples: int, seconds: float) -> None:
         if tokens:
-            self.training_per_token, self.tokens_per_sample = seconds / tokens, tokens / samples
+            self.training_per_token.pop(kind, None)
+            self.training_per_token[kind] = seconds / tokens
+            self.tokens_per_sample = tokens / samples
 
     def evaluated(self, held_out: int, seconds: float) -> None:
         if held_out:
@@ -64,9 +96,12 @@ class Pace:
         return None if self.streaming_per_sample is None else self.streaming_per_sample * samples
 
     def training_seconds(self, work: Work) -> float | None:
-        if self.training_per_token is None:
+        """At the pace of that kind of training, or of the one that is most like it; of several the newest."""
+        measured = reversed(self.training_per_token)
+        nearest = max(measured, key=work.kind.likeness, default=None)
+        if nearest is None:
             return None
-        return self.training_per_token * self.tokens_per_sample * work.seen
+        return self.training_per_token[nearest] * self.tokens_per_sample * work.seen
 
     def evaluating_seconds(self, held_out: int) -> float | None:
         if not held_out:

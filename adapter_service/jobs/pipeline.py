@@ -23,7 +23,7 @@ from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.jobs.job import Job, Phase
 from adapter_service.jobs.learning import Trained, recipe_key, run_key, train, with_budget
-from adapter_service.jobs.pace import Pace, Work, work_of
+from adapter_service.jobs.pace import Kind, Pace, Work, work_of
 from adapter_service.jobs.streaming import Streamed, stream
 from adapter_service.jobs.train_request import TrainRequest, going_on_from, raised_budget, settings_for
 from adapter_service.settings import Settings
@@ -157,7 +157,9 @@ class TrainingPipeline:
             run_key=recipe_key(settings, streamed, self._engine, parent_key),
             discards_other=True,
         )
-        self._pace.trained(trained.result.tokens, trained.result.samples, trained.result.seconds)
+        result = trained.result
+        kind = Kind(result.preset, result.loss_vocabulary, settings.lora.layers)
+        self._pace.trained(kind, result.tokens, result.samples, result.seconds)
         return self._publish(job, settings, streamed, trained, key, parent, folder), trained
 
     def _publish(
