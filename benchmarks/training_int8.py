@@ -108,9 +108,9 @@ def _rows(eight: Side, plain: Side, held_out: list[RenderedSample]) -> Iterator[
     ):
         ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
         yield _row(measure, "tokens/s", median(ours), median(theirs), ratio, _MIN_SPEED, met=ratio >= _MIN_SPEED)
-    held, plainly_held = eight.linear_bytes(), plain.linear_bytes()
+    held, plainly_held = (side.linear_bytes() / 2**20 for side in (eight, plain))
     ratio = held / plainly_held
-    yield _row("linear layers", "bytes", held, plainly_held, ratio, _MAX_BYTES, met=ratio <= _MAX_BYTES)
+    yield _row("linear layers", "MiB", held, plainly_held, ratio, _MAX_BYTES, met=ratio <= _MAX_BYTES)
     losses = [score(s.base, s.state.adapter, held_out, budget_tokens=2048, pause=lambda: None) for s in (eight, plain)]
     ratio = losses[0].per_token / losses[1].per_token
     steps = eight.state.step

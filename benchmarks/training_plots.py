@@ -1,8 +1,8 @@
-"""Loss against time of training, ours and the peers', as a PNG."""
+"""Holdout loss against time of training, ours and the peers', as a PNG."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,12 +10,10 @@ from pathlib import Path
 _STYLES = (
     ("#0072B2", "o"), ("#56B4E9", "s"), ("#E69F00", "^"), ("#D55E00", "v"), ("#009E73", "P"), ("#000000", "D")
 )  # fmt: skip
-_SMOOTHED = 0.7
-Losses = Sequence[tuple[float, float]]
 
 
-def plot_losses(path: Path, runs: Mapping[str, tuple[Losses, float]], *, title: str) -> None:
-    """Draw, for each run, (seconds, loss) of its steps, smoothed, and its holdout loss at the end.
+def plot_losses(path: Path, runs: Mapping[str, Sequence[tuple[float, float]]], *, title: str) -> None:
+    """Draw each run's (seconds, holdout loss), from before its first step on.
 
     Without matplotlib nothing is drawn.
     """
@@ -25,23 +23,13 @@ def plot_losses(path: Path, runs: Mapping[str, tuple[Losses, float]], *, title: 
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for (name, (losses, holdout)), (colour, marker) in zip(runs.items(), _STYLES[: len(runs)], strict=True):
-        seconds = [second for second, _ in losses]
-        axes.plot(seconds, list(smoothed([loss for _, loss in losses])), color=colour, linewidth=1.6)
-        axes.plot(seconds[-1:], [holdout], color=colour, marker=marker, markersize=8, linewidth=1.6, label=name)
+    for (name, points), (colour, marker) in zip(runs.items(), _STYLES[: len(runs)], strict=True):
+        seconds, losses = zip(*points, strict=True)
+        axes.plot(seconds, losses, color=colour, marker=marker, markersize=6, linewidth=1.6, label=name)
     axes.set_xlabel("time of training (s)")
-    axes.set_ylabel("loss (nats per completion token)")
-    axes.set_title(f"{title}\nlines: training loss, smoothed; marks: holdout loss after the last step", fontsize=10)
+    axes.set_ylabel("holdout loss (nats per completion token)")
+    axes.set_title(title, fontsize=10)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=9, frameon=False)
+    axes.legend(fontsize=9, frameon=False, loc="upper right")
     figure.savefig(path, dpi=110, metadata={"Software": None})
-
-
-def smoothed(values: Sequence[float]) -> Iterator[float]:
-    """A mean of what was so far, in which what is older weighs less; free of a start from zero."""
-    total = weight = 0.0
-    for value in values:
-        total = _SMOOTHED * total + (1 - _SMOOTHED) * value
-        weight = _SMOOTHED * weight + (1 - _SMOOTHED)
-        yield total / weight

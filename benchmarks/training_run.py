@@ -1,9 +1,10 @@
 """One trainer in a process of its own, a round at a time: `python -m benchmarks.training_run TRAINER FOLDER`.
 
 `FOLDER` holds what all of them are given: `job.json`, `rows.json`, `holdout.json`, and `start`, the adapter that they
-begin with; what each makes of it goes into `FOLDER/TRAINER`. A trainer waits for a line on stdin before its first
-step and after every round of steps, and says on stdout, a JSON object a line, what it took so far; so several can
-live beside each other and work in turns. `score` instead of a trainer says the holdout loss of each adapter.
+begin with; what each has made of it by the end of a round goes into `FOLDER/TRAINER/ROUND`. A trainer waits for a
+line on stdin before its first step and after every round of steps, and says on stdout, a JSON object a line, what it
+took so far; so several can live beside each other and work in turns. `score` instead of a trainer says the holdout
+losses of all adapters.
 
 The peers are transformers' Trainer with PEFT, and TRL's SFTTrainer. They are given token ids and labels, so that none
 is charged for tokenizing.
@@ -37,6 +38,9 @@ HF_FLOAT32, HF_TUNED, HF_SINGLE, TRL = "hf_float32", "hf_tuned", "hf_single", "t
 BRIEF = frozenset({HF_FLOAT32, HF_SINGLE})
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _SCORED_TOKENS = 2048
+# Beside the layer's shapes: on two threads the larger product is the faster one.
+_LARGE: tuple[int, int, int] = (2048, 2048, 2048)
+_PEAK_REPEATS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +75,21 @@ class Job:
 
 
 class Meter:
-    """Tokens, time, loss and memory of a run from its first step on; the time in which it waits does not count.
+    """Tokens, time and memory of a run from its first step on; the time in which it waits does not count.
 
-    Memory is resident memory, the most that there was above what lay there with the base loaded.
+    Memory is resident memory, the most that there was above what lay there with the base loaded. After each round
+    `save` is called with a folder for the adapter.
     """
 
-    def __init__(self, model: Any, steps_per_round: int, said: TextIO) -> None:
+    def __init__(
+        self, model: Any, job: Job, folder: Path, said: TextIO, *, name: str, save: Callable[[Path], None]
+    ) -> None:
         self._said = said
-        self._steps_per_round = steps_per_round
+        self._folder = folder / name
+        self._save = save
+        self._steps_per_round = job.of_a_round(name)
         self._steps = self._tokens = 0
         self._seconds = self._processor_seconds = 0.0
-        self._losses: list[tuple[float, float]] = []
         for parameter in model.parameters():  # what is mapped from the file is read now, and not in the first step
             parameter.detach().sum()
         _return_memory()
@@ -94,14 +102,16 @@ class Meter:
         """Count tokens that were trained with, without padding."""
         self._tokens += tokens
 
-    def after_step(self, loss: float) -> None:
-        """Note a step's loss; at the end of a round, say what was taken so far and wait for the next one."""
+    def after_step(self) -> None:
+        """At the end of a round, write the adapter, say what was taken so far and wait for the next one."""
         self._seconds += time.perf_counter() - self._since
         self._processor_seconds += time.process_time() - self._since_processor
         self._steps += 1
-        self._losses.append((round(self._seconds, 3), loss))
         if self._steps % self._steps_per_round == 0:
             taken = self._taken()
+            made = self._folder / f"{self._steps // self._steps_per_round:03}"
+            made.mkdir(parents=True)
+            self._save(made)
             _return_memory()  # there are others, and Trainer by default keeps 5 GB
             _wait(self._said, taken)
         self._go_on()
@@ -116,21 +126,20 @@ class Meter:
             "seconds": self._seconds,
             "processor_seconds": self._processor_seconds,
             "grown_mb": (_kilobytes("VmHWM") - self._resident) / 1024,
-            "losses": self._losses,
         }
 
 
-# Trains on the rows from the adapter in the folder and writes what came of it; says what is known beside the meter.
+# Trains on the rows from the adapter in the folder; says what is known beside the meter.
 Training = Callable[[Job, Sequence[RenderedSample], Path, TextIO], dict[str, float]]
 
 
 def train_ours(job: Job, rows: Sequence[RenderedSample], folder: Path, said: TextIO, *, name: str) -> dict[str, float]:
-    from adapter_service.base_models.precision import gemm_gflops
     from adapter_service.lora.folder import read_folder, write_folder
     from adapter_service.lora.layer import install
     from adapter_service.model_utils import load_base
     from adapter_service.settings import TrainingSettings
     from adapter_service.training import memory
+    from adapter_service.training.batching import padded_length
     from adapter_service.training.flops import Work
     from adapter_service.training.loop import Hooks, train
     from adapter_service.training.progress import Progress
@@ -152,29 +161,34 @@ def train_ours(job: Job, rows: Sequence[RenderedSample], folder: Path, said: Tex
         seed=job.seed,
         save_steps=job.steps(name),
     )
-    peak = gemm_gflops(base.precision.dtype)
-    meter = Meter(base.model, job.of_a_round(name), said)
+    peak = _peak_gflops(base.precision.dtype)
+    meter = Meter(base.model, job, folder, said, name=name, save=partial(write_folder, adapter, base_name=base.name))
     counted = 0
 
     def report(done: Progress) -> None:
         nonlocal counted
         meter.saw(done.tokens - counted)
         counted = done.tokens
-        meter.after_step(done.loss)
+        meter.after_step()
 
     train(base, rows, begin(adapter, settings), settings, Hooks(report=report))
-    (folder / name).mkdir(exist_ok=True)
-    write_folder(adapter, folder / name, base_name=base.name)
-    longest = max(len(row.ids) for row in rows)
+    longest = padded_length(max(len(row.ids) for row in rows))
     tokens = memory.largest_micro_batch(settings, longest)
     demand = memory.Demand(base, layers, adapter.config, settings, longest)
     estimated = memory.estimate_bytes(demand, tokens, preset=OURS[name])
     work = Work.of(base.model, layers, {path: adapter.config.rank(path) for path in adapter.pairs})
     return {
         "gflop": work.flops(rows) / 1e9,
-        "peak_gflops": max(peak, gemm_gflops(base.precision.dtype)),
+        "peak_gflops": max(peak, _peak_gflops(base.precision.dtype)),
         "estimated_mb": estimated / 2**20,
     }
+
+
+def _peak_gflops(dtype: torch.dtype) -> float:
+    """What this machine multiplies at most on the threads that train; what else it does can only lower it."""
+    from adapter_service.base_models.precision import PEAK_SHAPES, gemm_gflops
+
+    return gemm_gflops(dtype, _PEAK_REPEATS, (*PEAK_SHAPES, _LARGE))
 
 
 def train_with_transformers(
@@ -205,8 +219,7 @@ def train_with_transformers(
         train_dataset=_dataset(rows),
         data_collator=DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(job.base_folder)),
     )
-    _train(trainer, Meter(model, job.of_a_round(name), said))
-    model.save_pretrained(folder / name)
+    _train(trainer, Meter(model, job, folder, said, name=name, save=model.save_pretrained))
     return {}
 
 
@@ -229,8 +242,7 @@ def train_with_trl(
         processing_class=AutoTokenizer.from_pretrained(job.base_folder),
     )
     set_peft_model_state_dict(trainer.model, load_file(folder / START / "adapter_model.safetensors"))
-    _train(trainer, Meter(trainer.model, job.of_a_round(name), said))
-    trainer.save_model(str(folder / name))
+    _train(trainer, Meter(trainer.model, job, folder, said, name=name, save=trainer.model.save_pretrained))
     return {}
 
 
@@ -248,8 +260,11 @@ TRAINERS: dict[str, Training] = {
 }
 
 
-def score(job: Job, folder: Path) -> dict[str, float]:
-    """Loss per completion token on the holdout of every adapter in `folder`, `start` too, by our scoring for all."""
+def score(job: Job, folder: Path) -> dict[str, list[float]]:
+    """Loss per completion token on the holdout of what is in `folder`, by our scoring for all.
+
+    Of each trainer after each of its rounds, and of the adapter that they began with.
+    """
     from adapter_service.lora.folder import read_folder
     from adapter_service.lora.layer import install
     from adapter_service.model_utils import load_base
@@ -258,13 +273,13 @@ def score(job: Job, folder: Path) -> dict[str, float]:
     base = load_base(job.base, bases_dir=Path(job.bases_dir), device="cpu")
     layers = install(base.model, keep=base.model.get_output_embeddings())
     rows = read_rows(folder / "holdout.json")
-    found = {}
-    for name in (START, *TRAINERS):
-        if (folder / name).is_dir():
-            adapter = read_folder(folder / name, layers).frozen_copy(base.adapter_dtype)
-            losses = evaluation.score(base, adapter, rows, budget_tokens=_SCORED_TOKENS, pause=lambda: None)
-            found[name] = losses.per_token
-    return found
+
+    def loss(made: Path) -> float:
+        adapter = read_folder(made, layers).frozen_copy(base.adapter_dtype)
+        return evaluation.score(base, adapter, rows, budget_tokens=_SCORED_TOKENS, pause=lambda: None).per_token
+
+    trained = {name: sorted((folder / name).iterdir()) for name in TRAINERS if (folder / name).is_dir()}
+    return {START: [loss(folder / START)], **{name: [loss(made) for made in each] for name, each in trained.items()}}
 
 
 def _arguments(job: Job, name: str, folder: Path) -> dict[str, Any]:
@@ -279,7 +294,6 @@ def _arguments(job: Job, name: str, folder: Path) -> dict[str, Any]:
         "adam_beta2": job.adam_beta2,
         "weight_decay": 0.0,
         "seed": job.seed,
-        "logging_steps": 1,
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
@@ -303,16 +317,15 @@ def _dataset(rows: Sequence[RenderedSample]) -> Any:
 
 
 def _train(trainer: Any, meter: Meter) -> None:
-    """Have a peer train, and `meter` told of the tokens of every pass and of the loss of every step."""
+    """Have a peer train, and `meter` told of the tokens of every pass and of every step."""
     from transformers import TrainerCallback
 
     def count(_module: Any, _args: Any, named: dict[str, Any]) -> None:
         meter.saw(int(named["attention_mask"].sum()))
 
     class Told(TrainerCallback):  # type: ignore[misc]
-        def on_log(self, *_: Any, logs: Any = None, **_named: Any) -> None:
-            if "loss" in (logs or {}):  # with `logging_steps=1` once a step is done
-                meter.after_step(float(logs["loss"]))
+        def on_step_end(self, *_: Any, **_named: Any) -> None:
+            meter.after_step()
 
     # Not in the collator: the data loader is ahead of what is trained on.
     trainer.model.register_forward_pre_hook(count, with_kwargs=True)

@@ -24,7 +24,7 @@ from benchmarks.training import BASES, Child, label, prepare
 from benchmarks.training_run import HF_TUNED, SEQUENCES_PER_STEP
 
 RESULTS = Path("benchmarks/results/training_start.json")
-ROUNDS = 3
+_ROUNDS = {False: 2, True: 3}
 ROWS = 128
 RATIO = 0.1
 _POLL_SECONDS = 0.02
@@ -33,7 +33,7 @@ _ONE_STEP = {"rounds": 1, "steps_per_round": 1, "brief_steps_per_round": 1}
 _JOB = {"adapter": "start", "per_device_train_batch_size": SEQUENCES_PER_STEP}
 
 
-def run(*, console: Console | None = None) -> None:
+def run(*, full: bool, console: Console | None = None) -> None:
     """Measure in turns and write the medians."""
     console = console or Console()
     with tempfile.TemporaryDirectory(prefix="training-start-") as made:
@@ -49,9 +49,11 @@ def run(*, console: Console | None = None) -> None:
             client,
         ):
             taken = []
-            for number in range(ROUNDS):
+            for number in range(_ROUNDS[full]):
                 taken.append((_by_request(client), _by_script(folder)))
-                console.print(f"round {number + 1} of {ROUNDS}: {taken[-1][0]:.2f} s, script {taken[-1][1]:.2f} s")
+                console.print(
+                    f"round {number + 1} of {_ROUNDS[full]}: {taken[-1][0]:.2f} s, script {taken[-1][1]:.2f} s"
+                )
     write_results(RESULTS, [row_of(taken)])
 
 
@@ -109,4 +111,4 @@ def row_of(taken: Sequence[tuple[float, float]]) -> Result:
 
 
 if __name__ == "__main__":
-    run()
+    run(full=False)

@@ -17,7 +17,7 @@ from adapter_service.documentation import ROOT
 from adapter_service.settings import Settings, StorageSettings
 from adapter_service.settings.sections import SECTIONS
 
-_TRAINING_COLUMNS = ("measure", "figure", "unit", "beside", "its figure", "ratio", "target", "met")
+_TRAINING_COLUMNS = ("", "measure", "ours", "beside", "ratio", "target", "met")
 _MET = {True: "yes", False: "**no**", None: ""}
 _BLOCK = re.compile(r"(<!-- generated: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -104,21 +104,51 @@ def _measured(name: str) -> str:
 
 
 def _training() -> str:
-    """The rows of every training benchmark, with ratios, and where each was measured."""
-    paths = sorted((ROOT / "benchmarks" / "results").glob("training*.json"))
-    found = {path.stem: json.loads(path.read_text()) for path in paths}
+    """What the training benchmarks hold against a target and what stands by itself, plots, and where each is from.
+
+    What is compared without a target is in the results files alone.
+    """
+    folder = ROOT / "benchmarks" / "results"
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("training*.json"))}
     if not found:
         return "Nothing was measured yet.\n"
-    rows = [_compared(row) for results in found.values() for row in results["rows"]]
-    return f"{_table(_TRAINING_COLUMNS, rows)}\n" + "\n\n".join(_places(found)) + "\n"
+    rows = [row for results in found.values() for row in results["rows"]]
+    kept = [row for row in rows if row["target"] is not None or row["peer"] is None]
+    plots = "".join(
+        f"![{path.stem}: holdout loss against time of training](benchmarks/results/{path.name})\n\n"
+        for path in sorted(folder.glob("training*.png"))
+    )
+    return f"{_table(_TRAINING_COLUMNS, _grouped(kept))}\n{plots}" + "\n\n".join(_places(found)) + "\n"
+
+
+def _grouped(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """What of a measure's name is before its colon once, above all of it; and the peers of a measure together."""
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        group, _, measure = row["measure"].rpartition(": ")
+        groups.setdefault(group, {}).setdefault(measure, []).append(row)
+    for group, measures in groups.items():
+        heading = f"**{group}**" if group else ""
+        for measure, beside in measures.items():
+            for row in beside:
+                yield (heading, measure, *_compared(row))
+                heading = ""
 
 
 def _compared(row: dict[str, Any]) -> tuple[str, ...]:
-    """A row whose target is its ratio's, where it has one."""
-    return (
-        row["measure"], _figure(row["figure"]), row["unit"], row["peer"] or "", _figure(row["peer_figure"]),
-        "" if row["ratio"] is None else f"{row['ratio']:.2f}", _figure(row["target"]), _MET[row["met"]],
-    )  # fmt: skip
+    """Figure, peer, ratio, target and whether it is met; the target is the ratio's, where there is one."""
+    unit = row["unit"].partition(",")[0]  # what a figure is the median of is in the file
+    peer = "" if row["peer"] is None else f"{_figure(row['peer_figure'])}, {row['peer']}"
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}"
+    return f"{_figure(row['figure'])} {unit}", peer, ratio, _wanted(row), _MET[row["met"]]
+
+
+def _wanted(row: dict[str, Any]) -> str:
+    """The target, with what it is: that it is met or missed tells on which side of it a figure shall be."""
+    judged, target = row["figure"] if row["ratio"] is None else row["ratio"], row["target"]
+    if target is None or judged == target:
+        return _figure(target)
+    return f"{'≥' if (judged > target) == row['met'] else '≤'} {_figure(target)}"
 
 
 def _places(found: dict[str, dict[str, Any]]) -> Iterator[str]:

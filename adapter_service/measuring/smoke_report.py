@@ -77,6 +77,29 @@ def results(report: SmokeReport) -> list[Result]:
     return rows
 
 
+def training_results(job: Mapping[str, Any] | None) -> list[Result]:
+    """What training took and what the gate measured, as the job recorded them; nothing of a job that did neither."""
+    told = job or {}
+    training = (told.get("details") or {}).get("training")
+    metrics = (told.get("gate") or {}).get("metrics") or {}
+    rows = []
+    if training:
+        rows.append(Result(f"training on {training['samples']} samples", round(training["seconds"], 1), "s"))
+    loss, before = metrics.get("candidate_loss"), metrics.get("incumbent_loss")
+    if loss is not None and before is not None:
+        rows.append(
+            Result(
+                measure=f"loss on {metrics['holdout_samples']} held-out samples",
+                figure=round(loss, 4),
+                unit="nats/token",
+                peer="what was live before, or the base",
+                peer_figure=round(before, 4),
+                ratio=round(loss / before, 4),
+            )
+        )
+    return rows
+
+
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"lora": {"r": 16}}` as `{"lora.r": 16}`."""
     found: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from adapter_service.measuring.holdout import draw_cases, split_source
 from adapter_service.measuring.provenance import Result, write_results
 from adapter_service.measuring.service_client import ServiceClient
 from adapter_service.measuring.smoke import SmokeReport, SmokeRow, read_prompts, run_smoke
-from adapter_service.measuring.smoke_report import results, totals, write_report
+from adapter_service.measuring.smoke_report import results, totals, training_results, write_report
 from adapter_service.settings import Settings
 
 RESULTS = Path("benchmarks/results/smoke.json")
@@ -51,7 +51,8 @@ def smoke_service(
         training_seconds=_training_seconds(job),
         sections=[render_markdown(evaluation)] if evaluation else [],
     )
-    write_results(RESULTS, [*results(report), *(evaluation.targets() if evaluation else ()), *timings()])
+    judged = evaluation.targets() if evaluation else ()
+    write_results(RESULTS, [*results(report), *judged, *training_results(job), *timings()])
     console.print(f"the ten of the file: {totals(report.group('file'))} in the right language and script")
     console.print(f"ten of the holdout: {totals(report.group('holdout'))}; report in {output}")
     return report

@@ -53,18 +53,42 @@ def test_every_row_of_a_results_file_is_shown_with_its_target(path: Path) -> Non
     assert shown.count("| **no** |") == sum(row["met"] is False for row in rows)
 
 
-def test_the_training_table_has_the_rows_of_all_files_with_ratios_and_says_once_where_they_are_from(
+def test_the_training_table_has_the_judged_rows_of_all_files_and_says_once_where_they_are_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     assert "Nothing was measured" in tables._training()
     for name in ("training_a", "training_b"):
-        row = Result(f"{name}: speed", 300.0, "tokens/s", "the peer", 120.0, 2.5, 3.5, met=False)
-        write_results(tmp_path / "benchmarks" / "results" / f"{name}.json", [row], checkout=tmp_path)
+        rows = [
+            Result(f"{name}, fast: speed", 300.0, "tokens/s, median of 3", "the peer", 120.0, 2.5, 3.5, met=False),
+            Result(f"{name}, fast: memory", 30.0, "MiB", "the peer", 120.0, 0.25, 0.5, met=True),
+            Result(f"{name}, fast: memory", 30.0, "MiB", "another peer", 120.0, 0.25),
+            Result(f"{name}, fast: share", 0.4, "of 1"),
+            Result(f"{name}, fast: speed", 300.0, "tokens/s", "the tuned peer", 100.0, 3.0, 2.5, met=True),
+        ]
+        write_results(tmp_path / "benchmarks" / "results" / f"{name}.json", rows, checkout=tmp_path)
     shown = tables._training()
     for name in ("training_a", "training_b"):
-        assert f"| {name}: speed | 300 | tokens/s | the peer | 120 | 2.50 | 3.5 | **no** |" in shown
+        assert (
+            f"| **{name}, fast** | speed | 300 tokens/s | 120, the peer | 2.500 | ≥ 3.5 | **no** |\n"
+            "|  | speed | 300 tokens/s | 100, the tuned peer | 3.000 | ≥ 2.5 | yes |\n"
+            "|  | memory | 30 MiB | 120, the peer | 0.250 | ≤ 0.5 | yes |\n"
+            "|  | share | 0.4 of 1 |  |  |  |  |\n"
+        ) in shown
+    assert "another peer" not in shown
     assert shown.count("Measured at commit") == 1
     other = tmp_path / "benchmarks" / "results" / "training_b.json"
     other.write_text(other.read_text().replace('"cores": "', '"cores": "9'))
     assert "training_b: Measured at commit" in tables._training()
+
+
+def test_plots_of_training_are_shown_where_they_were_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    folder = tmp_path / "benchmarks" / "results"
+    write_results(folder / "training_a.json", [Result("a: share", 0.4, "of 1")], checkout=tmp_path)
+    assert "![" not in tables._training()
+    (folder / "training_a.png").touch()
+    assert (
+        "![training_a: holdout loss against time of training](benchmarks/results/training_a.png)\n"
+        in tables._training()
+    )

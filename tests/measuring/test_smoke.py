@@ -14,7 +14,7 @@ from adapter_service.errors import InvalidInputError, ServiceAnswerError
 from adapter_service.languages import find
 from adapter_service.measuring.service_client import ServiceClient
 from adapter_service.measuring.smoke import Case, SmokeReport, read_prompts, run_smoke
-from adapter_service.measuring.smoke_report import results, totals, write_report
+from adapter_service.measuring.smoke_report import results, totals, training_results, write_report
 from tests.loopback import Quiet, started
 
 ANSWERS = {
@@ -172,6 +172,17 @@ def test_only_the_files_prompts_have_a_target(report: SmokeReport) -> None:
     rows = results(report)
     assert [(row.figure, row.target, row.met) for row in rows if row.target is not None] == [(2, 2, True)]
     assert next(row.figure for row in rows if row.measure.startswith("Drawn")) == 0
+
+
+def test_what_training_took_and_gained_are_rows_as_far_as_the_job_knows_them() -> None:
+    gate = {"metrics": {"candidate_loss": 1.5, "incumbent_loss": 6.0, "holdout_samples": 200}}
+    seconds, loss = training_results({"details": {"training": {"samples": 280, "seconds": 30.14}}, "gate": gate})
+    assert (seconds.measure, seconds.figure) == ("training on 280 samples", 30.1)
+    assert (loss.measure, loss.figure) == ("loss on 200 held-out samples", 1.5)
+    assert (loss.peer_figure, loss.ratio) == (6.0, 0.25)
+    assert training_results(None) == []
+    not_judged = {"details": {"training": None}, "gate": {"metrics": {"holdout_samples": 0}}}
+    assert training_results(not_judged) == []
 
 
 def test_prompts_are_read_from_a_list_or_from_an_object_with_one(tmp_path: Path) -> None:
