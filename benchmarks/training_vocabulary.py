@@ -38,8 +38,9 @@ from adapter_service.samples import Sample
 from adapter_service.settings import LossSettings, Settings, TrainingSettings, load_settings
 from adapter_service.training.batching import sequences_per_step
 from adapter_service.training.evaluation import score
-from adapter_service.training.loop import Hooks, TrainingState, begin, train
+from adapter_service.training.loop import Hooks, train
 from adapter_service.training.memory import copied_head_rows
+from adapter_service.training.state import TrainingState, begin
 from adapter_service.training.vocabulary import tokens_of
 
 RESULTS = Path("benchmarks/results/training_vocabulary.json")

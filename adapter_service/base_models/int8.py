@@ -21,15 +21,14 @@ waits for the device to find outliers, and rounds activations. Embeddings and th
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.function import FunctionCtx
+
+from adapter_service.base_models.room import room
 
 _LARGEST = 127.0
 # bfloat16 rounds 127 times its factor up to 127.5, and that is 128, which int8 has not.
@@ -53,16 +52,21 @@ class _FrozenProduct(torch.autograd.Function):
         if few and x.dtype is torch.bfloat16 and inner % _FEW_ROWS_STEP == 0:
             rows = x.reshape(-1, inner).contiguous()  # of a slice it is a view
             return torch._weight_int8pack_mm(rows, q, scale).view(*x.shape[:-1], q.shape[0])
-        return nn.functional.linear(x, _room.widened(q, x.dtype)).mul_(scale)  # (..., out)
+        return nn.functional.linear(x, _widened(q, x.dtype)).mul_(scale)  # (..., out)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (grad,) = grads  # (..., out)
-        q, scale = ctx.q, ctx.scale.to(grad.dtype)
-        if grad.device.type != "cpu" or not int8_products_are_fast():
-            return (grad * scale) @ _room.widened(q, grad.dtype), None, None
-        product = rounded_product(grad.reshape(-1, q.shape[0]), q, scale)
-        return product.view(*grad.shape[:-1], q.shape[1]), None, None
+        of_x = input_gradient(grad.reshape(-1, ctx.q.shape[0]), ctx.q, ctx.scale)
+        return of_x.view(*grad.shape[:-1], -1), None, None
+
+
+def input_gradient(grad: torch.Tensor, q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """`(grad * scale) @ q`, (rows, out) to (rows, in)."""
+    scale = scale.to(grad.dtype)
+    if grad.device.type != "cpu" or not int8_products_are_fast():
+        return (grad * scale) @ _widened(q, grad.dtype)
+    return rounded_product(grad, q, scale)
 
 
 def rounded_product(grad: torch.Tensor, q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -73,15 +77,20 @@ def rounded_product(grad: torch.Tensor, q: torch.Tensor, scale: torch.Tensor) ->
     either. Activations do not bear it: rounded so, they change the gradient by 33 to 38 %, as single
     channels are far larger than the rest of their row.
     """
-    scaled = torch.mul(grad, scale, out=_room.of("scaled", grad.shape, grad.dtype))
-    size = torch.abs(scaled, out=_room.of("size", grad.shape, grad.dtype))
+    scaled = torch.mul(grad, scale, out=room.of("scaled", grad.shape, grad.dtype))
+    size = torch.abs(scaled, out=room.of("size", grad.shape, grad.dtype))
     # Numbers without a sign are ordered as their bits are; of these the largest is found in a fifth of the time.
     largest = size.view(_BITS[grad.dtype]).amax(dim=-1, keepdim=True).view(grad.dtype)  # (rows, 1)
     factor = _LARGEST_OF_GRADIENT / largest.clamp_min(1e-30)
-    rounded = _room.of("rounded", grad.shape, torch.int8).copy_(scaled.mul_(factor).round_())
-    product = torch._int_mm(rounded, q, out=_room.of("product", (len(grad), q.shape[1]), torch.int32))
+    rounded = room.of("rounded", grad.shape, torch.int8).copy_(scaled.mul_(factor).round_())
+    product = torch._int_mm(rounded, q, out=room.of("product", (len(grad), q.shape[1]), torch.int32))
     # Rows with a number that is not finite stay so: their factor is 0 or not a number.
     return product.to(grad.dtype).mul_(1 / factor)
+
+
+def _widened(q: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`q` in `dtype`, until the next call. CUDA's allocator keeps its own room."""
+    return room.of("wide", q.shape, dtype).copy_(q) if q.device.type == "cpu" else q.to(dtype)
 
 
 @cache
@@ -96,35 +105,11 @@ def int8_products_are_fast() -> bool:
     return bool(vnni and not able.get("amx_int8"))
 
 
-class _Room(threading.local):
-    """A thread's room for what is thrown away after each product, as large as the largest has been.
-
-    New memory for each product is new pages from the system for each: 30 ms for a layer of 2560 by 10240
-    whose widening takes 4, and a quarter of the time of a backward product of 128 rows.
-    """
-
-    def __init__(self) -> None:
-        self._room: dict[tuple[str, torch.dtype], torch.Tensor] = {}
-
-    def of(self, purpose: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """Uninitialized, and the caller's until the next call for the same purpose."""
-        size = math.prod(shape)
-        room = self._room.get((purpose, dtype))
-        if room is None or room.numel() < size:
-            with torch.inference_mode(mode=False):  # what is made while answering could not be written to in training
-                room = self._room[purpose, dtype] = torch.empty(size, dtype=dtype)
-        return room[:size].view(shape)
-
-    def widened(self, q: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`q` in `dtype`, until the next call. CUDA's allocator keeps its own room."""
-        return self.of("wide", q.shape, dtype).copy_(q) if q.device.type == "cpu" else q.to(dtype)
-
-
-_room = _Room()
-
-
 class Int8Linear(nn.Module):
     """A frozen linear layer of `in_features` by `out_features` with int8 weights (out, in)."""
+
+    weight: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, linear: nn.Module) -> None:
         """`linear` is an `nn.Linear`, GPT-2's `Conv1D`, or bitsandbytes' layer of 8 bits."""
@@ -139,6 +124,10 @@ class Int8Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = _FrozenProduct.apply(x, self.weight, self.scale)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias
+
+    def input_gradient(self, grad: torch.Tensor) -> torch.Tensor:
+        """That of the input (rows, in), of the output's (rows, out)."""
+        return input_gradient(grad, self.weight, self.scale)
 
 
 def _quantized(linear: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from adapter_service.base_models.room import room
+
 
 def install(model: nn.Module) -> int:
     """Let every norm of `model` that is one of these compute it so where a gradient goes through; returns how many.
@@ -68,15 +70,25 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, epsilon: float) -> torch.Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        inverse = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()  # (..., 1)
+        wide = _wide("input", x)
+        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()  # (..., 1)
         ctx.save_for_backward(x, inverse, scale)
-        normed: torch.Tensor = (x * inverse).mul_(scale).to(x.dtype)
+        normed: torch.Tensor = wide.mul_(inverse).mul_(scale).to(x.dtype, copy=True)
         return normed
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         x, inverse, scale = ctx.saved_tensors
-        gradient = grads[0] * scale
-        along = (gradient * x).sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(x.shape[-1])
-        return gradient.mul_(inverse).sub_(x * along).to(x.dtype), None, None
+        wide, gradient = _wide("input", x), _wide("gradient", grads[0]).mul_(scale)
+        products = torch.mul(gradient, wide, out=_wide("products", x, copies=False))
+        along = products.sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(x.shape[-1])
+        return gradient.mul_(inverse).addcmul_(wide, along, value=-1).to(x.dtype, copy=True), None, None
+
+
+def _wide(purpose: str, x: torch.Tensor, *, copies: bool = True) -> torch.Tensor:
+    """`x` in float32, where it is overwritten the next time, on a CPU: three such are most of a norm's time."""
+    if x.device.type != "cpu":
+        return x.to(torch.float32, copy=copies)
+    kept = room.of(f"norm {purpose}", x.shape, torch.float32)
+    return kept.copy_(x) if copies else kept

@@ -28,7 +28,7 @@ _HELP = {
     "source": "a configured source, an https://, s3:// or hf: address, or a file",
     "max_train_samples": "samples to train on, at most",
     "languages": "tags or names of the languages to take, such as hi Tamil",
-    "preset": "fast; small: half of the memory, half more time; auto: fast where there is room",
+    "preset": "fast; small: half of the memory, a third more time; auto: fast where there is room",
     "max_steps": "optimizer steps, at most",
     "loraplus_lr_ratio": "matrices B learn at learning_rate times this (LoRA+)",
     "lr_scheduler_type": "cosine, linear or constant",

@@ -79,14 +79,26 @@ class LowRankPair(nn.Module):
         self.dropout = dropout
         self.dropout_generator: torch.Generator | None = None
 
+    @property
+    def drops(self) -> bool:
+        """Whether it drops inputs now."""
+        return bool(self.dropout) and self.dropout_generator is not None
+
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        if self.dropout and self.dropout_generator is not None:
-            kept = torch.rand(x.shape, generator=self.dropout_generator, device=x.device) >= self.dropout
-            x = x * kept / (1 - self.dropout)
         if not self.a.requires_grad:
             x = x.to(self.a.dtype)
-        inner = nn.functional.linear(x, self.a.to(x.dtype)) * self.scale  # (..., r)
-        return nn.functional.linear(inner, self.b.to(x.dtype))  # (..., out)
+        return nn.functional.linear(self._inner(x), self.b.to(x.dtype))  # (..., out)
+
+    def added(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Add the product of `x` (rows, in) to `y` (rows, out) in place: a pass over memory less, in training."""
+        return y.addmm_(self._inner(x).to(y.dtype), self.b.to(y.dtype).T)
+
+    def _inner(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., r)"""
+        if self.drops:
+            kept = torch.rand(x.shape, generator=self.dropout_generator, device=x.device) >= self.dropout
+            x = x * kept / (1 - self.dropout)
+        return nn.functional.linear(x, self.a.to(x.dtype)) * self.scale
 
 
 class Adapter(nn.Module):

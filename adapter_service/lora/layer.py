@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from adapter_service.lora import kept_outputs
+
 if TYPE_CHECKING:
-    from adapter_service.lora.adapter import Adapter
+    from adapter_service.lora.adapter import Adapter, LowRankPair
 
 _in_use: ContextVar[Adapter | None] = ContextVar("adapter_in_use", default=None)
 _asked: ContextVar[Callable[[], None] | None] = ContextVar("asked_at_every_layer", default=None)
@@ -58,6 +60,7 @@ class LowRankLinear(nn.Module):
         self.linear = linear
         self.path = path
         self.in_features, self.out_features = _features(linear)
+        self._input_gradient = kept_outputs.input_gradient_of(linear)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -68,15 +71,23 @@ class LowRankLinear(nn.Module):
         check = _asked.get()
         if check is not None:
             check()
-        y: torch.Tensor = self.linear(x)
         adapter = _in_use.get()
         pair = adapter.pairs.get(self.path) if adapter is not None else None
-        if pair is not None:
-            y = y + pair.product(x).to(y.dtype)
+        y: torch.Tensor = self.linear(x) if pair is None else self._with_product(x, pair)
         if check is not None and y.requires_grad:
             # The backward pass on CUDA runs on a thread that has no such context.
             y.register_hook(lambda _: check())  # type: ignore[no-untyped-call]
         return y
+
+    def _with_product(self, x: torch.Tensor, pair: LowRankPair) -> torch.Tensor:
+        if not (pair.a.requires_grad and torch.is_grad_enabled()):
+            y: torch.Tensor = self.linear(x)
+            return y + pair.product(x).to(y.dtype)
+        outputs = kept_outputs.kept_for(self)
+        if outputs is not None and self._input_gradient is not None and not pair.drops:
+            return kept_outputs.product(x, self.linear, self._input_gradient, pair, outputs)
+        rows = x.reshape(-1, self.in_features)
+        return pair.added(self.linear(rows), rows).view(*x.shape[:-1], self.out_features)
 
 
 def install(model: nn.Module, keep: nn.Module | None = None) -> dict[str, LowRankLinear]:

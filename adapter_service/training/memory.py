@@ -3,7 +3,7 @@
     1.4 × tokens × item size × sum of inputs and outputs of the linear layers     what the backward pass needs,
     tokens × longest row × heads × decoder layers × item size                     and of it what attention keeps
     2 × one layer's share of both + tokens × hidden × layers × item size          instead, with preset small, and
-                                                                                  there 1 in place of 1.4
+        + tokens × outputs no wider than their input × item size                  there 1 in place of 1.4
     16 × adapter weights                                                          float32, gradient, AdamW's two moments
     256 × 4,096 × (2 × item size + 12)                                            the loss, a block of logits at a time;
                                                                                   on CUDA × 32,768
@@ -16,12 +16,12 @@ The factors are fitted to the growth of resident memory at rank 16 in bfloat16 o
 of 24 to 512 tokens (torch 2.13; MiB). The last part is because of these: rows of one length took 150 to 300 less.
 
     shape           layers    preset    tokens    measured    estimated
-    SmolLM2-135M    30        fast         512         729          858
-    SmolLM2-135M    30        fast       1,024       1,355        1,410
-    SmolLM2-135M    30        small        512         349          350
-    Gemma 3 270M    18        fast         512         657          650
-    Gemma 3 270M    18        small        512         338          330
-    Qwen3-0.6B       8        fast         512         605          585
+    SmolLM2-135M    30        fast         512         690          858
+    SmolLM2-135M    30        fast       1,024       1,343        1,410
+    SmolLM2-135M    30        small        512         428          413
+    Gemma 3 270M    18        fast         512         627          649
+    Gemma 3 270M    18        small        512         388          361
+    Qwen3-0.6B       8        fast         512         579          585
 
 What lies below the first layer that trains keeps nothing. It is not of the engine's adapters, nor of answers that
 are given meanwhile.
@@ -41,6 +41,7 @@ from adapter_service.base_models import attention
 from adapter_service.errors import DoesNotFitError, InvalidParameterError
 from adapter_service.lora.adapter import LinearLayer, LoraConfig, select_layers
 from adapter_service.lora.depth import reached_backward
+from adapter_service.lora.kept_outputs import is_kept
 from adapter_service.model_utils import BaseModel
 from adapter_service.settings import LossSettings, TrainingSettings
 from adapter_service.training.batching import padded_length, sequences_per_step
@@ -102,6 +103,8 @@ def estimate_bytes(demand: Demand, tokens: int, *, preset: Preset) -> int:
     if preset == "small":
         config, depth = base.model.config.get_text_config(), part * len(decoder_layers(base.model))
         activations = _OF_ONE_LAYER * activations / depth + tokens * item * config.hidden_size * depth
+        if not lora.dropout:  # what a layer gave is of no use where inputs are dropped anew
+            activations += tokens * item * sum(layer.out_features for layer in chosen.values() if is_kept(layer))
     weights = sum(lora.rank(path) * (layer.in_features + layer.out_features) for path, layer in chosen.items())
     vocabulary, hidden = Head.of(base.model).weight.shape
     head = loss_bytes(vocabulary, item, base.device) + demand.head_rows * hidden * item

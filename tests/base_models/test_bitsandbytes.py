@@ -65,7 +65,7 @@ def widen(model: Any) -> None:
 
 def wide_weight(layer: Any) -> torch.Tensor | None:
     if isinstance(layer, Int8Linear):
-        return layer.weight.float() * layer.scale[:, None]  # type: ignore[operator,index]
+        return layer.weight.float() * layer.scale[:, None]
     if isinstance(layer, bitsandbytes.nn.Linear4bit):
         wide: torch.Tensor = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
         return wide.float()
@@ -122,7 +122,7 @@ def test_eight_bits_take_over_what_bitsandbytes_holds() -> None:
     theirs.load_state_dict(plain.state_dict())
     theirs = theirs.to("cpu")  # quantizes
     ours = Int8Linear(theirs)
-    assert ours.weight.data_ptr() == theirs.weight.data_ptr()  # type: ignore[operator]
+    assert ours.weight.data_ptr() == theirs.weight.data_ptr()
     x = torch.randn(20, 96)
     torch.testing.assert_close(ours(x), plain(x), rtol=0.02, atol=0.02)
 

@@ -20,7 +20,7 @@ def linear() -> nn.Linear:
 
 
 def dequantized(layer: Int8Linear) -> torch.Tensor:
-    return layer.weight.float() * layer.scale[:, None]  # type: ignore[operator,index]
+    return layer.weight.float() * layer.scale[:, None]
 
 
 def test_the_product_is_close_to_the_plain_one(linear: nn.Linear) -> None:
@@ -142,12 +142,12 @@ def test_threads_multiply_at_once(linear: nn.Linear) -> None:
 
 def test_the_scale_is_one_that_bfloat16_has(linear: nn.Linear) -> None:
     scale = Int8Linear(linear).scale
-    assert torch.equal(scale.bfloat16().float(), scale)  # type: ignore[arg-type]
+    assert torch.equal(scale.bfloat16().float(), scale)
 
 
 def test_every_row_uses_the_whole_range(linear: nn.Linear) -> None:
     layer = Int8Linear(linear)
-    assert (layer.weight.abs().amax(dim=1) == 127).all()  # type: ignore[operator]
+    assert (layer.weight.abs().amax(dim=1) == 127).all()
 
 
 def test_a_row_of_zeros_stays_zero(linear: nn.Linear) -> None:

@@ -311,17 +311,17 @@ def test_the_low_rank_product_keeps_no_float32_copy_of_its_input(
 def _kept_by_products(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """What autograd keeps of low-rank products, filled as they are made."""
     kept: list[torch.Tensor] = []
-    product: Callable[[LowRankPair, torch.Tensor], torch.Tensor] = LowRankPair.product
+    added: Callable[[LowRankPair, torch.Tensor, torch.Tensor], torch.Tensor] = LowRankPair.added
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept.append(tensor)
         return tensor
 
-    def watched(pair: LowRankPair, x: torch.Tensor) -> torch.Tensor:
+    def watched(pair: LowRankPair, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            return product(pair, x)
+            return added(pair, y, x)
 
-    monkeypatch.setattr(LowRankPair, "product", watched)
+    monkeypatch.setattr(LowRankPair, "added", watched)
     return kept
 
 

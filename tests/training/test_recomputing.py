@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from adapter_service.errors import NotReadyError
+from adapter_service.lora.kept_outputs import KeptOutputs
 from adapter_service.model_utils import BaseModel
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loop import Hooks, train
@@ -37,13 +39,17 @@ def test_a_run_that_recomputes_ends_in_the_same_bits(base: BaseModel, dropout: f
     assert (fast.result.preset, small.result.preset) == ("fast", "small")
 
 
-def test_a_layer_keeps_its_input_alone(tiny_base: BaseModel) -> None:
+def test_a_layer_keeps_its_input_and_the_outputs_that_are_no_wider_than_their_input(tiny_base: BaseModel) -> None:
     adapter = fresh_adapter(tiny_base, b=0.1)
     layers = len(decoder_layers(tiny_base.model))
     kept = _kept_numbers(tiny_base, adapter, recomputes=True)
     tokens, hidden = 12 * 24, 64
-    # Beside the layers' inputs: what the last norm and the choice of places keep.
-    assert kept < (layers + 4) * tokens * hidden < _kept_numbers(tiny_base, adapter, recomputes=False) / 4
+    narrow = 64 + 32 + 32 + 64 + 64  # query, key, value, output, down; up and gate are wider
+    # Beside that: what the last norm and the choice of places keep.
+    most = tokens * (layers * (hidden + narrow) + 4 * hidden)
+    assert (
+        tokens * layers * (hidden + narrow) <= kept < most < _kept_numbers(tiny_base, adapter, recomputes=False) / 1.5
+    )
 
 
 def _kept_numbers(base: BaseModel, adapter: Any, *, recomputes: bool) -> int:
@@ -61,13 +67,15 @@ def _kept_numbers(base: BaseModel, adapter: Any, *, recomputes: bool) -> int:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // 4
         return tensor
 
+    gc.collect()
     samples = [sample for sample in some_samples(400) if 16 < len(sample.ids) <= 24][:12]
     (plan,) = lay_out(samples, 10_000, packs=True, shares=True)
     again = recomputing(base.model, adapter) if recomputes else nullcontext()
     with using(adapter), again, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         states = completion_states(base.model, collate(base, samples, plan))
     assert states.requires_grad
-    return sum(kept.values())
+    made = [output for each in gc.get_objects() if type(each) is KeptOutputs for output, _ in each._made]
+    return sum(kept.values()) + sum(output.numel() for output in made)
 
 
 def test_the_model_is_left_as_it_was(tiny_base: BaseModel) -> None:
