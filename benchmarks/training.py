@@ -35,7 +35,7 @@ from benchmarks.training_run import HF_FLOAT32, HF_SINGLE, HF_TUNED, OURS, SEQUE
 RESULTS = Path("benchmarks/results")
 # Rounds, and the steps of one; of the trainers whose holdout loss is not compared fewer. TRL on Gemma takes 80 s a
 # round on two cores, and all benchmarks together shall be done in half an hour.
-QUICK = {"rounds": 3, "steps_per_round": 4, "brief_steps_per_round": 1}
+QUICK = {"rounds": 4, "steps_per_round": 4, "brief_steps_per_round": 1}
 FULL = {"rounds": 10, "steps_per_round": 25, "brief_steps_per_round": 25}
 HELD_OUT = 24
 PEAK_SHARE = 0.6
