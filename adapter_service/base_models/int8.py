@@ -51,17 +51,18 @@ class _FrozenProduct(torch.autograd.Function):
         # The kernel is made for bfloat16; in float32 it takes four times as long as widening.
         if few and x.dtype is torch.bfloat16 and inner % _FEW_ROWS_STEP == 0:
             rows = x.reshape(-1, inner).contiguous()  # of a slice it is a view
-            return torch._weight_int8pack_mm(rows, q, scale).view(*x.shape[:-1], q.shape[0])
+            product = torch._weight_int8pack_mm(rows, q, scale)  # what is added in place may not be a view of it
+            return product if x.dim() == 2 else product.view(*x.shape[:-1], q.shape[0])
         return nn.functional.linear(x, _widened(q, x.dtype)).mul_(scale)  # (..., out)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (grad,) = grads  # (..., out)
-        of_x = input_gradient(grad.reshape(-1, ctx.q.shape[0]), ctx.q, ctx.scale)
-        return of_x.view(*grad.shape[:-1], -1), None, None
+        of_x = gradient_of_input(grad.reshape(-1, ctx.q.shape[0]), ctx.q, ctx.scale)
+        return of_x.view(*grad.shape[:-1], ctx.q.shape[1]), None, None
 
 
-def input_gradient(grad: torch.Tensor, q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def gradient_of_input(grad: torch.Tensor, q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """`(grad * scale) @ q`, (rows, out) to (rows, in)."""
     scale = scale.to(grad.dtype)
     if grad.device.type != "cpu" or not int8_products_are_fast():
@@ -126,8 +127,8 @@ class Int8Linear(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def input_gradient(self, grad: torch.Tensor) -> torch.Tensor:
-        """That of the input (rows, in), of the output's (rows, out)."""
-        return input_gradient(grad, self.weight, self.scale)
+        """(rows, in), where `grad` (rows, out) is that of the output."""
+        return gradient_of_input(grad, self.weight, self.scale)
 
 
 def _quantized(linear: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:

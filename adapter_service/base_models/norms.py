@@ -70,7 +70,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, epsilon: float) -> torch.Tensor:
-        wide = _wide("input", x)
+        wide = _widened("input", x)
         inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         inverse.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()  # (..., 1)
         ctx.save_for_backward(x, inverse, scale)
@@ -80,15 +80,19 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         x, inverse, scale = ctx.saved_tensors
-        wide, gradient = _wide("input", x), _wide("gradient", grads[0]).mul_(scale)
-        products = torch.mul(gradient, wide, out=_wide("products", x, copies=False))
+        wide, gradient = _widened("input", x), _widened("gradient", grads[0]).mul_(scale)
+        products = torch.mul(gradient, wide, out=_room_for("products", x))
         along = products.sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(x.shape[-1])
         return gradient.mul_(inverse).addcmul_(wide, along, value=-1).to(x.dtype, copy=True), None, None
 
 
-def _wide(purpose: str, x: torch.Tensor, *, copies: bool = True) -> torch.Tensor:
-    """`x` in float32, where it is overwritten the next time, on a CPU: three such are most of a norm's time."""
+def _widened(purpose: str, x: torch.Tensor) -> torch.Tensor:
+    """A copy of `x` in float32, which is overwritten the next time on a CPU."""
+    return _room_for(purpose, x).copy_(x)
+
+
+def _room_for(purpose: str, x: torch.Tensor) -> torch.Tensor:
+    """For as many float32 numbers; on a CPU new memory for three such was most of a norm's time."""
     if x.device.type != "cpu":
-        return x.to(torch.float32, copy=copies)
-    kept = room.of(f"norm {purpose}", x.shape, torch.float32)
-    return kept.copy_(x) if copies else kept
+        return torch.empty_like(x, dtype=torch.float32)
+    return room.of(f"norm {purpose}", x.shape, torch.float32)

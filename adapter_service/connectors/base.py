@@ -49,7 +49,13 @@ class Connector(Protocol):
 
     def stream(
         self, after: Cursor | None = None, observer: StreamObserver | None = None
-    ) -> Iterator[tuple[Cursor, Sample]]: ...
+    ) -> Iterator[tuple[Cursor, Sample]]:
+        """What follows `after`, each sample with the place behind it; a cursor is not changed once it is given.
+
+        Run on another thread than the one that made the connector, and checks it, and ahead of whoever uses the
+        samples.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 Put = Callable[[T], None]
 
 
-class _LeftError(Exception):
+class _LeftError(BaseException):
     """Nobody takes any more; raised where the thread hands over, so that it closes what it has open."""
 
 

@@ -63,7 +63,10 @@ def train(
         from adapter_service.training.state import begin
         from adapter_service.training.vocabulary import tokens_of
 
-        made_with = conditions(turn.base) | {"token_budget": settings.training.token_budget}
+        made_with = conditions(turn.base) | {
+            "token_budget": settings.training.token_budget,
+            "preset": settings.training.preset,
+        }
         kept = RunCheckpoint(checkpoints, run_key, watch.note, made_with, discards_other)
         state = begin(_first_weights(settings, turn, start), settings.training)
         kept.load(state)
@@ -102,7 +105,7 @@ def run_key(settings: Settings, streamed: Streamed, engine: Engine, parent_key: 
     """What the run's weights follow from; `parent_key` stands for the adapter that it begins with."""
     precision = engine.base.precision.to_dict()
     del precision["reason"], precision["threads"]  # have this start's measurement in them
-    training = settings.training.model_dump(mode="json", exclude={"preset"})  # bit for bit the same
+    training = settings.training.model_dump(mode="json")
     return _key(settings, streamed, engine, parent_key, {"training": training, "precision": precision})
 
 

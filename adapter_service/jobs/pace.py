@@ -15,8 +15,8 @@ from adapter_service.training.dataset import BYTES_PER_ID, BYTES_PER_SAMPLE, eno
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What makes the tokens of one training slower than those of another, by half and more.
+class TrainingKind:
+    """What makes the tokens of one training slower than those of another, by a third and more.
 
     Which preset "auto" comes to is known only when it runs, and so is whether a sampled vocabulary is the whole one.
     """
@@ -26,10 +26,10 @@ class Kind:
     layers: Literal["all", "top-half"]
 
     @classmethod
-    def asked_for(cls, settings: Settings) -> Kind:
+    def asked_for(cls, settings: Settings) -> TrainingKind:
         return cls(settings.training.preset, settings.loss.vocabulary, settings.lora.layers)
 
-    def likeness(self, other: Kind) -> int:
+    def likeness(self, other: TrainingKind) -> int:
         """In how many ways one is as the other; "auto" is as any preset."""
         return (
             (self.preset in {"auto", other.preset})
@@ -50,7 +50,7 @@ class Work:
     steps: int
     seen: int
     judged_by: int
-    kind: Kind
+    kind: TrainingKind
 
 
 def work_of(settings: Settings, tokens_per_sample: float = TOKENS_PER_SAMPLE) -> Work:
@@ -62,7 +62,7 @@ def work_of(settings: Settings, tokens_per_sample: float = TOKENS_PER_SAMPLE) ->
     held_out = min(gate.max_holdout_samples, round(samples * fraction / (1 - fraction)))
     steps = planned_steps(samples, settings.training)
     seen = min(steps * sequences_per_step(settings.training), samples * settings.training.num_epochs)
-    return Work(samples, held_out, steps, seen, held_out if gate.enabled else 0, Kind.asked_for(settings))
+    return Work(samples, held_out, steps, seen, held_out if gate.enabled else 0, TrainingKind.asked_for(settings))
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class Pace:
     """
 
     streaming_per_sample: float | None = None
-    training_per_token: dict[Kind, float] = field(default_factory=dict)
+    training_per_token: dict[TrainingKind, float] = field(default_factory=dict)
     evaluating_per_sample: float | None = None
     tokens_per_sample: float = TOKENS_PER_SAMPLE
 
@@ -81,10 +81,10 @@ class Pace:
         if samples:
             self.streaming_per_sample = seconds / samples
 
-    def trained(self, kind: Kind, tokens: int, samples: int, seconds: float) -> None:
+    def trained(self, kind: TrainingKind, tokens: int, samples: int, seconds: float) -> None:
         if tokens:
-            self.training_per_token.pop(kind, None)
-            self.training_per_token[kind] = seconds / tokens
+            others = {other: pace for other, pace in self.training_per_token.items() if other != kind}
+            self.training_per_token = {**others, kind: seconds / tokens}  # anew: other threads look into it
             self.tokens_per_sample = tokens / samples
 
     def evaluated(self, held_out: int, seconds: float) -> None:
@@ -97,11 +97,9 @@ class Pace:
 
     def training_seconds(self, work: Work) -> float | None:
         """At the pace of that kind of training, or of the one that is most like it; of several the newest."""
-        measured = reversed(self.training_per_token)
-        nearest = max(measured, key=work.kind.likeness, default=None)
-        if nearest is None:
-            return None
-        return self.training_per_token[nearest] * self.tokens_per_sample * work.seen
+        measured = self.training_per_token
+        nearest = max(reversed(measured), key=work.kind.likeness, default=None)
+        return None if nearest is None else measured[nearest] * self.tokens_per_sample * work.seen
 
     def evaluating_seconds(self, held_out: int) -> float | None:
         if not held_out:

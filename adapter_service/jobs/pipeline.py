@@ -23,7 +23,7 @@ from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.jobs.job import Job, Phase
 from adapter_service.jobs.learning import Trained, recipe_key, run_key, train, with_budget
-from adapter_service.jobs.pace import Kind, Pace, Work, work_of
+from adapter_service.jobs.pace import Pace, TrainingKind, Work, work_of
 from adapter_service.jobs.streaming import Streamed, stream
 from adapter_service.jobs.train_request import TrainRequest, going_on_from, raised_budget, settings_for
 from adapter_service.settings import Settings
@@ -158,7 +158,7 @@ class TrainingPipeline:
             discards_other=True,
         )
         result = trained.result
-        kind = Kind(result.preset, result.loss_vocabulary, settings.lora.layers)
+        kind = TrainingKind(result.preset, result.loss_vocabulary, settings.lora.layers)
         self._pace.trained(kind, result.tokens, result.samples, result.seconds)
         return self._publish(job, settings, streamed, trained, key, parent, folder), trained
 

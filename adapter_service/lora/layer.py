@@ -67,6 +67,11 @@ class LowRankLinear(nn.Module):
         """The frozen weights; some models look at their dtype."""
         return self.linear.weight  # type: ignore[return-value]
 
+    @property
+    def keeps_output(self) -> bool:
+        """Whether its output is kept where outputs are, and nothing is dropped."""
+        return self.out_features <= self.in_features and self._input_gradient is not None
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         check = _asked.get()
         if check is not None:
@@ -83,9 +88,10 @@ class LowRankLinear(nn.Module):
         if not (pair.a.requires_grad and torch.is_grad_enabled()):
             y: torch.Tensor = self.linear(x)
             return y + pair.product(x).to(y.dtype)
-        outputs = kept_outputs.kept_for(self)
-        if outputs is not None and self._input_gradient is not None and not pair.drops:
-            return kept_outputs.product(x, self.linear, self._input_gradient, pair, outputs)
+        outputs = kept_outputs.kept_outputs_in_use()
+        input_gradient = self._input_gradient if self.keeps_output else None
+        if outputs is not None and input_gradient is not None and not pair.drops:
+            return kept_outputs.product(x, self.linear, input_gradient, pair, outputs)
         rows = x.reshape(-1, self.in_features)
         return pair.added(self.linear(rows), rows).view(*x.shape[:-1], self.out_features)
 

@@ -192,10 +192,9 @@ def _restore(state: TrainingState, tensors: dict[str, torch.Tensor]) -> None:
             parameter.copy_(tensors[f"{index}.weight"])
             if f"{index}.{_STEP}" not in tensors:
                 continue
-            state.optimizer.state[parameter] = {
-                _STEP: tensors[f"{index}.{_STEP}"],  # AdamW counts on the CPU
-                **{moment: tensors[f"{index}.{moment}"].to(parameter.device) for moment in _MOMENTS},
-            }
+            # Fused AdamW counts its steps where the parameter is.
+            kept = {name: tensors[f"{index}.{name}"].to(parameter.device) for name in (_STEP, *_MOMENTS)}
+            state.optimizer.state[parameter] = kept
 
 
 def _newest_first(folder: Path) -> list[Path]:

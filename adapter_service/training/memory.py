@@ -41,7 +41,7 @@ from adapter_service.base_models import attention
 from adapter_service.errors import DoesNotFitError, InvalidParameterError
 from adapter_service.lora.adapter import LinearLayer, LoraConfig, select_layers
 from adapter_service.lora.depth import reached_backward
-from adapter_service.lora.kept_outputs import is_kept
+from adapter_service.lora.layer import LowRankLinear
 from adapter_service.model_utils import BaseModel
 from adapter_service.settings import LossSettings, TrainingSettings
 from adapter_service.training.batching import padded_length, sequences_per_step
@@ -67,7 +67,7 @@ class Demand:
     """
 
     base: BaseModel
-    layers: Mapping[str, LinearLayer]
+    layers: Mapping[str, LowRankLinear]
     lora: LoraConfig
     settings: TrainingSettings
     longest: int
@@ -104,7 +104,7 @@ def estimate_bytes(demand: Demand, tokens: int, *, preset: Preset) -> int:
         config, depth = base.model.config.get_text_config(), part * len(decoder_layers(base.model))
         activations = _OF_ONE_LAYER * activations / depth + tokens * item * config.hidden_size * depth
         if not lora.dropout:  # what a layer gave is of no use where inputs are dropped anew
-            activations += tokens * item * sum(layer.out_features for layer in chosen.values() if is_kept(layer))
+            activations += tokens * item * sum(layer.out_features for layer in chosen.values() if layer.keeps_output)
     weights = sum(lora.rank(path) * (layer.in_features + layer.out_features) for path, layer in chosen.items())
     vocabulary, hidden = Head.of(base.model).weight.shape
     head = loss_bytes(vocabulary, item, base.device) + demand.head_rows * hidden * item
@@ -124,9 +124,8 @@ def _attention_bytes(base: BaseModel, tokens: int, longest: int) -> int:
     config = base.model.config.get_text_config()
     if config._attn_implementation != attention.NAME or base.device.type != "cpu":
         return 0
-    row = min(
-        longest, attention.LONGEST
-    )  # longer ones go through torch's, which keeps nothing; those beside them do not
+    # Longer ones go through torch's, which keeps nothing; those beside them do not.
+    row = min(longest, attention.LONGEST)
     return int(config.num_hidden_layers * config.num_attention_heads * tokens * row * base.precision.dtype.itemsize)
 
 

@@ -28,7 +28,7 @@ def decoder_layers(model: Any) -> list[Any]:
 
 @contextmanager
 def recomputing(model: Any, adapter: Adapter) -> Iterator[None]:
-    """Let the forward and backward passes inside keep no more of a decoder layer than its input."""
+    """Let the forward and backward passes inside keep of a decoder layer its input and narrow outputs alone."""
     layers = decoder_layers(model)
     for layer in layers:
         layer.forward = _run_again(layer.forward, adapter)

@@ -80,3 +80,9 @@ class GatedRMSNorm(LlamaRMSNorm):  # type: ignore[misc]
 def test_a_norm_of_another_kind_stays_as_it_is(kind: Any) -> None:
     norm = with_weights(kind(SIZE))
     assert norms.install(nn.Sequential(norm)) == 0
+
+
+def test_on_another_device_nothing_is_written_into_the_input() -> None:
+    x = torch.zeros(2, 4, device="meta")  # float32, of which a conversion makes no copy
+    assert norms._room_for("products", x) is not x
+    assert norms._widened("input", x) is not x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -97,3 +98,23 @@ def test_the_first_layer_asks_for_no_gradient_of_an_input_that_wants_none(monkey
     with using(adapter), KeptOutputs().in_use():
         layers[0](torch.randn(3, 12)).sum().backward()
     assert not asked
+
+
+@pytest.mark.parametrize("outputs", [None, KeptOutputs()], ids=["plain", "kept"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_may_be_given_no_rows(kind: str, outputs: KeptOutputs | None) -> None:
+    _, layers, adapter = two_layers(kind)
+    with using(adapter), outputs.in_use() if outputs else nullcontext():
+        assert layers[0](torch.randn(0, 12, requires_grad=True)).shape == (0, 8)
+
+
+@pytest.mark.parametrize("rows", [1, 8, 9])
+def test_a_pass_of_few_rows_trains_beside_8_bits(rows: int) -> None:
+    """Few rows in bfloat16 go through a kernel of their own, and the low-rank product is added to what it gives."""
+    torch.manual_seed(0)
+    layers = install(nn.Sequential(Int8Linear(nn.Linear(64, 64, bias=False, dtype=torch.bfloat16))))
+    adapter = Adapter.fresh(LoraConfig(r=2), layers, seed=0)
+    x = torch.randn(rows, 64, dtype=torch.bfloat16, requires_grad=True)
+    with using(adapter):
+        next(iter(layers.values()))(x).sum().backward()
+    assert all(pair.b.grad is not None and pair.b.grad.any() for pair in adapter.pairs.values())
