@@ -110,7 +110,7 @@ class Meter:
         if self._steps % self._steps_per_round == 0:
             taken = self._taken()
             made = self._folder / f"{self._steps // self._steps_per_round:03}"
-            made.mkdir(parents=True)
+            made.mkdir(parents=True, exist_ok=True)
             self._save(made)
             _return_memory()  # there are others, and Trainer by default keeps 5 GB
             _wait(self._said, taken)
