@@ -210,7 +210,7 @@ def prepare(folder: Path, base: Base, size: Mapping[str, int], *, rows: int | No
 
 
 class Child:
-    """A process of `training_run.py`; what it prints besides is in `FOLDER/TRAINER.log`."""
+    """A process that works in turns and says JSON on stdout; what it prints besides is in a log."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process
@@ -219,16 +219,22 @@ class Child:
     @classmethod
     @contextmanager
     def started(cls, name: str, folder: Path) -> Iterator[Child]:
-        """It ends with the block, finished or not."""
-        environment = dict(os.environ)
+        """One of the trainers. It ends with the block, finished or not."""
+        environment = {}
         if name not in OURS:
             # What our package sets for its own training is no default of the peers'; it is imported there too.
-            environment.pop("GOMP_SPINCOUNT", None)
-            environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "1024"
-        log = folder / f"{name}.log"
+            environment = {"GOMP_SPINCOUNT": None, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}
         command = [sys.executable, "-m", "benchmarks.training_run", name, str(folder)]
+        with cls.of(command, folder / f"{name}.log", environment) as child:
+            yield child
+
+    @classmethod
+    @contextmanager
+    def of(cls, command: Sequence[str], log: Path, environment: Mapping[str, str | None]) -> Iterator[Child]:
+        """A process of `command`, with variables set or, where they are None, left out."""
+        variables = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        with log.open("w") as errors, subprocess.Popen(command, stderr=errors, env=environment, **pipes) as process:
+        with log.open("w") as errors, subprocess.Popen(command, stderr=errors, env=variables, **pipes) as process:
             try:
                 yield cls(process, log)
             finally:

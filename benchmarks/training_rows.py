@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from adapter_service.errors import InvalidSampleError
 from adapter_service.measuring.holdout import split_source
-from adapter_service.rendering import RenderedSample
+from adapter_service.rendering import RenderedSample, Renderer
+from adapter_service.samples import Sample
 from adapter_service.settings import Settings
 
 SHORTEST, LONGEST = 24, 512
@@ -35,6 +38,17 @@ def make_rows(
         RenderedSample([*start, *islice(tokens, length - len(start))], round(length * _PROMPT_SHARE))
         for length in lengths
     ]
+
+
+def recipe_rows(renderer: Renderer, settings: Settings, samples: Iterable[Sample], count: int) -> list[RenderedSample]:
+    """The first `count` samples as `make run` renders them, without those that are too long to train on."""
+
+    def fitting() -> Iterator[RenderedSample]:
+        for sample in samples:
+            with suppress(InvalidSampleError):
+                yield renderer.render(sample, settings.training.max_seq_length)
+
+    return list(islice(fitting(), count))
 
 
 def write_rows(path: Path, rows: list[RenderedSample]) -> None:

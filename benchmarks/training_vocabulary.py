@@ -10,10 +10,8 @@ by a schedule of its own. It goes by the measured ratio of speeds, so that noise
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +21,7 @@ from adapter_service.adapter_names import BASE
 from adapter_service.cli.quickstart import RECIPE
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.loading import base_loader
-from adapter_service.errors import InvalidSampleError, JobCancelledError
+from adapter_service.errors import JobCancelledError
 from adapter_service.jobs.learning import lora_config
 from adapter_service.languages import Language
 from adapter_service.languages.answers import words
@@ -42,6 +40,7 @@ from adapter_service.training.loop import Hooks, train
 from adapter_service.training.memory import copied_head_rows
 from adapter_service.training.state import TrainingState, begin
 from adapter_service.training.vocabulary import tokens_of
+from benchmarks.training_rows import recipe_rows
 
 RESULTS = Path("benchmarks/results/training_vocabulary.json")
 LOSS_RATIO = 1.01
@@ -126,7 +125,7 @@ def _measure(turn: Turn, settings: Settings, size: Size, console: Console) -> li
     steps = size.samples // per_step
     over = {_ALL: "all", _SAMPLED: "sampled", _AS_LONG: "sampled"}
     losses = {name: settings.loss.model_copy(update={"vocabulary": vocabulary}) for name, vocabulary in over.items()}
-    samples = _rendered(turn, settings, rest, size.samples)
+    samples = recipe_rows(turn.renderer, settings, rest, size.samples)
     sides = {name: _side(turn, settings, losses[name], samples, steps) for name in (_ALL, _SAMPLED)}
     _check_differs(turn, sides[_SAMPLED])
     for number in range(size.rounds):
@@ -135,9 +134,11 @@ def _measure(turn: Turn, settings: Settings, size: Size, console: Console) -> li
         speeds = ", ".join(f"{name} {side.tokens_per_second[-1]:.1f} tokens/s" for name, side in sides.items())
         console.print(f"round {number + 1} of {size.rounds}: {speeds}", soft_wrap=True)
     more = max(1, round(steps * faster(sides[_SAMPLED], sides[_ALL])))
-    sides[_AS_LONG] = _side(turn, settings, losses[_AS_LONG], _rendered(turn, settings, rest, more * per_step), more)
+    sides[_AS_LONG] = _side(
+        turn, settings, losses[_AS_LONG], recipe_rows(turn.renderer, settings, rest, more * per_step), more
+    )
     sides[_AS_LONG].go_on(turn, until=more)
-    scored = _rendered(turn, settings, held_out, size.held_out)
+    scored = recipe_rows(turn.renderer, settings, held_out, size.held_out)
     judge = _judge(turn, settings, scored, choose_pairs(held_out, size.answers_per_language))
     judged = {name: judge(side.state.adapter) for name, side in sides.items()}
     for name, found in judged.items():
@@ -154,17 +155,6 @@ def _side(turn: Turn, settings: Settings, loss: LossSettings, samples: Sequence[
     )
     adapter = Adapter.fresh(lora_config(settings), turn.layers, seed=training.seed, device=turn.base.device)
     return Side(loss, training, samples, begin(adapter, training))
-
-
-def _rendered(turn: Turn, settings: Settings, samples: Iterable[Sample], number: int) -> list[RenderedSample]:
-    """The first `number` samples, without those that are too long to train on."""
-
-    def fitting() -> Iterator[RenderedSample]:
-        for sample in samples:
-            with suppress(InvalidSampleError):
-                yield turn.renderer.render(sample, settings.training.max_seq_length)
-
-    return list(islice(fitting(), number))
 
 
 def _check_differs(turn: Turn, sampled: Side) -> None:

@@ -64,13 +64,7 @@ L = TypeVar("L", bound=LinearLayer)
 
 
 class LowRankPair(nn.Module):
-    """`(x @ A.T) @ B.T * scale` with A (r, in) and B (out, r).
-
-    In training the matrices are cast to the type of `x` for each product, never `x` to theirs: a
-    float32 copy of every layer's input is most of what PEFT's training memory is. Serving, nothing
-    is kept, and the few rows of `x` take the matrices' type. A product drops inputs only where
-    `dropout_generator` is set, that is, in training.
-    """
+    """`(x @ A.T) @ B.T * scale` with A (r, in) and B (out, r); in training see `lora/product.py`."""
 
     def __init__(self, a: torch.Tensor, b: torch.Tensor, scale: float, dropout: float = 0.0) -> None:
         super().__init__()
@@ -79,26 +73,20 @@ class LowRankPair(nn.Module):
         self.dropout = dropout
         self.dropout_generator: torch.Generator | None = None
 
-    @property
-    def drops(self) -> bool:
-        """Whether it drops inputs now."""
-        return bool(self.dropout) and self.dropout_generator is not None
-
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.a.requires_grad:
-            x = x.to(self.a.dtype)
-        return nn.functional.linear(self._inner(x), self.b.to(x.dtype))  # (..., out)
+        """(..., in) to (..., out), in the matrices' type: the rows of a pass that serves are few."""
+        inner = nn.functional.linear(x.to(self.a.dtype), self.a) * self.scale  # (..., r)
+        return nn.functional.linear(inner, self.b)
 
-    def added(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Add the product of `x` (rows, in) to `y` (rows, out) in place: a pass over memory less, in training."""
-        return y.addmm_(self._inner(x).to(y.dtype), self.b.to(y.dtype).T)
+    def draw_kept(self, x: torch.Tensor) -> torch.Tensor | None:
+        """What to multiply inputs `x` by: 0 where one is dropped, else 1 / (1 - dropout); None where none is.
 
-    def _inner(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., r)"""
-        if self.drops:
-            kept = torch.rand(x.shape, generator=self.dropout_generator, device=x.device) >= self.dropout
-            x = x * kept / (1 - self.dropout)
-        return nn.functional.linear(x, self.a.to(x.dtype)) * self.scale
+        Inputs are dropped only where `dropout_generator` is set, that is, in training.
+        """
+        if not self.dropout or self.dropout_generator is None:
+            return None
+        drawn = torch.rand(x.shape, generator=self.dropout_generator, device=x.device)
+        return (drawn >= self.dropout).to(x.dtype).div_(1 - self.dropout)
 
 
 class Adapter(nn.Module):

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from adapter_service.lora import kept_outputs
+from adapter_service.lora.frozen import is_linear, widths
+from adapter_service.lora.kept_outputs import kept_outputs_in_use
+from adapter_service.lora.product import trained_product
 
 if TYPE_CHECKING:
     from adapter_service.lora.adapter import Adapter, LowRankPair
@@ -59,8 +61,7 @@ class LowRankLinear(nn.Module):
         super().__init__()
         self.linear = linear
         self.path = path
-        self.in_features, self.out_features = _features(linear)
-        self._input_gradient = kept_outputs.input_gradient_of(linear)
+        self.in_features, self.out_features = widths(linear)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -69,8 +70,8 @@ class LowRankLinear(nn.Module):
 
     @property
     def keeps_output(self) -> bool:
-        """Whether its output is kept where outputs are, and nothing is dropped."""
-        return self.out_features <= self.in_features and self._input_gradient is not None
+        """Whether its output is kept where outputs are."""
+        return self.out_features <= self.in_features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         check = _asked.get()
@@ -85,15 +86,10 @@ class LowRankLinear(nn.Module):
         return y
 
     def _with_product(self, x: torch.Tensor, pair: LowRankPair) -> torch.Tensor:
-        if not (pair.a.requires_grad and torch.is_grad_enabled()):
-            y: torch.Tensor = self.linear(x)
-            return y + pair.product(x).to(y.dtype)
-        outputs = kept_outputs.kept_outputs_in_use()
-        input_gradient = self._input_gradient if self.keeps_output else None
-        if outputs is not None and input_gradient is not None and not pair.drops:
-            return kept_outputs.product(x, self.linear, input_gradient, pair, outputs)
-        rows = x.reshape(-1, self.in_features)
-        return pair.added(self.linear(rows), rows).view(*x.shape[:-1], self.out_features)
+        if pair.a.requires_grad and torch.is_grad_enabled():
+            return trained_product(x, self.linear, pair, kept_outputs_in_use() if self.keeps_output else None)
+        y: torch.Tensor = self.linear(x)
+        return y + pair.product(x).to(y.dtype)
 
 
 def install(model: nn.Module, keep: nn.Module | None = None) -> dict[str, LowRankLinear]:
@@ -108,20 +104,7 @@ def install(model: nn.Module, keep: nn.Module | None = None) -> dict[str, LowRan
         parent = model.get_submodule(parent_path)
         if isinstance(module, LowRankLinear):
             layers[path] = module
-        elif module is not keep and _is_linear(module) and not isinstance(parent, LowRankLinear):
+        elif module is not keep and is_linear(module) and not isinstance(parent, LowRankLinear):
             layers[path] = LowRankLinear(module, path)
             setattr(parent, name, layers[path])
     return layers
-
-
-def _is_linear(module: nn.Module) -> bool:
-    """`nn.Linear` and its kin: bitsandbytes' are subclasses, our int8 and GPT-2's Conv1D look alike."""
-    if isinstance(module, nn.Linear) or type(module).__name__ == "Int8Linear":
-        return True
-    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
-
-
-def _features(linear: nn.Module) -> tuple[int, int]:
-    if hasattr(linear, "in_features"):
-        return int(linear.in_features), int(linear.out_features)  # type: ignore[arg-type]
-    return int(linear.nx), int(linear.nf)  # type: ignore[arg-type]

@@ -98,13 +98,12 @@ def estimate_bytes(demand: Demand, tokens: int, *, preset: Preset) -> int:
     part = reached / every  # what lies below the first layer that trains keeps nothing
     activations = (1.0 if preset == "small" else _ACTIVATIONS) * tokens * item * reached
     activations += part * _attention_bytes(base, tokens, padded_length(demand.longest))
-    if lora.dropout:  # each layer then keeps an input of its own, and which of it was dropped
-        activations += tokens * (item + 1) * sum(layer.in_features for layer in chosen.values())
+    if lora.dropout:  # each layer then keeps an input of its own, and what was dropped of it
+        activations += 2 * tokens * item * sum(layer.in_features for layer in chosen.values())
     if preset == "small":
         config, depth = base.model.config.get_text_config(), part * len(decoder_layers(base.model))
         activations = _OF_ONE_LAYER * activations / depth + tokens * item * config.hidden_size * depth
-        if not lora.dropout:  # what a layer gave is of no use where inputs are dropped anew
-            activations += tokens * item * sum(layer.out_features for layer in chosen.values() if layer.keeps_output)
+        activations += tokens * item * sum(layer.out_features for layer in chosen.values() if layer.keeps_output)
     weights = sum(lora.rank(path) * (layer.in_features + layer.out_features) for path, layer in chosen.items())
     vocabulary, hidden = Head.of(base.model).weight.shape
     head = loss_bytes(vocabulary, item, base.device) + demand.head_rows * hidden * item

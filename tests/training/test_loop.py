@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ import torch
 from adapter_service.engine.decoding import decode
 from adapter_service.engine.requests import Sampling
 from adapter_service.errors import JobCancelledError, NonFiniteLossError, NothingToLearnError
-from adapter_service.lora.adapter import Adapter, LowRankPair
+from adapter_service.lora.adapter import Adapter
 from adapter_service.lora.folder import write_folder
 from adapter_service.lora.layer import using
+from adapter_service.lora.product import trained_product
 from adapter_service.model_utils import BaseModel, load_base
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import LossSettings, TrainingSettings
@@ -311,17 +311,16 @@ def test_the_low_rank_product_keeps_no_float32_copy_of_its_input(
 def _kept_by_products(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """What autograd keeps of low-rank products, filled as they are made."""
     kept: list[torch.Tensor] = []
-    added: Callable[[LowRankPair, torch.Tensor, torch.Tensor], torch.Tensor] = LowRankPair.added
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept.append(tensor)
         return tensor
 
-    def watched(pair: LowRankPair, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def watched(*arguments: Any) -> torch.Tensor:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            return added(pair, y, x)
+            return trained_product(*arguments)
 
-    monkeypatch.setattr(LowRankPair, "added", watched)
+    monkeypatch.setattr("adapter_service.lora.layer.trained_product", watched)
     return kept
 
 
