@@ -25,6 +25,7 @@ from adapter_service.base_models.locating import BaseLocation, locate
 from adapter_service.base_models.own_tokenizer import check_fits, load_tokenizer, locate_tokenizer, tokenizer_digest
 from adapter_service.base_models.precision import Precision, choose_precision
 from adapter_service.base_models.quiet import quiet_transformers
+from adapter_service.base_models.token_scripts import TokenScripts
 from adapter_service.errors import BaseModelError
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class BaseModel:
     packs_rows: bool
     """Whether rows can go through it packed end to end, with what they begin with computed once."""
     load_seconds: float
+    token_scripts: TokenScripts
 
     @property
     def device(self) -> torch.device:
@@ -141,6 +143,7 @@ def load_base(
         context_tokens=int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048),
         packs_rows=packs_rows,
         load_seconds=time.monotonic() - started,
+        token_scripts=TokenScripts(encoder),
     )
 
 

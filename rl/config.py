@@ -43,6 +43,7 @@ class ModelSettings:
     top_p: Annotated[float, Bounds(0.0, 1.0)] | None = None
     top_k: Annotated[int, Bounds(0, 1_000_000)] | None = None
     repetition_penalty: Annotated[float, Bounds(0.0, 10.0)] | None = 1.0
+    foreign_script_penalty: Annotated[float, Bounds(0.0, 100.0)] | None = 0.0
     seed: Annotated[int, Bounds(0, 2**63 - 1)] | None = None
     timeout_seconds: Annotated[float, Bounds(0.1, 86_400.0)] = 120.0
 

@@ -75,6 +75,8 @@ class SampledWith:
     top_p: float | None = None
     top_k: int | None = None
     repetition_penalty: float | None = None
+    script: str | None = None
+    foreign_script_penalty: float | None = None
     max_new_tokens: int | None = None
     min_new_tokens: int | None = None
     seed: int | None = None
@@ -219,6 +221,8 @@ _TYPES: dict[str, Any] = {
         **dict.fromkeys(("temperature", "top_p"), "float64"),
         "top_k": "int64",
         "repetition_penalty": "float64",
+        "script": "string",
+        "foreign_script_penalty": "float64",
         **dict.fromkeys(("max_new_tokens", "min_new_tokens", "seed"), "int64"),
     },
     "stop_reason": "string",

@@ -53,6 +53,7 @@ def _body(prompt: Prompt, model: ModelSettings, number: int) -> dict[str, Any]:
         "top_p": model.top_p,
         "top_k": model.top_k,
         "repetition_penalty": model.repetition_penalty,
+        "foreign_script_penalty": model.foreign_script_penalty,
         "seed": None if model.seed is None else model.seed + number,
         "return_tokens": True,
     }

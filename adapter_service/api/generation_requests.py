@@ -116,7 +116,7 @@ def ask(body: GenerateBody, services: Services, *, trace_id: str, arrived_at: fl
         raise InvalidParameterError("'prompt' is blank; write what shall be answered", parameter="prompt")
     language = find(body.lang) if body.lang is not None else target_language(body.prompt)
     version = chosen_version(body, services)
-    sampling = sampling_for(body, settings.serving)
+    sampling = sampling_for(body, settings.serving, language)
     _check_base_of(version, services)
     _check_tokens(body, services)
     files = AdapterFiles(version.key, version.path) if version else None
@@ -175,7 +175,7 @@ def _adapter_name(body: GenerateBody) -> str | None:
     return older
 
 
-def sampling_for(body: GenerateBody, serving: ServingSettings) -> Sampling:
+def sampling_for(body: GenerateBody, serving: ServingSettings, language: Language | None) -> Sampling:
     """How tokens are chosen: greedy unless asked otherwise, with the configured limits and defaults."""
     max_new_tokens = body.max_new_tokens or serving.default_max_new_tokens
     if max_new_tokens > serving.max_new_tokens_limit:
@@ -198,6 +198,10 @@ def sampling_for(body: GenerateBody, serving: ServingSettings) -> Sampling:
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=body.top_k or 0,
         repetition_penalty=body.repetition_penalty or serving.repetition_penalty,
+        script=language.script if language else None,
+        foreign_script_penalty=(
+            serving.foreign_script_penalty if body.foreign_script_penalty is None else body.foreign_script_penalty
+        ),
         seed=body.seed,
         stop=body.stop_texts(),
         extra_eos_ids=body.eos_ids(),

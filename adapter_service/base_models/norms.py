@@ -29,6 +29,11 @@ def install(model: nn.Module) -> int:
     return installed
 
 
+def count(model: nn.Module) -> int:
+    """How many norms of any kind `model` has."""
+    return sum(type(module).__name__.endswith("Norm") for module in model.modules())
+
+
 def _spare(norm: Any) -> bool:
     weight = getattr(norm, "weight", None)
     epsilon = next(

@@ -18,18 +18,20 @@ _PREFILL_TOKENS = 2048
 
 
 def answer_together(
-    turn: Turn, conversations: Sequence[Sequence[Message]], sampling: Sampling, adapter: Adapter | None
+    turn: Turn, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling], adapter: Adapter | None
 ) -> list[str]:
-    """An answer to each conversation, in their order; `turn.pause` is called between the steps."""
+    """An answer to each conversation, by its sampling, in their order; `turn.pause` is called between the steps."""
     from adapter_service.engine.decoding import decode_batch
     from adapter_service.lora.layer import using
 
-    sampling = replace(sampling, extra_eos_ids=sampling.extra_eos_ids | turn.renderer.end_ids)
+    ends = turn.renderer.end_ids
+    samplings = [replace(sampling, extra_eos_ids=sampling.extra_eos_ids | ends) for sampling in samplings]
     prompts = [turn.renderer.prompt_ids(messages) for messages in conversations]
     tokens: list[list[int]] = [[] for _ in prompts]
     with using(adapter):
         for batch in _batches([len(prompt) for prompt in prompts]):
-            for place, token in decode_batch(turn.base, [prompts[index] for index in batch], sampling, turn.pause):
+            together = [prompts[index] for index in batch], [samplings[index] for index in batch]
+            for place, token in decode_batch(turn.base, *together, turn.pause):
                 tokens[batch[place]].append(token)
     return [turn.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in tokens]
 

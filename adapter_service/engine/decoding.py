@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def decode(
     base: BaseModel, prompt_ids: Sequence[int], sampling: Sampling, trail: TokenTrail | None = None
 ) -> Iterator[int]:
     """Yield the answer's tokens, without the end token; the adapter in use applies. `trail` gets all of them."""
-    for _, token in decode_batch(base, [prompt_ids], sampling, trails=[trail]):
+    for _, token in decode_batch(base, [prompt_ids], [sampling], trails=[trail]):
         yield token
 
 
@@ -27,11 +28,11 @@ def decode(
 def decode_batch(
     base: BaseModel,
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
+    samplings: Sequence[Sampling],
     pause: Callable[[], None] = lambda: None,
     trails: Sequence[TokenTrail | None] | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Yield (index of the prompt, token) in the order they are decoded.
+    """Yield (index of the prompt, token) in the order they are decoded; each prompt has a sampling of its own.
 
     Prompts are padded on the left; a sequence that ends leaves the batch, so that what is paid for
     is the sequences still running. `pause` is called between two steps. The trails, one for each
@@ -39,22 +40,29 @@ def decode_batch(
     """
     from transformers import DynamicCache
 
-    eos = base.eos_ids() | sampling.extra_eos_ids
-    choosers = [TokenChooser(sampling, eos, trail) for trail in trails or [None] * len(prompts)]
+    ends = [base.eos_ids() | sampling.extra_eos_ids for sampling in samplings]
+    choosers = [
+        TokenChooser(sampling, eos, trail, _foreign(base, sampling))
+        for sampling, eos, trail in zip(samplings, ends, trails or [None] * len(prompts), strict=True)
+    ]
     answers: list[list[int]] = [[] for _ in prompts]
     running = list(range(len(prompts)))
     tokens, mask = _padded(prompts, base.device)
     cache = DynamicCache(config=base.model.config)
     padded = bool((mask == 0).any())
-    for number in range(sampling.max_new_tokens):
+    for number in count():
         with _threads_for(len(running), prefill=number == 0):
             logits = _step(base.model, tokens, mask, cache, padded=padded)
         chosen = [choosers[index].choose(logits[row], answers[index]) for row, index in enumerate(running)]
         for index, token in zip(running, chosen, strict=True):
-            if token not in eos:
+            if token not in ends[index]:
                 answers[index].append(token)
                 yield index, token
-        kept = [row for row, token in enumerate(chosen) if token not in eos]
+        kept = [
+            row
+            for row, (index, token) in enumerate(zip(running, chosen, strict=True))
+            if token not in ends[index] and len(answers[index]) < samplings[index].max_new_tokens
+        ]
         if not kept:
             return
         if len(kept) < len(running):
@@ -64,6 +72,13 @@ def decode_batch(
         tokens = torch.tensor([[chosen[row]] for row in kept], device=base.device)
         mask = torch.cat([mask, mask.new_ones(len(kept), 1)], dim=1)
         pause()
+
+
+def _foreign(base: BaseModel, sampling: Sampling) -> torch.Tensor | None:
+    if sampling.script is None or not sampling.foreign_script_penalty:
+        return None
+    vocabulary = base.model.get_output_embeddings().weight.shape[0]
+    return base.token_scripts.foreign(sampling.script, vocabulary).to(base.device)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from typing import Literal
 
 from adapter_service.adapters.lease import Lease
 from adapter_service.errors import UnknownAdapterError
+from adapter_service.languages import Language
+from adapter_service.settings import ServingSettings
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ class Sampling:
     `repetition_penalty` divides the positive and multiplies the negative logits of tokens that
     *this answer* already has (Keskar et al. 2019, arXiv:1909.05858, there with the prompt's too:
     an answer in the prompt's words is not a fault here). `top_k` 0 and `top_p` 1.0 choose among all.
+    `foreign_script_penalty`, in nats, is taken off the logits of tokens that have letters of another
+    writing system than `script` (ISO 15924); a `script` of None takes nothing off.
     `return_tokens` costs a sum over the vocabulary for each token, and changes none of them.
     """
 
@@ -38,10 +42,22 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     repetition_penalty: float = 1.0
+    script: str | None = None
+    foreign_script_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
     extra_eos_ids: frozenset[int] = frozenset()
     return_tokens: bool = False
+
+
+def default_sampling(serving: ServingSettings, language: Language | None, *, max_new_tokens: int) -> Sampling:
+    """How the service decodes an answer in `language` (None if not known) where a request says nothing: greedily."""
+    return Sampling(
+        max_new_tokens=max_new_tokens,
+        repetition_penalty=serving.repetition_penalty,
+        script=language.script if language else None,
+        foreign_script_penalty=serving.foreign_script_penalty,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +66,7 @@ class TokenTrail:
 
     `logprobs` are of the policy: the natural logarithm of the share that base and adapter give the token
     at temperature 1, before any penalty, mask or cut. `sampling_logprobs` are of what the token was drawn
-    from: after repetition penalty, least length, temperature, top-k and top-p; 0.0 where the best was taken.
+    from: after both penalties, least length, temperature, top-k and top-p; 0.0 where the best was taken.
     """
 
     ids: list[int] = field(default_factory=list)

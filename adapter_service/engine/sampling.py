@@ -22,8 +22,16 @@ class TokenChooser:
     Whatever it chooses goes into `trail`, if there is one, with its log-probabilities.
     """
 
-    def __init__(self, sampling: Sampling, eos_ids: frozenset[int], trail: TokenTrail | None = None) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        eos_ids: frozenset[int],
+        trail: TokenTrail | None = None,
+        foreign: torch.Tensor | None = None,
+    ) -> None:
+        """`foreign` (vocabulary,) is 1 for the tokens that `sampling.foreign_script_penalty` is for."""
         self._sampling = sampling
+        self._foreign = foreign
         self._eos = sorted(eos_ids)
         self._trail = trail
         self._generator = torch.Generator()
@@ -38,6 +46,8 @@ class TokenChooser:
         sampling = self._sampling
         if sampling.repetition_penalty != 1.0 and answer:
             logits = _penalized(logits, answer, sampling.repetition_penalty)
+        if self._foreign is not None:
+            logits = logits.sub(self._foreign, alpha=sampling.foreign_script_penalty)
         if len(answer) < sampling.min_new_tokens:
             logits = logits.clone()
             logits[self._eos] = -torch.inf

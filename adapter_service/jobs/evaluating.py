@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
-from adapter_service.engine.requests import AdapterFiles, Sampling
+from adapter_service.engine.requests import AdapterFiles, default_sampling
 from adapter_service.errors import JobCancelledError
 from adapter_service.jobs.streaming import Watch
+from adapter_service.languages import LANGUAGES
 from adapter_service.languages.answers import chrf
 from adapter_service.rendering import RenderedSample
 from adapter_service.samples import Sample
@@ -100,13 +101,14 @@ def _generate(
         return []
     # An answer that is not done after twice the longest reference is not going to be.
     longest = 2 * max(rendered.completion_tokens for _, rendered in chosen)
-    sampling = Sampling(
-        max_new_tokens=min(longest, settings.serving.max_new_tokens_limit),
-        repetition_penalty=settings.serving.repetition_penalty,
-    )
+    most = min(longest, settings.serving.max_new_tokens_limit)
+    samplings = [
+        default_sampling(settings.serving, LANGUAGES.get(sample.language or ""), max_new_tokens=most)
+        for sample, _ in chosen
+    ]
     watched = replace(turn, pause=_pause(turn, watch))
     # All that stands before the answer, as it was trained on: a system message and earlier turns too.
-    return answer_together(watched, [sample.messages[:-1] for sample, _ in chosen], sampling, adapter)
+    return answer_together(watched, [sample.messages[:-1] for sample, _ in chosen], samplings, adapter)
 
 
 def _as_served(turn: Turn, adapter: Adapter | AdapterFiles | None) -> tuple[Adapter | None, bool]:

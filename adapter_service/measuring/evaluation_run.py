@@ -9,7 +9,8 @@ from adapter_service.adapter_names import BASE
 from adapter_service.adapters import Version
 from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
-from adapter_service.engine.requests import AdapterFiles, Sampling
+from adapter_service.engine.requests import AdapterFiles, default_sampling
+from adapter_service.languages.instructions import target_language
 from adapter_service.measuring.evaluation import Evaluation, choose_pairs, evaluate
 from adapter_service.measuring.holdout import split_source
 from adapter_service.samples import Message
@@ -22,9 +23,11 @@ _ANSWER_TOKENS = 64
 
 
 def translations(turn: Turn, settings: Settings, prompts: Sequence[str], adapter: Adapter | None) -> list[str]:
-    """Greedy answers to `prompts`, decoded as the service decodes by default."""
-    sampling = Sampling(max_new_tokens=_ANSWER_TOKENS, repetition_penalty=settings.serving.repetition_penalty)
-    return answer_together(turn, [[Message("user", prompt)] for prompt in prompts], sampling, adapter)
+    """Answers to `prompts`, decoded as the service decodes by default."""
+    samplings = [
+        default_sampling(settings.serving, target_language(prompt), max_new_tokens=_ANSWER_TOKENS) for prompt in prompts
+    ]
+    return answer_together(turn, [[Message("user", prompt)] for prompt in prompts], samplings, adapter)
 
 
 def evaluate_version(settings: Settings, engine: Engine, version: Version, source: str) -> Evaluation:

@@ -241,6 +241,7 @@ class ServingSettings(Section):
     default_max_new_tokens: Tokens = 100
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 32
     repetition_penalty: Annotated[float, Field(gt=0.0, le=10.0)] = 1.2
+    foreign_script_penalty: Annotated[float, Field(ge=0.0, le=100.0)] = 5.0
     job_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 16
 
     @model_validator(mode="after")

@@ -1,27 +1,29 @@
 """How much memory training takes beside the base, before it is tried: an estimate, and what is free.
 
-    1.4 × tokens × item size × sum of inputs and outputs of the linear layers     what the backward pass needs,
-    tokens × longest row × heads × decoder layers × item size                     and of it what attention keeps
-    2 × one layer's share of both + tokens × hidden × layers × item size          instead, with preset small, and
-        + tokens × outputs no wider than their input × item size                  there 1 in place of 1.4
-    16 × adapter weights                                                          float32, gradient, AdamW's two moments
-    256 × 4,096 × (2 × item size + 12)                                            the loss, a block of logits at a time;
-                                                                                  on CUDA × 32,768
-    copied rows of the head × hidden × item size                                  where the loss is sampled
-    item size × weights of the largest linear layer                               its wide copy, if it is quantized
-    215 MiB, on a CPU                                                             what the matrix library and the
-                                                                                  allocator keep
+    tokens × item size × (0.95 × inputs and outputs of the linear      what the backward pass needs,
+        layers + 1.5 × hidden × norms)
+    tokens × longest row × heads × decoder layers × item size          and of it what attention keeps
+    3 × one layer's share of both + tokens × hidden × layers           instead, with preset small
+        × item size + tokens × outputs no wider than their input
+        × item size
+    16 × adapter weights                                               float32, gradient, AdamW's two moments
+    256 × 4,096 × (2 × item size + 12)                                 the loss, a block of logits at a time;
+                                                                       on CUDA × 32,768
+    copied rows of the head × hidden × item size                       where the loss is sampled
+    item size × weights of the largest linear layer                    its wide copy, if it is quantized
+    215 MiB, on a CPU                                                  what the matrix library and the
+                                                                       allocator keep
 
-The factors are fitted to the growth of resident memory at rank 16 in bfloat16 on a CPU, in six steps of eight rows
+The factors are fitted to the growth of resident memory at rank 16 in bfloat16 on a CPU, in steps of eight rows
 of 24 to 512 tokens (torch 2.13; MiB). The last part is because of these: rows of one length took 150 to 300 less.
 
     shape           layers    preset    tokens    measured    estimated
-    SmolLM2-135M    30        fast         512         690          858
-    SmolLM2-135M    30        fast       1,024       1,343        1,410
-    SmolLM2-135M    30        small        512         428          413
-    Gemma 3 270M    18        fast         512         627          649
-    Gemma 3 270M    18        small        512         388          361
-    Qwen3-0.6B       8        fast         512         579          585
+    SmolLM2-135M    30        fast         512     688, 701         775
+    SmolLM2-135M    30        fast       1,024       1,343        1,243
+    SmolLM2-135M    30        small        512     449, 434         431
+    Gemma 3 270M    18        fast         512     655, 664         647
+    Gemma 3 270M    18        small        512     435, 428         391
+    Qwen3-0.6B       8        fast         512         579          556
 
 What lies below the first layer that trains keeps nothing. It is not of the engine's adapters, nor of answers that
 are given meanwhile.
@@ -37,7 +39,7 @@ from typing import Literal
 import psutil
 import torch
 
-from adapter_service.base_models import attention
+from adapter_service.base_models import attention, norms
 from adapter_service.errors import DoesNotFitError, InvalidParameterError
 from adapter_service.lora.adapter import LinearLayer, LoraConfig, select_layers
 from adapter_service.lora.depth import reached_backward
@@ -51,7 +53,7 @@ from adapter_service.training.vocabulary import columns_for
 
 Preset = Literal["fast", "small"]
 
-_ACTIVATIONS, _OF_ONE_LAYER = 1.4, 2.0
+_OF_LINEAR, _OF_NORMS, _OF_ONE_LAYER = 0.95, 1.5, 3.0
 _BYTES_PER_WEIGHT = 16
 _KEPT_BY_LIBRARIES = 215 << 20
 # A group's limit and use, where the process is held to less than the machine has (a container).
@@ -96,14 +98,17 @@ def estimate_bytes(demand: Demand, tokens: int, *, preset: Preset) -> int:
     chosen = select_layers(lora, layers)
     every, reached = _widths(layers), _widths(reached_backward(chosen, layers))
     part = reached / every  # what lies below the first layer that trains keeps nothing
-    activations = (1.0 if preset == "small" else _ACTIVATIONS) * tokens * item * reached
+    config = base.model.config.get_text_config()
+    of_norms = _OF_NORMS * part * norms.count(base.model) * config.hidden_size
+    activations = tokens * item * (_OF_LINEAR * reached + of_norms)
     activations += part * _attention_bytes(base, tokens, padded_length(demand.longest))
     if lora.dropout:  # each layer then keeps an input of its own, and what was dropped of it
         activations += 2 * tokens * item * sum(layer.in_features for layer in chosen.values())
     if preset == "small":
-        config, depth = base.model.config.get_text_config(), part * len(decoder_layers(base.model))
-        activations = _OF_ONE_LAYER * activations / depth + tokens * item * config.hidden_size * depth
-        activations += tokens * item * sum(layer.out_features for layer in chosen.values() if layer.keeps_output)
+        depth = part * len(decoder_layers(base.model))
+        outputs = sum(layer.out_features for layer in chosen.values() if layer.keeps_output)
+        kept_of_all = tokens * item * (config.hidden_size * depth + outputs)
+        activations = min(activations, _OF_ONE_LAYER * activations / depth + kept_of_all)
     weights = sum(lora.rank(path) * (layer.in_features + layer.out_features) for path, layer in chosen.items())
     vocabulary, hidden = Head.of(base.model).weight.shape
     head = loss_bytes(vocabulary, item, base.device) + demand.head_rows * hidden * item

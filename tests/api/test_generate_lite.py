@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 
 from adapter_service.api.generation_requests import sampling_for
 from adapter_service.api.schemas.generation import GenerateBody
+from adapter_service.languages import find
 from adapter_service.settings import ServingSettings
 from tests.conftest import SMALL_BASE
 
@@ -92,24 +93,27 @@ def test_tokens_wait_for_the_base_too(client: TestClient) -> None:
     ],
 )
 def test_decoding_is_greedy_unless_asked_otherwise(body: dict[str, Any], samples: bool) -> None:
-    assert sampling_for(GenerateBody(prompt="x", **body), ServingSettings()).do_sample is samples
+    assert sampling_for(GenerateBody(prompt="x", **body), ServingSettings(), None).do_sample is samples
 
 
 def test_defaults_are_those_of_the_settings() -> None:
-    serving = ServingSettings(default_max_new_tokens=7, repetition_penalty=1.5)
-    sampling = sampling_for(GenerateBody(prompt="x"), serving)
+    serving = ServingSettings(default_max_new_tokens=7, repetition_penalty=1.5, foreign_script_penalty=3.0)
+    sampling = sampling_for(GenerateBody(prompt="x"), serving, find("hi"))
     assert (sampling.max_new_tokens, sampling.repetition_penalty, sampling.stop) == (7, 1.5, ())
+    assert (sampling.script, sampling.foreign_script_penalty) == ("Deva", 3.0)
+    assert sampling_for(GenerateBody(prompt="x"), serving, None).script is None
 
 
 def test_every_parameter_of_the_body_reaches_the_engine() -> None:
     body = GenerateBody(
         prompt="x", max_new_tokens=9, min_new_tokens=2, temperature=0.5, top_p=0.8, top_k=3,
-        repetition_penalty=1.1, seed=4, stop="\n", eos_token_id=[5, 6],
+        repetition_penalty=1.1, foreign_script_penalty=0, seed=4, stop="\n", eos_token_id=[5, 6],
     )  # fmt: skip
-    sampling = sampling_for(body, ServingSettings())
+    sampling = sampling_for(body, ServingSettings(), None)
     assert (sampling.max_new_tokens, sampling.min_new_tokens, sampling.seed) == (9, 2, 4)
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.8, 3)
     assert (sampling.repetition_penalty, sampling.stop) == (1.1, ("\n",))
+    assert sampling.foreign_script_penalty == 0.0
     assert sampling.extra_eos_ids == {5, 6}
 
 

@@ -12,6 +12,7 @@ import torch
 
 from adapter_service.engine.decoding import decode, decode_batch
 from adapter_service.engine.requests import Sampling
+from adapter_service.languages.scripts import script_of
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -33,7 +34,7 @@ def by_transformers(base: BaseModel, ids: list[int], **options: Any) -> list[int
 
 def together(base: BaseModel, prompts: Sequence[list[int]], sampling: Sampling) -> list[list[int]]:
     answers = defaultdict[int, list[int]](list)
-    for index, token in decode_batch(base, prompts, sampling):
+    for index, token in decode_batch(base, prompts, [sampling] * len(prompts)):
         answers[index].append(token)
     return [answers[index] for index in range(len(prompts))]
 
@@ -111,8 +112,34 @@ def test_an_answer_is_never_longer_than_allowed(tiny_base: BaseModel) -> None:
 
 def test_the_pause_comes_between_the_steps(tiny_base: BaseModel) -> None:
     pauses: list[None] = []
-    steps = decode_batch(
-        tiny_base, prompt_ids(tiny_base)[:2], Sampling(max_new_tokens=4, min_new_tokens=4), lambda: pauses.append(None)
-    )
+    sampling = Sampling(max_new_tokens=4, min_new_tokens=4)
+    steps = decode_batch(tiny_base, prompt_ids(tiny_base)[:2], [sampling] * 2, lambda: pauses.append(None))
     assert len(list(steps)) == 8
     assert len(pauses) in {3, 4}
+
+
+def test_each_of_a_batch_is_decoded_by_a_sampling_of_its_own(tiny_base: BaseModel) -> None:
+    prompts = prompt_ids(tiny_base)[:3]
+    samplings = [
+        Sampling(max_new_tokens=9, min_new_tokens=9),
+        Sampling(max_new_tokens=2, min_new_tokens=2),
+        Sampling(max_new_tokens=6, do_sample=True, seed=4, script="Deva", foreign_script_penalty=100.0),
+    ]
+    answers = defaultdict[int, list[int]](list)
+    for index, token in decode_batch(tiny_base, prompts, samplings):
+        answers[index].append(token)
+    alone = [list(decode(tiny_base, ids, own)) for ids, own in zip(prompts, samplings, strict=True)]
+    assert [answers[index] for index in range(3)] == alone
+    assert [len(answers[0]), len(answers[1])] == [9, 2]
+
+
+def test_an_answer_keeps_to_its_script_unless_nothing_is_taken_off(small_base: BaseModel) -> None:
+    def letters(penalty: float) -> set[str | None]:
+        sampling = Sampling(max_new_tokens=24, script="Grek", foreign_script_penalty=penalty)
+        ids = small_base.tokenizer("The capital of France is")["input_ids"]
+        return {
+            script_of(character) for character in small_base.tokenizer.decode(list(decode(small_base, ids, sampling)))
+        }
+
+    assert "Latn" in letters(0.0)
+    assert "Latn" not in letters(100.0)

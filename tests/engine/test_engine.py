@@ -224,7 +224,7 @@ def test_an_adapter_loaded_while_a_batch_is_decoded_can_be_trained_further(
     def work(turn: Turn) -> bool:
         waiting.append(submit(engine, adapter=files))
         prompts = [turn.renderer.text_ids("a"), turn.renderer.text_ids("longer")]
-        list(decode_batch(turn.base, prompts, SHORT, turn.pause))
+        list(decode_batch(turn.base, prompts, [SHORT] * 2, turn.pause))
         adapter = turn.load_adapter(files).trainable_copy()
         parameters = list(adapter.parameters())
         torch.autograd.backward([parameter.square().sum() for parameter in parameters])
@@ -250,7 +250,7 @@ def test_a_request_is_answered_while_work_runs(engine: Engine, busy: Work) -> No
 def test_work_that_is_paused_for_an_answer_goes_on_unchanged(engine: Engine, make_files: MakeFiles) -> None:
     """A batch under way and an answer with an adapter in between: neither sees the other."""
     files, ids = make_files(1), engine.renderer.text_ids("Hello")
-    alone = engine.run(lambda turn: list(decode_batch(turn.base, [ids], SHORT)))
+    alone = engine.run(lambda turn: list(decode_batch(turn.base, [ids], [SHORT])))
     between: list[Generation] = []
 
     def work(turn: Turn) -> list[tuple[int, int]]:
@@ -258,7 +258,7 @@ def test_work_that_is_paused_for_an_answer_goes_on_unchanged(engine: Engine, mak
             between.append(submit(engine, adapter=files))
             turn.pause()
 
-        return list(decode_batch(turn.base, [ids], SHORT, pause))
+        return list(decode_batch(turn.base, [ids], [SHORT], pause))
 
     assert engine.run(work) == alone
     assert len({generation.result(WAIT_SECONDS).text for generation in between}) == 1

@@ -115,7 +115,7 @@ def test_a_trail_changes_no_choice(tiny_base: BaseModel) -> None:
 def test_each_of_a_batch_has_a_trail_of_its_own(tiny_base: BaseModel) -> None:
     prompts = [prompt_ids(tiny_base), prompt_ids(tiny_base, "Hi")]
     trails = [TokenTrail(), TokenTrail()]
-    list(decode_batch(tiny_base, prompts, SAMPLED, trails=trails))
+    list(decode_batch(tiny_base, prompts, [SAMPLED] * 2, trails=trails))
     alone = trail_of(tiny_base, SAMPLED)
     assert trails[0].ids == alone.ids
     assert trails[0].logprobs == pytest.approx(alone.logprobs, abs=1e-4)

@@ -13,7 +13,7 @@ import torch
 from adapter_service.adapters.artifact import check_files, write_manifest
 from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
-from adapter_service.engine.requests import AdapterFiles, Sampling
+from adapter_service.engine.requests import AdapterFiles, default_sampling
 from adapter_service.errors import JobCancelledError, NotReadyError
 from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.lora.adapter import Adapter, LoraConfig
@@ -76,8 +76,8 @@ def test_plain_text_has_no_prompt_and_so_no_answer(engine: Engine, settings: Set
 def test_answers_follow_the_whole_conversation(engine: Engine, settings: Settings) -> None:
     """What the base says after system message and prompt is here the reference, and so is met exactly."""
     context = [SYSTEM, Message("user", "a1")]
-    sampling = Sampling(max_new_tokens=96, repetition_penalty=settings.serving.repetition_penalty)
-    (answer,) = engine.run(lambda turn: answer_together(turn, [context], sampling, None))
+    sampling = default_sampling(settings.serving, None, max_new_tokens=96)
+    (answer,) = engine.run(lambda turn: answer_together(turn, [context], [sampling], None))
     dataset = held_out(engine, pair("a1", answer, SYSTEM))
     assert measure(settings, dataset, engine, Recorder(), None).chrf == [100.0]
 

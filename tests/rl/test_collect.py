@@ -102,7 +102,7 @@ def test_prompts_are_asked_in_turn_and_answers_recorded_with_their_tokens(servic
     assert len(rows) == len(service.bodies) == 7
     assert service.bodies[0] == {
         "prompt": rows[0]["prompt"], "lang": "hi", "adapter": "none", "max_new_tokens": 9, "temperature": 0.5,
-        "repetition_penalty": 1.0, "return_tokens": True,
+        "repetition_penalty": 1.0, "foreign_script_penalty": 0.0, "return_tokens": True,
     }  # fmt: skip
     assert [row["prompt"] for row in rows[:2]] == [row["prompt"] for row in rows[5:]]
     assert (rows[0]["completion_logprobs"], rows[0]["sampling_logprobs"]) == ([-0.5, -1.0], [0.0, -0.1])

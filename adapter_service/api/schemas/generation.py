@@ -42,6 +42,12 @@ class GenerateBody(Body):
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
     top_k: int | None = Field(default=None, ge=0, le=1_000_000, description="0 is all.")
     repetition_penalty: float | None = Field(default=None, gt=0.0, le=10.0, description="Of tokens already generated.")
+    foreign_script_penalty: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=100.0,
+        description="Nats off tokens with letters of another script than the answer's language, where that is known.",
+    )
     do_sample: bool | None = Field(
         default=None, description="False is greedy, whatever temperature, top_p and top_k say."
     )
@@ -91,6 +97,8 @@ class SampledWith(Body):
     top_p: float
     top_k: Number
     repetition_penalty: float
+    script: str | None = Field(default=None, max_length=4, description="ISO 15924; null is any.")
+    foreign_script_penalty: float = 0.0
     max_new_tokens: Number
     min_new_tokens: Number
     seed: Number | None

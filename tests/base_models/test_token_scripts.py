@@ -1,0 +1,54 @@
+"""Which tokens have letters of another script."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from adapter_service.base_models.token_scripts import TokenScripts
+
+TEXTS = ["a", "नमस्ते", " और", "pageটি", "1, 2", "�", "漢", "かな", "<end>", "کتاب"]
+
+
+class Words:
+    """A tokenizer whose tokens are those texts; the last but one is a sign of its own."""
+
+    added_tokens_decoder: ClassVar = {8: object()}
+
+    def __len__(self) -> int:
+        return len(TEXTS)
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(TEXTS[number] for number in ids)
+
+
+@pytest.mark.parametrize(
+    ("script", "foreign"),
+    [
+        ("Deva", ["a", "pageটি", "漢", "かな", "کتاب"]),
+        ("Beng", ["a", "नमस्ते", " और", "pageটি", "漢", "かな", "کتاب"]),
+        ("Jpan", ["a", "नमस्ते", " और", "pageটি", "کتاب"]),
+        ("Latn", ["नमस्ते", " और", "pageটি", "漢", "かな", "کتاب"]),
+        ("Arab", ["a", "नमस्ते", " और", "pageটি", "漢", "かな"]),
+        ("Cyrl", ["a", "नमस्ते", " और", "pageটি", "漢", "かな", "کتاب"]),
+    ],
+)
+def test_a_token_with_any_letter_of_another_script_is_foreign(script: str, foreign: list[str]) -> None:
+    found = TokenScripts(Words()).foreign(script, len(TEXTS))
+    assert [text for text, one in zip(TEXTS, found.tolist(), strict=True) if one] == foreign
+
+
+def test_places_of_the_vocabulary_that_are_no_tokens_are_of_every_script() -> None:
+    found = TokenScripts(Words()).foreign("Deva", 16)
+    assert found.shape == (16,)
+    assert not found[len(TEXTS) :].any()
+    assert TokenScripts(Words()).foreign("Deva", 2).tolist() == [1.0, 0.0]
+
+
+def test_of_a_real_tokenizer_foreign_tokens_are_those_whose_text_has_foreign_letters(small_base: Any) -> None:
+    found = TokenScripts(small_base.tokenizer).foreign("Grek", 49_152)
+    latin, digits, greek = (small_base.tokenizer(text)["input_ids"] for text in (" house", "2 + 3", "α"))
+    assert found[latin].all()
+    assert not found[torch.tensor([*digits, *greek, small_base.tokenizer.eos_token_id])].any()
