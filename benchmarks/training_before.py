@@ -56,7 +56,8 @@ def run(*, full: bool, console: Console | None = None, results: Path = RESULTS) 
             command = [sys.executable, str(_RUN), str(folder), name]
             environment = {"PYTHONPATH": str(checkout)}
             children[name] = running.enter_context(Child.of(command, folder / f"{name}.log", environment))
-            children[name].said()
+            if not Path(children[name].said()["code"]).is_relative_to(checkout):
+                raise SystemExit(f"{name}: the code of another checkout was loaded than of {checkout}")
         seconds: dict[str, list[float]] = {name: [0.0] for name in children}
         for number in range(size["rounds"]):
             for name in sorted(children, reverse=number % 2 == 1):
@@ -104,7 +105,11 @@ def _prepare(folder: Path, size: Mapping[str, int]) -> None:
     write_rows(folder / "rows.json", rows)
     write_rows(folder / "holdout.json", recipe_rows(renderer, settings, held_out, HELD_OUT))
     epochs = -(-steps * per_step // len(rows))
-    job = {"base": base, "bases_dir": str(bases_dir), "steps": steps, "epochs": epochs, **size}
+    # What both know: presets came later, and the loop takes "auto" for the fast one.
+    training = settings.training.model_dump(exclude={"preset", "loraplus_lr_ratio"})
+    training |= {"max_steps": steps, "num_epochs": epochs, "save_steps": steps + 1}
+    lora = {"r": settings.lora.r, "alpha": settings.lora.alpha}
+    job = {"base": base, "bases_dir": str(bases_dir), "steps": steps, "training": training, "lora": lora, **size}
     (folder / "job.json").write_text(json.dumps(job))
 
 

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import adapter_service
+
 
 def main() -> None:
     folder, name = Path(sys.argv[1]), sys.argv[2]
@@ -23,7 +25,7 @@ def main() -> None:
     seconds = 0.0
 
     def wait() -> float:
-        print(json.dumps({"seconds": seconds}), file=said, flush=True)
+        print(json.dumps({"seconds": seconds, "code": adapter_service.__file__}), file=said, flush=True)
         if not sys.stdin.readline():
             raise SystemExit("whoever gave the turns is gone")
         return time.perf_counter()
@@ -58,8 +60,8 @@ def _prepared(folder: Path, name: str, job: Any) -> Any:
     base = load_base(job["base"], bases_dir=Path(job["bases_dir"]), device="cpu")
     layers = install(base.model, keep=base.model.get_output_embeddings())
     rows = [RenderedSample(ids, start) for ids, start in json.loads((folder / "rows.json").read_text())]
-    settings = TrainingSettings(max_steps=job["steps"], num_epochs=job["epochs"], save_steps=job["steps"] + 1)
-    adapter = Adapter.fresh(LoraConfig(r=16, alpha=32), layers, seed=settings.seed)
+    settings = TrainingSettings(**job["training"])
+    adapter = Adapter.fresh(LoraConfig(**job["lora"]), layers, seed=settings.seed)
 
     def train(after_step: Any) -> None:
         loop.train(base, rows, begin(adapter, settings), settings, loop.Hooks(report=after_step))

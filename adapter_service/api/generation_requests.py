@@ -12,10 +12,10 @@ from adapter_service.api.expectations import check_base
 from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, SampledWith, TokenDetails, Usage
 from adapter_service.api.services import Services
 from adapter_service.engine.engine import Engine
-from adapter_service.engine.requests import AdapterFiles, Generation, GenerationResult, Sampling
+from adapter_service.engine.requests import AdapterFiles, Generation, GenerationResult, Sampling, default_sampling
 from adapter_service.errors import ConflictError, InvalidParameterError, PromptTooLongError, UnknownAdapterError
 from adapter_service.languages import Language, detect, find
-from adapter_service.languages.instructions import target_language
+from adapter_service.languages.instructions import answer_language
 from adapter_service.samples import Message
 from adapter_service.settings import ServingSettings
 from rl.episodes import Episode, from_details
@@ -114,7 +114,7 @@ def ask(body: GenerateBody, services: Services, *, trace_id: str, arrived_at: fl
     check_base("base_model", body.base_model, settings.model)
     if not body.prompt.strip():
         raise InvalidParameterError("'prompt' is blank; write what shall be answered", parameter="prompt")
-    language = find(body.lang) if body.lang is not None else target_language(body.prompt)
+    language = answer_language(body.prompt, None if body.lang is None else find(body.lang))
     version = chosen_version(body, services)
     sampling = sampling_for(body, settings.serving, language)
     _check_base_of(version, services)
@@ -190,22 +190,21 @@ def sampling_for(body: GenerateBody, serving: ServingSettings, language: Languag
             "lower the one or raise the other",
             parameter="min_new_tokens",
         )
-    return Sampling(
-        max_new_tokens=max_new_tokens,
+    sampling = default_sampling(serving, language, max_new_tokens=max_new_tokens)
+    penalties = ("repetition_penalty", "foreign_script_penalty")
+    given = {name: value for name in penalties if (value := getattr(body, name)) is not None}
+    return replace(
+        sampling,
         min_new_tokens=body.min_new_tokens,
         do_sample=_samples(body),
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=body.top_k or 0,
-        repetition_penalty=body.repetition_penalty or serving.repetition_penalty,
-        script=language.script if language else None,
-        foreign_script_penalty=(
-            serving.foreign_script_penalty if body.foreign_script_penalty is None else body.foreign_script_penalty
-        ),
         seed=body.seed,
         stop=body.stop_texts(),
         extra_eos_ids=body.eos_ids(),
         return_tokens=body.return_tokens,
+        **given,
     )
 
 

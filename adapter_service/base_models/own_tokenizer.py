@@ -65,12 +65,17 @@ def check_fits(tokenizer: Any, path: Path, base: str, rows: int) -> None:
     Raises:
         BaseModelError: with both sizes.
     """
-    size = max([len(tokenizer) - 1, *tokenizer.get_vocab().values()]) + 1
+    size = places_of(tokenizer)
     if size > rows:
         raise BaseModelError(
             f"tokenizer {path.name!r} has {size} tokens, and the embedding of {base!r} has {rows} rows: it does not "
             f"fit; take a tokenizer of at most {rows} tokens, or a base that was made for this one"
         )
+
+
+def places_of(tokenizer: Any) -> int:
+    """The highest token id and one: more than `len(tokenizer)` where ids have gaps."""
+    return int(max([len(tokenizer) - 1, *tokenizer.get_vocab().values()])) + 1
 
 
 def tokenizer_digest(path: Path) -> str:

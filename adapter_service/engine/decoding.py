@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from typing import Any
 
 import torch
@@ -50,7 +49,7 @@ def decode_batch(
     tokens, mask = _padded(prompts, base.device)
     cache = DynamicCache(config=base.model.config)
     padded = bool((mask == 0).any())
-    for number in count():
+    for number in range(max(sampling.max_new_tokens for sampling in samplings)):
         with _threads_for(len(running), prefill=number == 0):
             logits = _step(base.model, tokens, mask, cache, padded=padded)
         chosen = [choosers[index].choose(logits[row], answers[index]) for row, index in enumerate(running)]
@@ -78,7 +77,7 @@ def _foreign(base: BaseModel, sampling: Sampling) -> torch.Tensor | None:
     if sampling.script is None or not sampling.foreign_script_penalty:
         return None
     vocabulary = base.model.get_output_embeddings().weight.shape[0]
-    return base.token_scripts.foreign(sampling.script, vocabulary).to(base.device)
+    return base.token_scripts.foreign(sampling.script, vocabulary, base.device)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class TokenChooser:
         trail: TokenTrail | None = None,
         foreign: torch.Tensor | None = None,
     ) -> None:
-        """`foreign` (vocabulary,) is 1 for the tokens that `sampling.foreign_script_penalty` is for."""
+        """`foreign` (vocabulary,) is 1 for what `sampling.foreign_script_penalty` is for; ends of answers pay none."""
         self._sampling = sampling
         self._foreign = foreign
         self._eos = sorted(eos_ids)
@@ -47,7 +47,9 @@ class TokenChooser:
         if sampling.repetition_penalty != 1.0 and answer:
             logits = _penalized(logits, answer, sampling.repetition_penalty)
         if self._foreign is not None:
+            ends = logits[self._eos]
             logits = logits.sub(self._foreign, alpha=sampling.foreign_script_penalty)
+            logits[self._eos] = ends
         if len(answer) < sampling.min_new_tokens:
             logits = logits.clone()
             logits[self._eos] = -torch.inf

@@ -15,8 +15,9 @@ from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, default_sampling
 from adapter_service.errors import JobCancelledError
 from adapter_service.jobs.streaming import Watch
-from adapter_service.languages import LANGUAGES
+from adapter_service.languages import LANGUAGES, Language
 from adapter_service.languages.answers import chrf
+from adapter_service.languages.instructions import answer_language
 from adapter_service.rendering import RenderedSample
 from adapter_service.samples import Sample
 from adapter_service.settings import Settings
@@ -102,13 +103,15 @@ def _generate(
     # An answer that is not done after twice the longest reference is not going to be.
     longest = 2 * max(rendered.completion_tokens for _, rendered in chosen)
     most = min(longest, settings.serving.max_new_tokens_limit)
-    samplings = [
-        default_sampling(settings.serving, LANGUAGES.get(sample.language or ""), max_new_tokens=most)
-        for sample, _ in chosen
-    ]
+    samplings = [default_sampling(settings.serving, _language_of(sample), max_new_tokens=most) for sample, _ in chosen]
     watched = replace(turn, pause=_pause(turn, watch))
     # All that stands before the answer, as it was trained on: a system message and earlier turns too.
     return answer_together(watched, [sample.messages[:-1] for sample, _ in chosen], samplings, adapter)
+
+
+def _language_of(sample: Sample) -> Language | None:
+    """As a request would say it that knows what the sample does."""
+    return answer_language(sample.prompt or "", LANGUAGES.get(sample.language or ""))
 
 
 def _as_served(turn: Turn, adapter: Adapter | AdapterFiles | None) -> tuple[Adapter | None, bool]:

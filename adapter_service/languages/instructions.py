@@ -80,6 +80,11 @@ def target_language(prompt: str) -> Language | None:
     return instruction.language if instruction else None
 
 
+def answer_language(prompt: str, given: Language | None) -> Language | None:
+    """The language that an answer shall be in: the one that was given, else the one that the prompt asks for."""
+    return given or target_language(prompt)
+
+
 def _named(name: str, *, tags_too: bool) -> Language | None:
     name = re.sub(r"^the\s+|\s+language$", "", name.strip(), flags=re.IGNORECASE)
     # Outside "translate to …:", words as short as a tag ("hi", "it", "no") are plain words.

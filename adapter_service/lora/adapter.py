@@ -74,19 +74,19 @@ class LowRankPair(nn.Module):
         self.dropout_generator: torch.Generator | None = None
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in) to (..., out), in the matrices' type: the rows of a pass that serves are few."""
+        """(..., in) to (..., out), in the matrices' type, for a pass without a gradient; nothing is dropped."""
         inner = nn.functional.linear(x.to(self.a.dtype), self.a) * self.scale  # (..., r)
         return nn.functional.linear(inner, self.b)
 
     def draw_kept(self, x: torch.Tensor) -> torch.Tensor | None:
-        """What to multiply inputs `x` by: 0 where one is dropped, else 1 / (1 - dropout); None where none is.
+        """Which of the inputs `x` are not dropped, as bools; None where all are kept.
 
-        Inputs are dropped only where `dropout_generator` is set, that is, in training.
+        Those stand for the dropped ones too, at 1 / (1 - dropout) times their size. Inputs are dropped only where
+        `dropout_generator` is set, that is, in training.
         """
         if not self.dropout or self.dropout_generator is None:
             return None
-        drawn = torch.rand(x.shape, generator=self.dropout_generator, device=x.device)
-        return (drawn >= self.dropout).to(x.dtype).div_(1 - self.dropout)
+        return torch.rand(x.shape, generator=self.dropout_generator, device=x.device) >= self.dropout
 
 
 class Adapter(nn.Module):

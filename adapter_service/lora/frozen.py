@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from adapter_service.base_models.int8 import Int8Linear
+
 
 def is_linear(module: nn.Module) -> bool:
     """`nn.Linear` and its kin: bitsandbytes' are subclasses, our int8 and GPT-2's Conv1D look alike."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Int8Linear" or _is_conv1d(module)
+    return isinstance(module, nn.Linear | Int8Linear) or _is_conv1d(module)
 
 
 def widths(linear: nn.Module) -> tuple[int, int]:
@@ -24,10 +26,10 @@ def widths(linear: nn.Module) -> tuple[int, int]:
 
 
 def input_gradient(linear: nn.Module, gradient: torch.Tensor) -> torch.Tensor:
-    """That of the input (rows, in), in memory of its own, from that of the output (rows, out)."""
+    """The gradient of the input (rows, in), in memory of its own, from `gradient`, the output's (rows, out)."""
     layer: Any = linear
     of_x: torch.Tensor
-    if hasattr(layer, "input_gradient"):  # our int8
+    if isinstance(layer, Int8Linear):
         of_x = layer.input_gradient(gradient)
     elif type(layer) is nn.Linear:
         of_x = gradient @ layer.weight

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from adapter_service.lora.adapter import LowRankPair
 from adapter_service.lora.frozen import input_gradient
@@ -22,12 +23,13 @@ def trained_product(x: torch.Tensor, linear: nn.Module, pair: LowRankPair, outpu
     Inputs are dropped from the pair's product alone.
     """
     rows = x.reshape(-1, x.shape[-1])
-    y: torch.Tensor = _Product.apply(rows, pair.a, pair.b, pair.scale, pair.draw_kept(rows), linear, outputs)  # type: ignore[no-untyped-call]
+    kept, by = pair.draw_kept(rows), 1 / (1 - pair.dropout)
+    y: torch.Tensor = _Product.apply(rows, pair.a, pair.b, pair.scale, kept, by, linear, outputs)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], pair.b.shape[0])
 
 
 class _Product(torch.autograd.Function):
-    """linear(x) + (x′ (scale A)ᵀ) Bᵀ of rows x, where x′ is x with some numbers dropped: x × kept.
+    """linear(x) + (x′ (scale A)ᵀ) Bᵀ of rows x, where x′ is x, or x × kept × by where some numbers are dropped.
 
     Its backward pass needs x′ and r numbers of each row, and not the output.
     """
@@ -40,14 +42,15 @@ class _Product(torch.autograd.Function):
         b: torch.Tensor,
         scale: float,
         kept: torch.Tensor | None,
+        by: float,
         linear: nn.Module,
         outputs: KeptOutputs | None,
     ) -> torch.Tensor:
         down, up = (a * scale).to(rows.dtype), b.to(rows.dtype)  # (r, in), (out, r)
-        seen = rows if kept is None else rows * kept
+        seen = rows if kept is None else (rows * kept).mul_(by)
         inner = seen @ down.T  # (rows, r)
         ctx.save_for_backward(seen, inner, down, up, kept)
-        ctx.scale, ctx.linear = scale, linear
+        ctx.scale, ctx.by, ctx.linear = scale, by, linear
 
         def make() -> torch.Tensor:
             y: torch.Tensor = linear(rows)
@@ -56,6 +59,7 @@ class _Product(torch.autograd.Function):
         return make() if outputs is None else outputs.taken_or_made(make)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         seen, inner, down, up, kept = ctx.saved_tensors
         gradient = grads[0].to(seen.dtype)  # (rows, out)
@@ -69,5 +73,5 @@ class _Product(torch.autograd.Function):
             if kept is None:
                 of_x.addmm_(of_inner, down)
             else:
-                of_x.addcmul_(of_inner @ down, kept)
-        return of_x, of_a, of_b, None, None, None, None
+                of_x.addcmul_(of_inner @ down, kept, value=ctx.by)
+        return of_x, of_a, of_b, None, None, None, None, None

@@ -10,7 +10,7 @@ from adapter_service.adapters import Version
 from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.requests import AdapterFiles, default_sampling
-from adapter_service.languages.instructions import target_language
+from adapter_service.languages.instructions import answer_language
 from adapter_service.measuring.evaluation import Evaluation, choose_pairs, evaluate
 from adapter_service.measuring.holdout import split_source
 from adapter_service.samples import Message
@@ -25,7 +25,8 @@ _ANSWER_TOKENS = 64
 def translations(turn: Turn, settings: Settings, prompts: Sequence[str], adapter: Adapter | None) -> list[str]:
     """Answers to `prompts`, decoded as the service decodes by default."""
     samplings = [
-        default_sampling(settings.serving, target_language(prompt), max_new_tokens=_ANSWER_TOKENS) for prompt in prompts
+        default_sampling(settings.serving, answer_language(prompt, None), max_new_tokens=_ANSWER_TOKENS)
+        for prompt in prompts
     ]
     return answer_together(turn, [[Message("user", prompt)] for prompt in prompts], samplings, adapter)
 

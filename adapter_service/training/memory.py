@@ -4,8 +4,9 @@
         layers + 1.5 × hidden × norms)
     tokens × longest row × heads × decoder layers × item size          and of it what attention keeps
     3 × one layer's share of both + tokens × hidden × layers           instead, with preset small
-        × item size + tokens × outputs no wider than their input
+        × item size + tokens × outputs no wider than their input       (where that is less)
         × item size
+    tokens × (item size + 1) × inputs of the layers that train         where inputs are dropped
     16 × adapter weights                                               float32, gradient, AdamW's two moments
     256 × 4,096 × (2 × item size + 12)                                 the loss, a block of logits at a time;
                                                                        on CUDA × 32,768
@@ -53,7 +54,7 @@ from adapter_service.training.vocabulary import columns_for
 
 Preset = Literal["fast", "small"]
 
-_OF_LINEAR, _OF_NORMS, _OF_ONE_LAYER = 0.95, 1.5, 3.0
+_LINEAR_FACTOR, _NORMS_FACTOR, _ONE_LAYER_FACTOR = 0.95, 1.5, 3.0
 _BYTES_PER_WEIGHT = 16
 _KEPT_BY_LIBRARIES = 215 << 20
 # A group's limit and use, where the process is held to less than the machine has (a container).
@@ -99,16 +100,16 @@ def estimate_bytes(demand: Demand, tokens: int, *, preset: Preset) -> int:
     every, reached = _widths(layers), _widths(reached_backward(chosen, layers))
     part = reached / every  # what lies below the first layer that trains keeps nothing
     config = base.model.config.get_text_config()
-    of_norms = _OF_NORMS * part * norms.count(base.model) * config.hidden_size
-    activations = tokens * item * (_OF_LINEAR * reached + of_norms)
+    of_norms = _NORMS_FACTOR * part * norms.count(base.model) * config.hidden_size
+    activations = tokens * item * (_LINEAR_FACTOR * reached + of_norms)
     activations += part * _attention_bytes(base, tokens, padded_length(demand.longest))
     if lora.dropout:  # each layer then keeps an input of its own, and what was dropped of it
-        activations += 2 * tokens * item * sum(layer.in_features for layer in chosen.values())
+        activations += tokens * (item + 1) * sum(layer.in_features for layer in chosen.values())
     if preset == "small":
         depth = part * len(decoder_layers(base.model))
         outputs = sum(layer.out_features for layer in chosen.values() if layer.keeps_output)
         kept_of_all = tokens * item * (config.hidden_size * depth + outputs)
-        activations = min(activations, _OF_ONE_LAYER * activations / depth + kept_of_all)
+        activations = min(activations, _ONE_LAYER_FACTOR * activations / depth + kept_of_all)
     weights = sum(lora.rank(path) * (layer.in_features + layer.out_features) for path, layer in chosen.items())
     vocabulary, hidden = Head.of(base.model).weight.shape
     head = loss_bytes(vocabulary, item, base.device) + demand.head_rows * hidden * item

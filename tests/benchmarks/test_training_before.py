@@ -17,12 +17,12 @@ def test_two_checkouts_of_the_same_code_end_at_the_same_loss(
 ) -> None:
     monkeypatch.setenv("ADAPTER_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("ADAPTER_MODEL__BASE", str(tiny_base_folder))
-    monkeypatch.setattr(training_before, "BEFORE", "HEAD")
+    monkeypatch.setattr(training_before, "_check_out", lambda _, folder: folder.symlink_to(Path.cwd()))
     monkeypatch.setattr(training_before, "QUICK", {"rounds": 2, "steps_per_round": 2})
     results, console = tmp_path / "results.json", Console(file=io.StringIO())
     training_before.run(full=False, console=console, results=results)
     time, loss = json.loads(results.read_text())["rows"]
-    assert (time["target"], time["unit"]) == (0.6, "s")
+    assert time["figure"] > 0
     assert loss["measure"] == "make run's training: holdout loss after 4 steps"
     assert loss["ratio"] == pytest.approx(1, abs=1e-4)
     assert loss["met"]

@@ -146,3 +146,14 @@ def test_no_end_is_chosen_before_its_time() -> None:
     chooser, logits = TokenChooser(Sampling(min_new_tokens=2), frozenset({1, 2})), torch.tensor([1.0, 3.0, 2.0])
     assert [chooser.choose(logits, [0] * length) for length in range(4)] == [0, 0, 1, 1]
     assert logits.tolist() == [1.0, 3.0, 2.0]
+
+
+def test_foreign_tokens_cost_what_is_asked_and_ends_of_answers_nothing() -> None:
+    foreign, logits = torch.tensor([0.0, 1.0, 1.0]), torch.tensor([1.0, 3.0, 2.0])
+
+    def chosen(penalty: float, *ends: int) -> int:
+        sampling = Sampling(script="Deva", foreign_script_penalty=penalty)
+        return TokenChooser(sampling, frozenset(ends), foreign=foreign).choose(logits, [])
+
+    assert [chosen(0.0), chosen(1.9), chosen(2.1), chosen(2.1, 2)] == [1, 1, 0, 2]
+    assert logits.tolist() == [1.0, 3.0, 2.0]

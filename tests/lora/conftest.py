@@ -8,12 +8,30 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
+from adapter_service.base_models.int8 import Int8Linear
 from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.layer import LowRankLinear, install
 from adapter_service.model_utils import load_base
 
 MakeAdapter = Callable[..., Adapter]
+
+
+class Doubling(nn.Linear):
+    """A kind that nobody knows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+KINDS: dict[str, Callable[[int, int], nn.Module]] = {
+    "linear": nn.Linear,
+    "int8": lambda i, o: Int8Linear(nn.Linear(i, o)),
+    "conv": lambda i, o: Conv1D(o, i),
+    "unknown": Doubling,
+}
 
 
 @pytest.fixture

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from adapter_service.base_models.int8 import Int8Linear
 from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.kept_outputs import KeptOutputs
 from adapter_service.lora.layer import LowRankLinear, install, using
-
-
-class Doubling(nn.Linear):
-    """A kind that nobody knows."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 2 * super().forward(x)
-
-
-KINDS: dict[str, Callable[[int, int], nn.Module]] = {
-    "linear": nn.Linear,
-    "int8": lambda i, o: Int8Linear(nn.Linear(i, o)),
-    "conv": lambda i, o: Conv1D(o, i),
-    "unknown": Doubling,
-}
+from tests.lora.conftest import KINDS
 
 
 def two_layers(kind: str) -> tuple[nn.Sequential, list[LowRankLinear], Adapter]:

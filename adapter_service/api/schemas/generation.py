@@ -26,7 +26,8 @@ class GenerateBody(Body):
     lang: str | None = Field(
         default=None,
         max_length=100,
-        description="Of the answer: a BCP-47 tag or a name. Without it, the one that the prompt asks for.",
+        description="Of the answer, which keeps to its script: a BCP-47 tag or a name. Without it, the one that the "
+        "prompt asks for.",
         examples=["hi", "hi-Deva-IN", "Hindi"],
     )
     adapter: str | None = Field(
