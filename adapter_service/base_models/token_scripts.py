@@ -1,7 +1,7 @@
 """In which writing systems a tokenizer's tokens have letters, so that an answer can keep to those of its language.
 
 A small model that lacks a word says it in another language than the one it was asked for ("language confusion",
-Marchisio et al. 2024, arXiv:2406.20052): "इस journée", "ਕਿਤਾਬ leitura". Of 240 everyday sentences that Gemma 3 270M
+Marchisio et al. 2024, arXiv:2406.20052): "நல்ல journée", "ਬੰਦਦੀ leitura". Of 240 everyday sentences that Gemma 3 270M
 put into ten Indian languages after `make run`'s training, 219 were in the right letters and language; with 2 nats
 off each token of foreign letters 235, with 5 nats 239. chrF on 200 held-out pairs was 40.0, 40.4 and 40.5.
 """

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from adapter_service.lora.adapter import Adapter, LoraConfig
     from adapter_service.training.progress import TrainingResult
 
-# These split the work and the losses of a crash; the weights that come of it are the same but for their last bits,
-# and for what dropout draws, which follows the split.
+# These split the work and the losses of a crash. Presets give the same weights to the bit; another split of the work
+# gives others in their last bits, and in what dropout draws, which follows the split.
 _NOT_THE_RECIPE = frozenset({"preset", "token_budget", "save_steps"})
 
 
