@@ -12,7 +12,8 @@ from adapter_service.api.expectations import check_base
 from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, SampledWith, TokenDetails, Usage
 from adapter_service.api.services import Services
 from adapter_service.engine.engine import Engine
-from adapter_service.engine.requests import AdapterFiles, Generation, GenerationResult, Sampling, default_sampling
+from adapter_service.engine.generations import Choice, Generation, GenerationResult
+from adapter_service.engine.requests import AdapterFiles, Ask, Sampling, default_sampling
 from adapter_service.errors import ConflictError, InvalidParameterError, PromptTooLongError, UnknownAdapterError
 from adapter_service.languages import Language, detect, find
 from adapter_service.languages.instructions import answer_language
@@ -43,19 +44,20 @@ class Asked:
 
         Slow the first time, when the language model of py3langid is read.
         """
-        answer = self._answer(result)
-        if self.episodes.logs_generations and result.finish_reason != "cancelled":
-            self.episodes.recorder.record(lambda: self._episode(answer, result))
+        answer, choice = self._answer(result), result.only
+        if self.episodes.logs_generations and choice.finish_reason != "cancelled":
+            self.episodes.recorder.record(lambda: self._episode(answer, choice))
         return answer
 
     def _answer(self, result: GenerationResult) -> GenerateAnswer:
-        language = self.language or _detected(result.text)
+        choice = result.only
+        language = self.language or _detected(choice.text)
         return GenerateAnswer(
-            text=result.text,
-            generated_text=result.text,
+            text=choice.text,
+            generated_text=choice.text,
             lang=language.tag if language else None,
             lang_tag=language.lang_tag if language else None,
-            lang_ok=in_its_language(result.text, self.prompt, self.language),
+            lang_ok=in_its_language(choice.text, self.prompt, self.language),
             adapter=self.version.adapter if self.version else BASE,
             version=self.version.number if self.version else None,
             usage=Usage(
@@ -63,22 +65,22 @@ class Asked:
                 completion_tokens=result.completion_tokens,
                 total_tokens=result.prompt_tokens + result.completion_tokens,
             ),
-            tokens=self._details(result) if self.wants_tokens else None,
-            finish_reason=result.finish_reason,
+            tokens=self._details(choice) if self.wants_tokens else None,
+            finish_reason=choice.finish_reason,
             latency_ms=round((time.monotonic() - self.arrived_at) * 1000, 1),
             trace_id=self.trace_id,
         )
 
-    def _details(self, result: GenerationResult) -> TokenDetails:
-        base, renderer, trail = self.engine.base, self.engine.renderer, result.tokens
+    def _details(self, choice: Choice) -> TokenDetails:
+        base, renderer, trail = self.engine.base, self.engine.renderer, choice.tokens
         assert trail is not None  # noqa: S101 - it was asked for in `ask`
         as_it_stands = self.version is None and not renderer.is_chat
         return TokenDetails(
-            prompt_ids=self.generation.prompt_ids,
+            prompt_ids=self.generation.ask.prompt_ids,
             completion_ids=trail.ids,
             logprobs=trail.logprobs,
             sampling_logprobs=trail.sampling_logprobs,
-            sampling=SampledWith.model_validate(self.generation.sampling, from_attributes=True),
+            sampling=SampledWith.model_validate(self.generation.ask.sampling, from_attributes=True),
             base_model=base.name,
             base_sha=base.identity,
             tokenizer_sha=renderer.tokenizer_id,
@@ -86,10 +88,10 @@ class Asked:
             adapter_key=self.version.key if self.version else None,
         )
 
-    def _episode(self, answer: GenerateAnswer, result: GenerationResult) -> Episode:
+    def _episode(self, answer: GenerateAnswer, choice: Choice) -> Episode:
         """On the thread that writes."""
         policy, sampled_with, tokens = from_details(
-            self._details(result).model_dump(), adapter_id=answer.adapter, adapter_version=answer.version
+            self._details(choice).model_dump(), adapter_id=answer.adapter, adapter_version=answer.version
         )
         return Episode(
             prompt=self.prompt,
@@ -122,7 +124,8 @@ def ask(body: GenerateBody, services: Services, *, trace_id: str, arrived_at: fl
     files = AdapterFiles(version.key, version.path) if version else None
     if services.episodes.logs_generations:
         sampling = replace(sampling, return_tokens=True)
-    generation = services.engine.submit([Message("user", body.prompt)], sampling, files)
+    prompt_ids = services.engine.prompt_ids([Message("user", body.prompt)], as_it_stands=version is None)
+    generation = services.engine.submit(Ask(prompt_ids, sampling, files))
     return Asked(
         generation,
         body.prompt,

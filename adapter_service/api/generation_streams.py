@@ -17,17 +17,17 @@ from starlette.types import Receive, Scope, Send
 
 from adapter_service.api.generation_requests import Asked
 from adapter_service.api.sse import HEADERS, KEEP_ALIVE_SECONDS, or_problem, sse
-from adapter_service.engine.requests import Event, Generation, GenerationResult
+from adapter_service.engine.generations import Event, Generation, GenerationResult, Piece
 
 
-async def events(generation: Generation) -> AsyncIterator[str | GenerationResult | None]:
-    """Pieces of text, then the result; None whenever nothing came for `KEEP_ALIVE_SECONDS`.
+async def events(generation: Generation) -> AsyncIterator[Piece | GenerationResult | None]:
+    """Pieces of the answers, then the result; None whenever nothing came for `KEEP_ALIVE_SECONDS`.
 
     Raises:
         Exception: whatever ended the generation.
     """
     queue: asyncio.Queue[Event] = asyncio.Queue()
-    generation.listen(_into(queue, asyncio.get_running_loop()))
+    generation.listen(_into(queue, asyncio.get_running_loop()), acknowledges=True)
     while True:
         try:
             async with asyncio.timeout(KEEP_ALIVE_SECONDS):
@@ -38,6 +38,7 @@ async def events(generation: Generation) -> AsyncIterator[str | GenerationResult
         if isinstance(event, Exception):
             raise event
         yield event
+        generation.took()  # whoever reads asks for the next one, so this one is out
         if isinstance(event, GenerationResult):
             return
 
@@ -96,8 +97,8 @@ async def _encoded(asked: Asked) -> AsyncIterator[bytes]:
     async for event in events(asked.generation):
         if event is None:
             yield KEEPALIVE_COMMENT
-        elif isinstance(event, str):
-            yield sse("token", {"text": event})
-        else:
+        elif isinstance(event, GenerationResult):
             answer = await run_in_threadpool(asked.answer, event)
             yield sse("done", answer.model_dump(mode="json"))
+        elif event.text:
+            yield sse("token", {"text": event.text})

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from adapter_service.engine.requests import Sampling, TokenTrail
+from adapter_service.engine.generations import TokenTrail
+from adapter_service.engine.requests import Sampling
 from adapter_service.engine.sampling import TokenChooser
 from adapter_service.model_utils import BaseModel
 

@@ -18,14 +18,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from adapter_service.adapters.artifact import verify_folder
-from adapter_service.engine.requests import (
-    AdapterFiles,
+from adapter_service.engine.generations import (
+    Choice,
     FinishReason,
     Generation,
     GenerationResult,
-    Sampling,
+    Piece,
     TokenTrail,
 )
+from adapter_service.engine.requests import AdapterFiles, Ask
 from adapter_service.engine.residency import Residency
 from adapter_service.engine.text import TextStream
 from adapter_service.errors import (
@@ -151,20 +152,33 @@ class Engine:
             self._condition.wait_for(lambda: self.state != "loading", timeout_seconds)
         self._ready()
 
-    def submit(self, messages: Sequence[Message], sampling: Sampling, adapter: AdapterFiles | None) -> Generation:
-        """Ask for an answer; without an adapter a base that knows no chat continues the text as it stands.
+    def prompt_ids(self, messages: Sequence[Message], *, as_it_stands: bool) -> list[int]:
+        """What `messages` are to the base; `as_it_stands`, a base that knows no chat gets them as text to continue.
+
+        Raises:
+            NotReadyError: the base still loads or could not be loaded.
+            InvalidParameterError: nothing is asked, or the chat template takes no such conversation.
+        """
+        renderer = self.renderer
+        if not any(message.content.strip() for message in messages):
+            raise InvalidParameterError("the prompt is empty; write what shall be answered", parameter="prompt")
+        if as_it_stands and not renderer.is_chat:
+            return renderer.text_ids("\n".join(message.content for message in messages))
+        return renderer.prompt_ids(messages)
+
+    def submit(self, ask: Ask) -> Generation:
+        """Put a request into the queue.
 
         Raises:
             NotReadyError: the base still loads, could not be loaded, or the engine stops.
             UnknownAdapterError: the version was removed a moment ago.
             PromptTooLongError: prompt and answer do not fit the base's context.
-            InvalidParameterError: nothing is asked.
             BusyError: the queue is full.
         """
         turn = self._ready()
-        prompt_ids = self._prompt_ids(turn, messages, adapter, sampling)
-        sampling = replace(sampling, extra_eos_ids=sampling.extra_eos_ids | turn.renderer.end_ids)
-        generation = Generation(prompt_ids, sampling, adapter)
+        _check_length(ask, turn.base)
+        ends = ask.sampling.extra_eos_ids | turn.renderer.end_ids
+        generation = Generation(replace(ask, sampling=replace(ask.sampling, extra_eos_ids=ends)))
         with self._condition:
             self._refuse_when_stopping()
             if self.waiting >= self._queue_size:
@@ -199,22 +213,6 @@ class Engine:
         if self._turn is None:
             raise NotReadyError(f"the base is not ready yet ({self.note}); see /ready")
         return self._turn
-
-    def _prompt_ids(
-        self, turn: Turn, messages: Sequence[Message], adapter: AdapterFiles | None, sampling: Sampling
-    ) -> list[int]:
-        if not any(message.content.strip() for message in messages):
-            raise InvalidParameterError("the prompt is empty; write what shall be answered", parameter="prompt")
-        if adapter is None and not turn.renderer.is_chat:
-            ids = turn.renderer.text_ids("\n".join(message.content for message in messages))
-        else:
-            ids = turn.renderer.prompt_ids(messages)
-        if len(ids) + sampling.max_new_tokens > turn.base.context_tokens:
-            raise PromptTooLongError(
-                f"the prompt has {len(ids)} tokens and {sampling.max_new_tokens} are to follow; "
-                f"{turn.base.name} takes {turn.base.context_tokens} in all. Shorten the prompt or max_new_tokens"
-            )
-        return ids
 
     # On the engine's thread.
 
@@ -316,45 +314,47 @@ class Engine:
             generation.publish(_never_begun(generation))
 
     def _answer(self, generation: Generation) -> None:
-        from adapter_service.engine.decoding import decode
         from adapter_service.lora.layer import using
 
-        turn = self._ready()
+        ask, turn = generation.ask, self._ready()
         started = time.monotonic()
-        adapter = turn.load_adapter(generation.adapter) if generation.adapter else None
-        text = TextStream(turn.base.tokenizer, generation.sampling.stop)
-        pieces: list[str] = []
-        trail = TokenTrail() if generation.sampling.return_tokens else None
-        count, left = 0, False
-
-        def give(piece: str) -> None:
-            if piece:
-                pieces.append(piece)
-                generation.publish(piece)
-
+        adapter = turn.load_adapter(ask.adapter) if ask.adapter else None
         with using(adapter):
-            for token in decode(turn.base, generation.prompt_ids, generation.sampling, trail):
-                if generation.cancelled or self._stopping:
-                    left = True
-                    break
-                count += 1
-                give(text.push(token))
-                if text.stopped:
-                    break
-        give(text.finish())
-        at_limit = count == generation.sampling.max_new_tokens and not text.stopped
+            choices = tuple(self._choice(generation, index) for index in range(ask.count))
+        waited, taken = started - generation.submitted_at, time.monotonic() - started
+        generation.publish(GenerationResult(choices, len(ask.prompt_ids), waited, taken))
+
+    def _choice(self, generation: Generation, index: int) -> Choice:
+        from adapter_service.engine.decoding import decode
+
+        ask, turn = generation.ask, self._ready()
+        sampling = ask.sampling
+        if sampling.seed is not None:
+            sampling = replace(sampling, seed=sampling.seed + index)
+        text = TextStream(turn.base.tokenizer, sampling.stop)
+        pieces: list[str] = []
+        trail = TokenTrail() if sampling.return_tokens else None
+        count, told, left = 0, 0, False
+
+        def give(piece: str, reason: FinishReason | None = None) -> None:
+            nonlocal told
+            pieces.append(piece)
+            if piece or reason:
+                generation.publish(Piece(piece, index, trail.since(told) if trail else (), reason))
+                told = len(trail.ids) if trail else 0
+
+        for token in decode(turn.base, ask.prompt_ids, sampling, trail):
+            if generation.cancelled or self._stopping:
+                left = True
+                break
+            count += 1
+            give(text.push(token))
+            if text.stopped:
+                break
+        at_limit = count == sampling.max_new_tokens and not text.stopped
         reason: FinishReason = "cancelled" if left else "length" if at_limit else "stop"
-        generation.publish(
-            GenerationResult(
-                text="".join(pieces),
-                finish_reason=reason,
-                prompt_tokens=len(generation.prompt_ids),
-                completion_tokens=count,
-                waited_seconds=started - generation.submitted_at,
-                seconds=time.monotonic() - started,
-                tokens=trail,
-            )
-        )
+        give(text.finish(), reason)
+        return Choice("".join(pieces), reason, count, trail)
 
     def _refuse_the_rest(self) -> None:
         error = NotReadyError("the service is stopping")
@@ -364,7 +364,17 @@ class Engine:
             self._work.popleft()[1].set_exception(error)
 
 
+def _check_length(ask: Ask, base: BaseModel) -> None:
+    wanted = ask.sampling.max_new_tokens
+    if len(ask.prompt_ids) + wanted > base.context_tokens:
+        raise PromptTooLongError(
+            f"the prompt has {len(ask.prompt_ids)} tokens and {wanted} are to follow; "
+            f"{base.name} takes {base.context_tokens} in all. Shorten the prompt or max_new_tokens"
+        )
+
+
 def _never_begun(generation: Generation) -> GenerationResult:
     """What a request comes to that was cancelled before its turn."""
     waited = time.monotonic() - generation.submitted_at
-    return GenerationResult("", "cancelled", len(generation.prompt_ids), 0, waited, 0.0)
+    none = tuple(Choice("", "cancelled", 0) for _ in range(generation.ask.count))
+    return GenerationResult(none, len(generation.ask.prompt_ids), waited, 0.0)

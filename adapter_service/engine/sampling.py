@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from adapter_service.engine.requests import Sampling, TokenTrail
+from adapter_service.engine.generations import TokenTrail
+from adapter_service.engine.requests import Sampling
 
 # top-p is looked for among this many best tokens before the whole vocabulary is sorted: sorting
 # 262,144 logits takes 22 ms, as long as a decoding step.

@@ -12,8 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service.api.services import Services
-from adapter_service.engine.requests import GenerationResult, Sampling
-from adapter_service.samples import Message
+from adapter_service.engine.generations import GenerationResult
+from adapter_service.engine.requests import Ask, Sampling
 
 pytestmark = pytest.mark.model
 
@@ -162,7 +162,7 @@ def test_a_client_that_goes_away_frees_its_place_within_one_token(
     gone = GoneClient(model_services, model_client.app, streams=streams)
     asyncio.run(gone.run())
     # Whoever asks next is answered as soon as the one before is out of the way: 512 tokens take many seconds.
-    after = model_services.engine.submit([Message("user", "Hi")], Sampling(max_new_tokens=1), None)
+    after = model_services.engine.submit(Ask([5], Sampling(max_new_tokens=1)))
     assert after.result(30).waited_seconds < 3
     assert model_services.engine.waiting == 0
     assert gone.status == (200 if streams else 499)
@@ -187,4 +187,4 @@ def test_a_stream_that_was_never_begun_is_cancelled_too(model_services: Services
 
         await response({"type": "http"}, receive, send)
 
-    assert asyncio.run(leave_at_once()).finish_reason == "cancelled"
+    assert asyncio.run(leave_at_once()).only.finish_reason == "cancelled"

@@ -15,7 +15,8 @@ import torch
 from adapter_service.engine import decoding
 from adapter_service.engine.decoding import decode_batch
 from adapter_service.engine.engine import Engine, Turn
-from adapter_service.engine.requests import AdapterFiles, Event, Generation, GenerationResult, Sampling
+from adapter_service.engine.generations import Event, Generation, GenerationResult, Piece
+from adapter_service.engine.requests import AdapterFiles, Ask, Sampling
 from adapter_service.errors import (
     AdapterFormatError,
     BaseModelError,
@@ -39,7 +40,8 @@ LONG = Sampling(max_new_tokens=400, min_new_tokens=400)
 def submit(
     engine: Engine, text: str = "Hello", sampling: Sampling = SHORT, adapter: AdapterFiles | None = None
 ) -> Generation:
-    return engine.submit([Message("user", text)], sampling, adapter)
+    prompt_ids = engine.prompt_ids([Message("user", text)], as_it_stands=adapter is None)
+    return engine.submit(Ask(prompt_ids, sampling, adapter))
 
 
 def answer(
@@ -61,36 +63,36 @@ def events_of(generation: Generation) -> list[Event]:
 
 def test_an_answer_says_how_it_came_about(engine: Engine) -> None:
     result = answer(engine)
-    assert (result.finish_reason, result.prompt_tokens, result.completion_tokens) == ("length", 6, 6)
-    assert result.text
+    assert (result.only.finish_reason, result.prompt_tokens, result.completion_tokens) == ("length", 6, 6)
+    assert result.only.text
     assert result.seconds > 0
 
 
 def test_the_pieces_make_up_the_text(engine: Engine) -> None:
     *pieces, result = events_of(submit(engine, sampling=Sampling(max_new_tokens=40, min_new_tokens=40)))
     assert isinstance(result, GenerationResult)
-    assert "".join(str(piece) for piece in pieces) == result.text
+    assert "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == result.only.text
     assert len(pieces) > 1
 
 
 def test_a_stop_text_ends_the_answer_and_is_not_in_it(engine: Engine) -> None:
-    whole = answer(engine, sampling=Sampling(max_new_tokens=40, min_new_tokens=40)).text
+    whole = answer(engine, sampling=Sampling(max_new_tokens=40, min_new_tokens=40)).only.text
     stop = whole[8:11]
     result = answer(engine, sampling=Sampling(max_new_tokens=40, min_new_tokens=40, stop=(stop,)))
-    assert (result.text, result.finish_reason) == (whole[: whole.index(stop)], "stop")
+    assert (result.only.text, result.only.finish_reason) == (whole[: whole.index(stop)], "stop")
 
 
 def test_what_only_began_a_stop_text_is_given_at_the_end(engine: Engine) -> None:
-    whole = answer(engine).text
+    whole = answer(engine).only.text
     sampling = Sampling(max_new_tokens=6, min_new_tokens=6, stop=(whole[-1] + "never",))
-    assert answer(engine, sampling=sampling).text == whole
+    assert answer(engine, sampling=sampling).only.text == whole
 
 
 def test_sampling_is_repeated_by_its_seed_whatever_others_ask(engine: Engine) -> None:
     sampling = Sampling(max_new_tokens=12, do_sample=True, seed=11)
-    first = answer(engine, sampling=sampling).text
+    first = answer(engine, sampling=sampling).only.text
     answer(engine, "other", Sampling(max_new_tokens=5, do_sample=True, seed=12))
-    assert answer(engine, sampling=sampling).text == first
+    assert answer(engine, sampling=sampling).only.text == first
 
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
@@ -112,7 +114,7 @@ def test_answers_come_in_the_order_of_asking(engine: Engine, busy: Work) -> None
     ended: list[int] = []
 
     def note_end(place: int) -> Callable[[Event], None]:
-        return lambda event: None if isinstance(event, str) else ended.append(place)
+        return lambda event: None if isinstance(event, Piece) else ended.append(place)
 
     generations = [submit(engine) for _ in range(4)]
     for place in (2, 0, 3, 1):
@@ -142,7 +144,7 @@ def test_a_request_cancelled_while_it_waits_gives_its_place_back(make_engine: Ma
     next_one = submit(engine)
     assert engine.waiting == 1
     work.end()
-    assert waiting.result(WAIT_SECONDS).finish_reason == "cancelled"
+    assert waiting.result(WAIT_SECONDS).only.finish_reason == "cancelled"
     assert next_one.result(WAIT_SECONDS).completion_tokens == 6
 
 
@@ -152,7 +154,7 @@ def test_a_cancelled_answer_stops_within_one_token(engine: Engine, busy: Work) -
     busy.go_on()
     *pieces, result = events_of(generation)
     assert isinstance(result, GenerationResult)
-    assert result.finish_reason == "cancelled"
+    assert result.only.finish_reason == "cancelled"
     assert len(pieces) <= 2  # the one at which it was cancelled, and what was held back then
     assert result.completion_tokens < 10
 
@@ -161,7 +163,7 @@ def test_an_answer_that_is_whole_when_its_client_leaves_is_not_called_cancelled(
     generation = submit(engine, sampling=Sampling(max_new_tokens=1))
     generation.listen(lambda event: generation.cancel())
     busy.go_on()
-    assert generation.result(WAIT_SECONDS).finish_reason == "length"
+    assert generation.result(WAIT_SECONDS).only.finish_reason == "length"
 
 
 def test_a_listener_that_fails_ends_its_own_answer_only(
@@ -173,7 +175,7 @@ def test_a_listener_that_fails_ends_its_own_answer_only(
     generation = submit(engine, sampling=LONG)
     generation.listen(fail)
     busy.go_on()
-    assert generation.result(WAIT_SECONDS).finish_reason == "cancelled"
+    assert generation.result(WAIT_SECONDS).only.finish_reason == "cancelled"
     assert answer(engine).completion_tokens == 6
     assert "the event loop is closed" in caplog.text
 
@@ -183,18 +185,18 @@ def test_a_listener_that_fails_ends_its_own_answer_only(
 
 def test_the_adapter_is_the_requests_own(engine: Engine, make_files: MakeFiles) -> None:
     one, two = make_files(1), make_files(2)
-    before = [answer(engine, adapter=adapter).text for adapter in (None, one, two)]
-    again = [answer(engine, adapter=adapter).text for adapter in (two, None, one)]
+    before = [answer(engine, adapter=adapter).only.text for adapter in (None, one, two)]
+    again = [answer(engine, adapter=adapter).only.text for adapter in (two, None, one)]
     assert len(set(before)) == 3
     assert again == [before[2], before[0], before[1]]
 
 
 def test_an_adapter_that_had_to_go_comes_back_the_same(make_engine: MakeEngine, make_files: MakeFiles) -> None:
     engine, files = make_engine(max_adapters=1), make_files(1)
-    first = answer(engine, adapter=files).text
+    first = answer(engine, adapter=files).only.text
     answer(engine, adapter=make_files(2))
     assert engine.resident_adapters() == ["key-2"]
-    assert answer(engine, adapter=files).text == first
+    assert answer(engine, adapter=files).only.text == first
 
 
 def test_a_missing_adapter_ends_that_request_alone(engine: Engine, tmp_path: Path) -> None:
@@ -261,7 +263,7 @@ def test_work_that_is_paused_for_an_answer_goes_on_unchanged(engine: Engine, mak
         return list(decode_batch(turn.base, [ids], [SHORT], pause))
 
     assert engine.run(work) == alone
-    assert len({generation.result(WAIT_SECONDS).text for generation in between}) == 1
+    assert len({generation.result(WAIT_SECONDS).only.text for generation in between}) == 1
 
 
 @pytest.fixture
@@ -443,7 +445,7 @@ def test_an_answer_under_way_at_the_stop_does_not_pass_for_whole(engine: Engine,
     stopper = threading.Thread(target=engine.stop)
     generation.listen(lambda event: begin_and_wait(stopper, engine))
     busy.go_on()
-    assert generation.result(WAIT_SECONDS).finish_reason == "cancelled"
+    assert generation.result(WAIT_SECONDS).only.finish_reason == "cancelled"
     stopper.join(WAIT_SECONDS)
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from adapter_service.engine.decoding import decode, decode_batch
-from adapter_service.engine.requests import Sampling, TokenTrail
+from adapter_service.engine.generations import TokenTrail
+from adapter_service.engine.requests import Sampling
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
