@@ -15,6 +15,7 @@
     │   ├── WrongJobStateError
     │   ├── NoVersionToRollBackError
     │   ├── DuplicateRequestError    same idempotency key, another body
+    │   ├── TooManyPinsError         as many adapters are pinned as may be
     │   ├── DamagedJobError          its row in the state database cannot be read
     │   └── SupersededError          another attempt or decision came first; what was known is stale
     ├── NotAuthenticatedError        from a peer of whom nothing is known
@@ -28,6 +29,7 @@
     │   └── TooManyBadRecordsError
     ├── BaseModelError               a base cannot be found, read or quantized
     ├── AdapterFormatError           an adapter folder is not one we serve
+    ├── AdapterTooLargeError         an adapter alone is more than may be loaded in all
     ├── StoreError                   a place for versions says no, and will again; so trying again helps nobody
     │   └── StoreUnreachableError    it does not answer, or not now
     ├── DatabaseError                the state database cannot be opened by this version
@@ -121,6 +123,10 @@ class DuplicateRequestError(ConflictError):
     code = "duplicate_request"
 
 
+class TooManyPinsError(ConflictError):
+    code = "too_many_pins"
+
+
 class DamagedJobError(ConflictError):
     code = "damaged_job"
 
@@ -177,6 +183,10 @@ class BaseModelError(AdapterServiceError):
 
 class AdapterFormatError(AdapterServiceError):
     code = "adapter_format"
+
+
+class AdapterTooLargeError(AdapterServiceError):
+    code = "adapter_too_large"
 
 
 class StoreError(AdapterServiceError):

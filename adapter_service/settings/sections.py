@@ -242,6 +242,11 @@ class ServingSettings(Section):
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 32
     repetition_penalty: Annotated[float, Field(gt=0.0, le=10.0)] = 1.2
     foreign_script_penalty: Annotated[float, Field(ge=0.0, le=100.0)] = 5.0
+    max_active_requests: Annotated[int, Field(ge=1, le=64)] = 8
+    max_adapters: Annotated[int, Field(ge=1, le=1024)] = 8
+    max_adapter_bytes: Annotated[int, Field(ge=1, le=2**40)] = 2**30
+    pinned_adapters: list[AdapterName] = []
+    train_share: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
     job_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 16
 
     @model_validator(mode="after")
@@ -250,6 +255,19 @@ class ServingSettings(Section):
             raise ValueError(
                 f"'default_max_new_tokens' is {self.default_max_new_tokens}, more than "
                 f"'max_new_tokens_limit' ({self.max_new_tokens_limit}); lower the one or raise the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_place_without_a_pin(self) -> Self:
+        names = self.pinned_adapters
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"'pinned_adapters' names '{twice[0]}' twice; take one out")
+        if len(names) >= self.max_adapters and names:
+            raise ValueError(
+                f"'pinned_adapters' names {len(names)}; with 'max_adapters' {self.max_adapters} at most "
+                f"{self.max_adapters - 1} may be pinned, or no other adapter could ever answer: "
+                "take one out, or raise 'max_adapters'"
             )
         return self
 
