@@ -32,7 +32,10 @@ class Answer:
         self._trail = TokenTrail() if sampling.return_tokens else None
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + index)
-        self._chooser = TokenChooser(sampling, self._ends, self._trail, _foreign(base, sampling))
+        foreign = None
+        if sampling.script is not None and sampling.foreign_script_penalty:
+            foreign = base.foreign_to(sampling.script)
+        self._chooser = TokenChooser(sampling, self._ends, self._trail, foreign)
         self._text = TextStream(base.tokenizer, sampling.stop)
         self._publish = publish
         self._pieces: list[str] = []
@@ -70,10 +73,3 @@ class Answer:
             tokens = self._trail.since(self._told) if self._trail else ()
             self._told = len(self._trail.ids) if self._trail else 0
             self._publish(Piece(text, self.index, tokens, reason))
-
-
-def _foreign(base: BaseModel, sampling: Sampling) -> torch.Tensor | None:
-    if sampling.script is None or not sampling.foreign_script_penalty:
-        return None
-    vocabulary = base.model.get_output_embeddings().weight.shape[0]
-    return base.token_scripts.foreign(sampling.script, vocabulary, base.device)

@@ -1,6 +1,7 @@
 """Sequences that go through the base together: prompts chunk by chunk, then a token for every one of them at each step.
 
 Whose turn it is, what is chosen and what becomes of it are the scheduler's affairs; here is the arithmetic.
+All of it runs in torch's inference mode, which whoever calls has begun.
 """
 
 from __future__ import annotations
@@ -69,17 +70,17 @@ class Batch(Protocol):
 
 
 class MixedBatch:
-    """Rows of any adapters in one pass, over transformers' modules; `capacity` of them at most.
+    """Rows of any adapters in one pass, over transformers' modules; at most `rows` in a step.
 
     No row is padded: a prompt goes through by itself, and in a step each row has one token, at its own position.
     """
 
-    def __init__(self, base: BaseModel, *, capacity: int, template_id: str, prefixes: PrefixCache) -> None:
-        self._base = base
+    def __init__(self, base: BaseModel, *, rows: int, template_id: str, prefixes: PrefixCache) -> None:
+        self.base = base
         self._states_of = f"{base.identity} {template_id}"
         self._prefixes = prefixes
         self._cache = KvCache()
-        self._adapters = AdapterRows(capacity)
+        self._adapters = AdapterRows(rows)
         self._places: dict[Sequence, Place] = {}
         self._rows: dict[Sequence, Row] = {}
         self._of_row: dict[Row, Sequence] = {}
@@ -95,16 +96,15 @@ class MixedBatch:
             sequence.seen += CHUNK_TOKENS
         sequence.cached_tokens = sequence.seen
 
-    @torch.inference_mode()
     def read(self, sequence: Sequence) -> torch.Tensor | None:
         place, start = self._places[sequence], sequence.seen
         end = min(start + CHUNK_TOKENS, len(sequence.prompt))
-        tokens = torch.tensor([sequence.prompt[start:end]], device=self._base.device)
-        positions = torch.arange(start, end, device=self._base.device)[None]
+        tokens = torch.tensor([sequence.prompt[start:end]], device=self.base.device)
+        positions = torch.arange(start, end, device=self.base.device)[None]
         added = OneAdapter(sequence.adapter, sequence.scale) if sequence.adapter else None
         last = end == len(sequence.prompt)
         attention = PromptAttention(self._cache, place, start, end - start)
-        logits = _forward(self._base.model, tokens, positions, added, attention, wants_logits=last)
+        logits = _forward(self.base.model, tokens, positions, added, attention, wants_logits=last)
         sequence.seen = end
         if end - start == CHUNK_TOKENS:
             block = self._cache.read(place, start, end)
@@ -127,16 +127,15 @@ class MixedBatch:
         del self._of_row[row]
         self._adapters.leave(row)
 
-    @torch.inference_mode()
     def step(self) -> list[tuple[Sequence, torch.Tensor]]:
         sequences = [self._of_row[row] for row in self._adapters.order]
-        device = self._base.device
+        device = self.base.device
         tokens = torch.tensor([[sequence.next_token] for sequence in sequences], device=device)
         positions = torch.tensor([[sequence.seen] for sequence in sequences], device=device)
         places = [self._places[sequence] for sequence in sequences]
         attention = StepAttention(self._cache, places, [sequence.seen for sequence in sequences], device)
         with _threads_for(len(sequences)):
-            logits = _forward(self._base.model, tokens, positions, self._adapters, attention)
+            logits = _forward(self.base.model, tokens, positions, self._adapters, attention)
         assert logits is not None  # noqa: S101 - they were wanted
         for sequence in sequences:
             sequence.seen += 1
@@ -149,7 +148,7 @@ class MixedBatch:
 
     def free_memory(self) -> None:
         self._prefixes.forget()
-        if self._base.device.type == "cuda":
+        if self.base.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _owner(self, sequence: Sequence) -> Owner:
@@ -208,7 +207,6 @@ class SingleBatch:
         if self._base.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    @torch.inference_mode()
     def _logits(self, sequence: Sequence, tokens: list[int]) -> torch.Tensor:
         ids = torch.tensor([tokens], device=self._base.device)
         added = OneAdapter(sequence.adapter, sequence.scale) if sequence.adapter else None

@@ -108,8 +108,7 @@ class _Buffer:
         return self.layers[number]
 
     def _zeros(self, places: int, heads: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode(mode=False):  # it is written to in and out of that mode
-            return heads.new_zeros(places, heads.shape[-3], self.capacity, heads.shape[-1])
+        return heads.new_zeros(places, heads.shape[-3], self.capacity, heads.shape[-1])
 
 
 def _doubled(tensor: torch.Tensor) -> torch.Tensor:
@@ -162,9 +161,7 @@ class PromptAttention:
 class StepAttention:
     """Attention of one new token for each of some rows, which are at `places` and `positions`."""
 
-    def __init__(
-        self, cache: KvCache, places: Sequence[Place], positions: Sequence[int], device: torch.device
-    ) -> None:
+    def __init__(self, cache: KvCache, places: Sequence[Place], positions: Sequence[int], device: torch.device) -> None:
         capacities = sorted({place.capacity for place in places})
         self._parts = [
             _Part(
@@ -279,5 +276,3 @@ def _bias(own: torch.Tensor, others: torch.Tensor, window: int | None, dtype: to
     if window is not None:
         hidden |= others <= own - window
     return torch.zeros(hidden.shape, dtype=dtype, device=own.device).masked_fill_(hidden, float("-inf"))
-
-

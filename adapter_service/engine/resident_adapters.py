@@ -38,8 +38,9 @@ class ResidentAdapters:
         self._reader = AdapterReader(read, self._deliver)
 
     @property
-    def residency(self) -> Residency[ResidentAdapter]:
-        return self._residency
+    def arrived(self) -> int:
+        """How many have been read and are not yet taken in."""
+        return len(self._arrived)
 
     def close(self) -> None:
         self._reader.close()

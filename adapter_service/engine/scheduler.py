@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
 
 from adapter_service.base_models.memory_faults import says_no_memory
 from adapter_service.engine.answer import Answer
@@ -22,8 +25,6 @@ from adapter_service.engine.waiting import WaitingLine
 from adapter_service.errors import AdapterServiceError, NonFiniteLogitsError, OverloadedError
 
 if TYPE_CHECKING:
-    import torch
-
     from adapter_service.engine.batch import Batch
     from adapter_service.model_utils import BaseModel
 
@@ -66,13 +67,16 @@ class Scheduler:
         line: WaitingLine[Generation],
         measures: Measures,
         *,
+        lock: AbstractContextManager[Any],
         max_active: int,
     ) -> None:
+        """`lock` is held around what is done to the line: others add to it."""
         self._base = base
         self._batch = batch
         self._adapters = adapters
         self._line = line
         self._measures = measures
+        self._lock = lock
         self._max_active = max_active
         self._requests: list[_Request] = []  # in the order in which they were let in
         self._grown_by: dict[Sequence, tuple[_Request, Answer]] = {}
@@ -82,6 +86,7 @@ class Scheduler:
         """Answers that grow, or will when their prompt is read."""
         return sum(request.generation.ask.count for request in self._requests)
 
+    @torch.inference_mode()
     def turn(self) -> bool:
         """One turn; False when there was nothing to do for anybody."""
         self._attend_to_readers()
@@ -90,27 +95,32 @@ class Scheduler:
         read = self._read_one_chunk()
         return self._step() or read or entered
 
-    def refuse_waiting(self, error: AdapterServiceError) -> None:
-        for generation in list(self._line):
-            self._line.remove(generation)
+    def end_all(self, error: AdapterServiceError) -> None:
+        """Refuse whoever waits, and end every answer where it is."""
+        with self._lock:
+            waiting = self._line.remove(lambda _: True)
+        for generation in waiting:
             generation.publish(error)
-
-    def end_all(self) -> None:
-        """End every answer where it is."""
         for request in list(self._requests):
             self._cut_short(request)
 
     # Who is let in.
 
     def _let_in(self) -> bool:
+        if not self._line:
+            return False
         entered = False
-        while (generation := self._line.next(self._can_enter)) is not None:
+        while (generation := self._next()) is not None:
             self._enter(generation)
             entered = True
-        for generation in self._line:
-            if generation.ask.adapter is not None:
-                self._adapters.want(generation.ask.adapter)
+        with self._lock:
+            waiting = list(self._line)
+        self._adapters.expect(generation.ask.adapter for generation in waiting if generation.ask.adapter)
         return entered
+
+    def _next(self) -> Generation | None:
+        with self._lock:
+            return self._line.next(self._can_enter)
 
     def _can_enter(self, generation: Generation) -> bool:
         files, count = generation.ask.adapter, generation.ask.count

@@ -25,6 +25,7 @@ from adapter_service.lora.frozen import is_linear, widths
 from adapter_service.lora.kept_outputs import kept_outputs_in_use
 from adapter_service.lora.product import trained_product
 
+
 class Served(Protocol):
     """What a pass that serves adds to each layer: one adapter's product, or every row's own."""
 
