@@ -60,7 +60,7 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.TooManyBadRecordsError: 502,
     errors.BaseModelError: 500,
     errors.AdapterFormatError: 500,
-    errors.AdapterTooLargeError: 507,
+    errors.AdapterTooLargeError: 500,
     errors.StoreError: 502,
     errors.StoreUnreachableError: 502,
     errors.DatabaseError: 500,

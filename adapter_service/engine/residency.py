@@ -113,7 +113,7 @@ class Residency(Generic[T]):
         """It could not be read. `remember` what its content is to blame for; a disk may be better the next time."""
         self._loading.discard(key)
         if remember and key not in self._resident:
-            self._failed[key] = error.with_traceback(None)
+            self._failed[key] = copy.copy(error)  # without traceback and cause, whose frames have what was read
             while len(self._failed) > _REMEMBERED_FAILURES:
                 self._failed.pop(next(iter(self._failed)))
 

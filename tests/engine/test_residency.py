@@ -130,6 +130,27 @@ def test_a_remembered_failure_keeps_nothing_alive_of_those_that_it_was_raised_to
     assert asked() is None
 
 
+def test_a_remembered_failure_keeps_nothing_alive_of_what_was_read() -> None:
+    class Weights:
+        pass
+
+    def read() -> weakref.ref[Weights]:
+        weights = Weights()
+        try:
+            try:
+                raise ZeroDivisionError
+            except ZeroDivisionError as cause:
+                raise AdapterFormatError("not finite") from cause
+        except AdapterFormatError as error:
+            residency.fail("a", error, remember=True)
+        return weakref.ref(weights)
+
+    residency = filled()
+    was_read = read()
+    gc.collect()
+    assert was_read() is None
+
+
 def test_failures_of_versions_long_gone_do_not_pile_up() -> None:
     residency = filled()
     for number in range(5000):
