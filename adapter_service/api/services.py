@@ -125,7 +125,7 @@ def build_services(
     versions = VersionStore(database, state / "adapters", stores=[store.name for store in publishing.stores])
     jobs, uploads = JobStore(database), Uploads(database)
     stores = {store.name: partial(open_store, store, state) for store in publishing.stores}
-    engine = Engine(load_base or base_loader(settings), queue_size=settings.serving.queue_size)
+    engine = Engine(load_base or base_loader(settings), settings.serving)
     pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work")
     logs = JobLogs(state / "logs")
     return Services(

@@ -27,6 +27,7 @@ class Answer:
         self.sequence = sequence
         self.index = index
         self.choice: Choice | None = None  # once it has ended
+        self.tokens: list[int] = []  # without the one that ends it
         self._sampling = sampling
         self._ends = base.eos_ids() | sampling.extra_eos_ids
         self._trail = TokenTrail() if sampling.return_tokens else None
@@ -39,7 +40,6 @@ class Answer:
         self._text = TextStream(base.tokenizer, sampling.stop)
         self._publish = publish
         self._pieces: list[str] = []
-        self._tokens: list[int] = []
         self._told = 0
 
     def take(self, logits: torch.Tensor) -> bool:
@@ -48,14 +48,14 @@ class Answer:
         Raises:
             NonFiniteLogitsError: there is nothing to choose from.
         """
-        token = self._chooser.choose(logits, self._tokens)
+        token = self._chooser.choose(logits, self.tokens)
         if token in self._ends:
             self.end("stop")
             return False
-        self._tokens.append(token)
+        self.tokens.append(token)
         self.sequence.next_token = token
         piece = self._text.push(token)
-        if self._text.stopped or len(self._tokens) >= self._sampling.max_new_tokens:
+        if self._text.stopped or len(self.tokens) >= self._sampling.max_new_tokens:
             self._give(piece)
             self.end("stop" if self._text.stopped else "length")
             return False
@@ -65,7 +65,7 @@ class Answer:
     def end(self, reason: FinishReason) -> None:
         """Give what was held back, and the reason."""
         self._give(self._text.finish(), reason)
-        self.choice = Choice("".join(self._pieces), reason, len(self._tokens), self._trail)
+        self.choice = Choice("".join(self._pieces), reason, len(self.tokens), self._trail)
 
     def _give(self, text: str, reason: FinishReason | None = None) -> None:
         self._pieces.append(text)

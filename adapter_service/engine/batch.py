@@ -190,10 +190,8 @@ class SingleBatch:
         self._joined.remove(sequence)
 
     def step(self) -> list[tuple[Sequence, torch.Tensor]]:
-        stepped = []
         with _threads_for(1):
-            for sequence in self._joined:
-                stepped.append((sequence, self._logits(sequence, [sequence.next_token])))
+            stepped = [(sequence, self._logits(sequence, [sequence.next_token])) for sequence in self._joined]
         for sequence, _ in stepped:
             sequence.seen += 1
         return stepped
@@ -226,7 +224,7 @@ def _forward(
     *,
     wants_logits: bool = True,
 ) -> torch.Tensor | None:
-    """Logits (batch, vocabulary) of what follows the last of `tokens` (batch, new) at `positions`, if they are wanted."""
+    """Logits (batch, vocabulary) of what follows `tokens` (batch, new) at `positions`, if they are wanted."""
     with using(added), attending(attention):
         if not wants_logits:
             model.get_decoder()(input_ids=tokens, position_ids=positions, use_cache=False)

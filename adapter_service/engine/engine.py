@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from adapter_service.adapters.artifact import verify_folder
-from adapter_service.engine.generations import Generation
+from adapter_service.engine.generations import Generation, never_begun
 from adapter_service.engine.measures import Measures
 from adapter_service.engine.requests import AdapterFiles, Ask
 from adapter_service.engine.residency import Residency
@@ -37,6 +37,7 @@ from adapter_service.samples import Message
 from adapter_service.settings import ServingSettings
 
 if TYPE_CHECKING:
+    from adapter_service.engine.batch import Batch
     from adapter_service.engine.scheduler import Scheduler
     from adapter_service.lora.adapter import Adapter
     from adapter_service.lora.layer import LowRankLinear
@@ -55,13 +56,15 @@ _PARKED_SECONDS = 5.0
 class Turn:
     """What long work gets: the base, the means to render and to read adapters, and the pause.
 
-    `pause` returns when the work may go on, and raises when the engine stops.
+    `new_batch` makes one of so many rows, for the work alone. `pause` returns when the work may go on, and
+    raises when the engine stops.
     """
 
     base: BaseModel
     renderer: Renderer
     layers: Mapping[str, LowRankLinear]
     read_adapter: Callable[[AdapterFiles], Adapter]
+    new_batch: Callable[[int], Batch]
     pause: Callable[[], None]
 
 
@@ -196,14 +199,22 @@ class Engine:
         generation.when_changed(self._wake)
         if sampling.script is not None and sampling.foreign_script_penalty:
             turn.base.foreign_to(sampling.script)  # the first time it takes a second, which is better spent here
+        self._drop_those_who_left()
         with self._condition:
             self._refuse_when_stopping()
-            if self.waiting >= self._settings.queue_size:
+            if len(self._line) >= self._settings.queue_size:
                 raise BusyError(f"{self._settings.queue_size} requests are waiting; try again in some seconds")
             generation.lease()
             self._line.add(generation)
             self._wake()
         return generation
+
+    def _drop_those_who_left(self) -> None:
+        """A client that went away keeps nobody out."""
+        with self._condition:
+            left = self._line.remove(lambda waiting: waiting.cancelled)
+        for generation in left:
+            generation.publish(never_begun(generation))
 
     def run(self, work: Callable[[Turn], T]) -> T:
         """Run `work` on the engine's thread and wait for what it returns or raises."""
@@ -338,7 +349,7 @@ class Engine:
         )
         self.is_batch_invariant = chosen.is_invariant
         self._set_note("ready")
-        return Turn(base, renderer, layers, read, self._pause)
+        return Turn(base, renderer, layers, read, chosen.new_batch, self._pause)
 
     def _serve(self) -> bool:
         """What others ordered, then one turn for the requests; False when there was nothing to do."""

@@ -31,7 +31,7 @@ Block = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class KvCache:
-    """Places, and attention to what is in them (`base_models.attention.Attending` for prompts and for single tokens)."""
+    """Places for sequences; `PromptAttention` and `StepAttention` fill them and attend to them."""
 
     def __init__(self) -> None:
         self._buffers: dict[int, _Buffer] = {}

@@ -29,7 +29,7 @@ class PrefixCache:
         self._blocks: OrderedDict[_Key, Block] = OrderedDict()
 
     def find(self, owner: Owner, prompt: Sequence[int]) -> list[Block]:
-        """The blocks of the longest beginning of `prompt` that is here; never all of it, for something has to follow."""
+        """The blocks of the longest beginning of `prompt` that is here; never all of it: its last token is wanted."""
         found = []
         for end in self._ends(len(prompt) - 1):
             key = (owner, tuple(prompt[:end]))

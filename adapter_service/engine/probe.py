@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,22 +25,35 @@ class Chosen:
     """`is_invariant`: whether a row's numbers are the same to the bit whoever is beside it."""
 
     batch: Batch
+    new_batch: Callable[[int], Batch]
     is_invariant: bool
     note: str
 
 
 @torch.inference_mode()
 def choose_batch(base: BaseModel, template_id: str, *, rows: int, prefix_bytes: int) -> Chosen:
-    """The batch for `base`: of any adapters in one pass where it gives what the base alone gives, else one by one."""
+    """The batch for `base`: of any adapters in one pass where it gives what the base alone gives, else one by one.
+
+    `new_batch` makes another, which keeps no prefixes.
+    """
+
+    def new_batch(rows: int) -> MixedBatch:
+        return MixedBatch(base, rows=rows, template_id=template_id, prefixes=PrefixCache(CHUNK_TOKENS, 0))
+
+    def new_single(rows: int) -> SingleBatch:  # noqa: ARG001 - it has no tensors of so many
+        return SingleBatch(base)
+
     started = time.monotonic()
-    mixed = MixedBatch(base, rows=rows, template_id=template_id, prefixes=PrefixCache(CHUNK_TOKENS, prefix_bytes))
-    if not (base.packs_rows and _gives_the_same(base, mixed)):
-        return Chosen(SingleBatch(base), is_invariant=True, note=f"{base.name} answers one row at a time")
-    is_invariant = _is_invariant(mixed, rows)
-    mixed.free_memory()
+    if not (base.packs_rows and _gives_the_same(base, new_batch(rows))):
+        note = f"{base.name} answers one row at a time"
+        return Chosen(SingleBatch(base), new_single, is_invariant=True, note=note)
+    is_invariant = _is_invariant(new_batch(rows), rows)
+    prefixes = PrefixCache(CHUNK_TOKENS, prefix_bytes)
+    mixed = MixedBatch(base, rows=rows, template_id=template_id, prefixes=prefixes)
     words = "the same bits in every batch" if is_invariant else "not the same last bits in every batch"
     seconds = time.monotonic() - started
-    return Chosen(mixed, is_invariant, f"up to {rows} rows in one pass; {words} (probed in {seconds:.1f} s)")
+    note = f"up to {rows} rows in one pass; {words} (probed in {seconds:.1f} s)"
+    return Chosen(mixed, new_batch, is_invariant, note)
 
 
 def _prompt(base: BaseModel, tokens: int) -> list[int]:

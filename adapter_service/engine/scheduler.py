@@ -17,7 +17,7 @@ import torch
 
 from adapter_service.base_models.memory_faults import says_no_memory
 from adapter_service.engine.answer import Answer
-from adapter_service.engine.generations import Choice, Generation, GenerationResult
+from adapter_service.engine.generations import Generation, GenerationResult, never_begun
 from adapter_service.engine.measures import Measures
 from adapter_service.engine.resident_adapters import ResidentAdapters
 from adapter_service.engine.sequence import Sequence
@@ -124,17 +124,12 @@ class Scheduler:
 
     def _can_enter(self, generation: Generation) -> bool:
         files, count = generation.ask.adapter, generation.ask.count
-        if generation.cancelled:
-            return True
         return self.active + count <= self._max_active and (files is None or self._adapters.has_settled(files))
 
     def _enter(self, generation: Generation) -> None:
         ask = generation.ask
         sequence = Sequence(ask.prompt_ids, len(ask.prompt_ids) + ask.sampling.max_new_tokens, scale=ask.scale)
         request = _Request(generation, sequence, time.monotonic())
-        if generation.cancelled:
-            generation.publish(_result(request))
-            return
         try:
             sequence.adapter = self._adapters.acquire(ask.adapter) if ask.adapter else None
         except AdapterServiceError as error:
@@ -147,6 +142,10 @@ class Scheduler:
     def _attend_to_readers(self) -> None:
         """End answers that nobody wants any more; those whose reader is behind wait for it, by themselves."""
         now = time.monotonic()
+        with self._lock:
+            left = self._line.remove(lambda generation: generation.cancelled)
+        for generation in left:
+            generation.publish(never_begun(generation))
         for request in list(self._requests):
             behind = request.generation.waits_for_reader
             if request.paused_at is not None and now - request.paused_at > _SLOWEST_READER_SECONDS:
@@ -255,7 +254,7 @@ class Scheduler:
             self._adapters.release(files)
 
     def _guarded(self, request: _Request, action: Callable[[], T], *, is_repeatable: bool = False) -> T | None:
-        """What `action` returns; a fault ends the request, or, out of memory, the newest one if it can be tried again."""
+        """What `action` returns; a fault ends the request. Out of memory, what is repeatable ends the newest one."""
         try:
             return action()
         except Exception as error:
@@ -282,10 +281,10 @@ class Scheduler:
 
 def _result(request: _Request) -> GenerationResult:
     generation, now = request.generation, time.monotonic()
-    not_begun = Choice("", "cancelled", 0)
-    choices = [answer.choice or not_begun for answer in request.answers] or [not_begun] * generation.ask.count
+    if not request.answers:
+        return never_begun(generation)
     return GenerationResult(
-        choices=tuple(choices),
+        choices=tuple(answer.choice for answer in request.answers if answer.choice is not None),
         prompt_tokens=len(generation.ask.prompt_ids),
         waited_seconds=request.admitted_at - generation.submitted_at,
         seconds=now - request.admitted_at,

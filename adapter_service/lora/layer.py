@@ -91,7 +91,7 @@ class LowRankLinear(nn.Module):
     def _with_adapter(self, x: torch.Tensor, adapter: Adapter | Served | None) -> torch.Tensor:
         if isinstance(adapter, Adapter):
             pair = adapter.pairs.get(self.path)
-            return self.linear(x) if pair is None else self._with_product(x, pair)  # type: ignore[no-any-return]
+            return self.linear(x) if pair is None else self._with_product(x, pair)
         y: torch.Tensor = self.linear(x)
         return y if adapter is None else adapter.add(self.path, x, y)
 
