@@ -35,7 +35,7 @@ from adapter_service.publishing.sender import Sender
 from adapter_service.settings import Settings
 from adapter_service.storage_faults import check_storage
 
-# Training and answers end at their next layer; only a source that stalls, or a base that loads, takes longer.
+# Training ends at its next layer, answers at their next token; only a source that stalls, or a base that loads, takes longer.
 STOP_SECONDS = 2.0
 # An upload under way is not waited for: it goes on at the next start with the file that it was at.
 SENDER_STOP_SECONDS = 1.0
@@ -92,12 +92,12 @@ class Services:
         self.runner.wake()
 
     def begin_to_stop(self) -> None:
-        """Tell all that runs to end where it is, and wait for nothing: the job is saved, answers are cut short."""
+        """Tell all that runs to end, and wait for nothing: the job is saved, answers have some seconds to end."""
         self.runner.stop(timeout=0)
-        self.engine.stop(timeout_seconds=0)
+        self.engine.stop(timeout_seconds=0, drain_seconds=self.settings.serving.drain_seconds)
 
     def stop(self) -> None:
-        """The running job goes back to the queue and the engine ends, then the database is closed."""
+        """The running job goes back to the queue and the engine ends where it is, then the database is closed."""
         ends_at = time.monotonic() + STOP_SECONDS
         self.begin_to_stop()
         self.sender.stop(SENDER_STOP_SECONDS)

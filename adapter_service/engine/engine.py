@@ -155,6 +155,11 @@ class Engine:
         """How many answers grow."""
         return self._scheduler.active if self._scheduler else 0
 
+    @property
+    def training_share(self) -> float:
+        """Of the time in which the thread was busy lately."""
+        return self._share.recent
+
     def resident_adapters(self) -> list[str]:
         return self._residency.keys()
 
