@@ -32,6 +32,7 @@
     ├── BaseModelError               a base cannot be found, read or quantized
     ├── AdapterFormatError           an adapter folder is not one we serve
     ├── AdapterTooLargeError         an adapter alone is more than may be loaded in all
+    ├── ToolCallFormatError          an answer is no call of a tool, or only the beginning of one
     ├── StoreError                   a place for versions says no, and will again; so trying again helps nobody
     │   └── StoreUnreachableError    it does not answer, or not now
     ├── DatabaseError                the state database cannot be opened by this version
@@ -197,6 +198,10 @@ class AdapterFormatError(AdapterServiceError):
 
 class AdapterTooLargeError(AdapterServiceError):
     code = "adapter_too_large"
+
+
+class ToolCallFormatError(AdapterServiceError):
+    code = "tool_call_format"
 
 
 class StoreError(AdapterServiceError):

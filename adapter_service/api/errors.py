@@ -61,6 +61,7 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.BaseModelError: 500,
     errors.AdapterFormatError: 500,
     errors.AdapterTooLargeError: 500,
+    errors.ToolCallFormatError: 500,
     errors.StoreError: 502,
     errors.StoreUnreachableError: 502,
     errors.DatabaseError: 500,
