@@ -157,7 +157,13 @@ class BusyError(AdapterServiceError):
 
 
 class OverloadedError(AdapterServiceError):
+    """`retry_after_seconds` is when another try makes sense."""
+
     code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class NonFiniteLogitsError(AdapterServiceError):

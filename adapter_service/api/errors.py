@@ -126,7 +126,7 @@ def problem_response(problem: Mapping[str, Any], headers: Mapping[str, str] | No
 def error_response(scope: Scope, error: Exception) -> JSONResponse:
     """The whole answer to a request that ended in `error`."""
     headers = {}
-    if isinstance(error, errors.BusyError):
+    if isinstance(error, errors.BusyError | errors.OverloadedError):
         headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, errors.NotReadyError | errors.StorageError):
         headers["Retry-After"] = str(NOT_READY_RETRY_SECONDS)

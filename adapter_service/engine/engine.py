@@ -273,7 +273,8 @@ class Engine:
 
     def _ready(self) -> Turn:
         if self._error is not None:
-            raise NotReadyError(f"the base could not be loaded: {self._error}") from self._error
+            why = f"the base could not be loaded: {self._error}" if self._turn is None else str(self._error)
+            raise NotReadyError(why) from self._error
         if self._turn is None:
             raise NotReadyError(f"the base is not ready yet ({self.note}); see /ready")
         return self._turn
@@ -362,11 +363,24 @@ class Engine:
         started = time.monotonic()
         while self._orders:
             self._orders.popleft()(self._adapters)
-        # In a context of its own: around this may be a pass of training, with an adapter in use and much else.
-        busy = Context().run(self._scheduler.turn)
+        try:
+            # In a context of its own: around this may be a pass of training, with an adapter in use and much else.
+            busy = Context().run(self._scheduler.turn)
+        except Exception as error:
+            log.exception("the engine broke", extra={"action": "engine_failed"})
+            self._break(NotReadyError(f"the engine broke ({type(error).__name__}); see the log and start it again"))
+            return False
         if busy:
             self._share.served(time.monotonic() - started)
         return busy
+
+    def _break(self, error: AdapterServiceError) -> None:
+        """A turn met what it does not expect, and nothing is left to rely on: better no answers than wrong ones."""
+        assert self._scheduler is not None  # noqa: S101 - it broke
+        with self._condition:
+            self._error, self.note = error, str(error)
+            self._ends_at = time.monotonic()
+        self._scheduler.abandon(error)
 
     def _pause(self) -> None:
         """What long work calls: those who wait have their turns, and when the engine stops, the work ends here."""
@@ -403,7 +417,8 @@ class Engine:
         """Wait until somebody wants something, or a reader has caught up."""
         with self._condition:
             if not self._woken:
-                self._condition.wait(_PARKED_SECONDS)
+                left = _PARKED_SECONDS if self._ends_at is None else self._ends_at - time.monotonic()
+                self._condition.wait(max(0.0, min(left, _PARKED_SECONDS)))
             self._woken = False
 
     def _wake(self) -> None:
@@ -421,7 +436,9 @@ class Engine:
         assert self._scheduler is not None and self._adapters is not None  # noqa: S101, PT018 - made with the base
         error = NotReadyError("the service is stopping")
         self._scheduler.end_all(error)
-        self._adapters.close()
+        while self._orders:
+            self._orders.popleft()(self._adapters)
+        self._adapters.close(error)
         with self._condition:
             work = list(self._work)
             self._work.clear()

@@ -103,7 +103,8 @@ class _Buffer:
     def layer(self, number: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The layer's keys and values; made for heads like `key`'s and `value`'s (..., heads, tokens, size)."""
         if number == len(self.layers):
-            places = 1 << max(self.taken, default=0).bit_length()
+            # As many as the layers before have, should memory have run out between them and this one.
+            places = len(self.layers[0][0]) if self.layers else 1 << max(self.taken, default=0).bit_length()
             self.layers.append((self._zeros(places, key), self._zeros(places, value)))
         return self.layers[number]
 

@@ -42,8 +42,11 @@ class ResidentAdapters:
         """How many have been read and are not yet taken in."""
         return len(self._arrived)
 
-    def close(self) -> None:
+    def close(self, error: AdapterServiceError) -> None:
+        """Read no more; whoever waits for a pin is told `error`."""
         self._reader.close()
+        for key in list(self._awaited):
+            self._settle(key, error)
 
     def expect(self, files: Iterable[AdapterFiles]) -> None:
         """Have those read, in the order in which they will be used, for which there will be room.
@@ -51,6 +54,8 @@ class ResidentAdapters:
         More of them would only drive each other out before anybody gets to use them.
         """
         expected = {one.key: one for one in files}
+        # A fault is for those who waited for it; who comes later has it tried again.
+        self._faults = {key: error for key, error in self._faults.items() if key in expected}
         room = self._residency.max_adapters - self._residency.in_use
         for key in reversed(list(expected)[:room]):
             self._residency.touch(key)

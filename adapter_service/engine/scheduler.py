@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,11 +37,15 @@ _SLOWEST_READER_SECONDS = 60.0
 
 @dataclass(eq=False)
 class _Request:
-    """A generation that was let in. `sequence` reads its prompt; the further answers branch off from it."""
+    """A generation that was let in. `sequence` reads its prompt; the further answers branch off from it.
+
+    `in_batch` are those that the batch has something of.
+    """
 
     generation: Generation
     sequence: Sequence
     admitted_at: float
+    in_batch: list[Sequence] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     paused_at: float | None = None
     token_at: float | None = None
@@ -49,11 +53,6 @@ class _Request:
     @property
     def growing(self) -> list[Answer]:
         return [answer for answer in self.answers if answer.choice is None]
-
-    @property
-    def sequences(self) -> Iterator[Sequence]:
-        """Those that the batch has."""
-        return (answer.sequence for answer in self.growing) if self.answers else iter([self.sequence])
 
 
 class Scheduler:
@@ -104,11 +103,17 @@ class Scheduler:
         for request in list(self._requests):
             self._cut_short(request)
 
+    def abandon(self, error: AdapterServiceError) -> None:
+        """Tell everybody of `error`, and touch nothing else: something is broken in here."""
+        with self._lock:
+            waiting = self._line.remove(lambda _: True)
+        for generation in [*waiting, *(request.generation for request in self._requests)]:
+            generation.publish(error)
+        self._requests.clear()
+
     # Who is let in.
 
     def _let_in(self) -> bool:
-        if not self._line:
-            return False
         entered = False
         while (generation := self._next()) is not None:
             self._enter(generation)
@@ -132,11 +137,12 @@ class Scheduler:
         request = _Request(generation, sequence, time.monotonic())
         try:
             sequence.adapter = self._adapters.acquire(ask.adapter) if ask.adapter else None
-        except AdapterServiceError as error:
+        except Exception as error:  # noqa: BLE001 - whatever its reading came to, and that has been logged
             generation.publish(error.with_traceback(None))
             return
         self._requests.append(request)
         self._measures.admitted(request.admitted_at - generation.submitted_at)
+        request.in_batch.append(sequence)
         self._guarded(request, lambda: self._batch.add(sequence))
 
     def _attend_to_readers(self) -> None:
@@ -158,8 +164,14 @@ class Scheduler:
                     self._batch.leave(answer.sequence)
             elif not behind and request.paused_at is not None:
                 request.paused_at = None
-                for answer in request.growing:
-                    self._batch.join(answer.sequence)
+                self._go_on_with(request)
+
+    def _go_on_with(self, request: _Request) -> None:
+        def join() -> None:
+            for answer in request.growing:
+                self._batch.join(answer.sequence)
+
+        self._guarded(request, join)
 
     # What they get.
 
@@ -174,8 +186,9 @@ class Scheduler:
 
     def _begin_answers(self, request: _Request, logits: torch.Tensor) -> None:
         ask, publish = request.generation.ask, request.generation.publish
-        sequences = [request.sequence, *(self._batch.fork(request.sequence) for _ in range(1, ask.count))]
-        for index, sequence in enumerate(sequences):
+        for _ in range(1, ask.count):
+            request.in_batch.append(self._batch.fork(request.sequence))
+        for index, sequence in enumerate(request.in_batch):
             answer = Answer(self._base, sequence, ask.sampling, index, publish)
             request.answers.append(answer)
             self._grown_by[sequence] = request, answer
@@ -202,7 +215,7 @@ class Scheduler:
         if says_no_memory(fault):
             self._shed_newest()
         else:
-            for request in [request for request in self._requests if request.answers]:
+            for request in [request for request in self._requests if request.growing and request.paused_at is None]:
                 self._fail(request, fault)
         return True
 
@@ -222,14 +235,14 @@ class Scheduler:
 
     def _ended(self, request: _Request, answer: Answer) -> None:
         del self._grown_by[answer.sequence]
+        request.in_batch.remove(answer.sequence)
         self._batch.remove(answer.sequence)
         if not request.growing:
             self._finish(request)
 
     def _cut_short(self, request: _Request) -> None:
-        for sequence in list(request.sequences):
-            self._grown_by.pop(sequence, None)
-            self._batch.remove(sequence)
+        # What nothing has been chosen from may be no numbers.
+        self._remove(request, poisoned=not request.answers)
         for answer in request.growing:
             answer.end("cancelled")
         self._finish(request)
@@ -240,13 +253,17 @@ class Scheduler:
         self._measures.finished(result)
         request.generation.publish(result)
 
-    def _fail(self, request: _Request, error: Exception, *, poisoned: bool = False) -> None:
-        for sequence in list(request.sequences):
-            self._grown_by.pop(sequence, None)
-            self._batch.remove(sequence, poisoned=poisoned)
+    def _fail(self, request: _Request, error: Exception) -> None:
+        self._remove(request, poisoned=True)
         self._forget(request)
         self._measures.failed()
         request.generation.publish(error)
+
+    def _remove(self, request: _Request, *, poisoned: bool) -> None:
+        for sequence in request.in_batch:
+            self._grown_by.pop(sequence, None)
+            self._batch.remove(sequence, poisoned=poisoned)
+        request.in_batch.clear()
 
     def _forget(self, request: _Request) -> None:
         self._requests.remove(request)
@@ -267,7 +284,7 @@ class Scheduler:
         else:
             if isinstance(fault, NonFiniteLogitsError):
                 self._measures.corrupted()
-            self._fail(request, fault, poisoned=isinstance(fault, NonFiniteLogitsError))
+            self._fail(request, fault)
         return None
 
     def _shed_newest(self) -> None:
