@@ -21,6 +21,7 @@ from adapter_service.api.episode_log import EpisodeLog
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import LoadBase, base_loader
+from adapter_service.engine.measures import Measures, Reading
 from adapter_service.errors import AdapterServiceError
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job
@@ -67,6 +68,7 @@ class Services:
     logs: JobLogs
     versions: VersionStore
     engine: Engine
+    measures: Measures
     pipeline: Pipeline
     runner: Runner
     uploads: Uploads
@@ -136,6 +138,7 @@ def build_services(
         logs=logs,
         versions=versions,
         engine=engine,
+        measures=_measures_of(engine, settings.serving.max_adapters),
         pipeline=pipeline,
         runner=Runner(
             jobs,
@@ -149,6 +152,20 @@ def build_services(
         sender=Sender(uploads, versions, stores, max_attempts=publishing.max_attempts),
         episodes=EpisodeLog(settings.rl, state / "episodes"),
     )
+
+
+def _measures_of(engine: Engine, max_adapters: int) -> Measures:
+    def read() -> Reading:
+        return Reading(
+            running=int(engine.answering),
+            waiting=engine.waiting,
+            max_adapters=max_adapters,
+            resident_adapters=len(engine.resident_adapters()),
+        )
+
+    measures = Measures()
+    measures.watch(read)
+    return measures
 
 
 def _training_pipeline(settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path) -> Pipeline:
