@@ -21,6 +21,8 @@
     ├── NotAuthenticatedError        from a peer of whom nothing is known
     ├── ForbiddenError               from a peer that may not
     ├── BusyError                    a bounded queue is full
+    ├── OverloadedError              no memory is left to answer with
+    ├── NonFiniteLogitsError         a base with an adapter came to values that are no numbers
     ├── NotReadyError                the base still loads, or could not be loaded
     ├── SourceError                  a stream cannot be read
     │   ├── SourceUnreachableError
@@ -151,6 +153,14 @@ class BusyError(AdapterServiceError):
     def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class OverloadedError(AdapterServiceError):
+    code = "overloaded"
+
+
+class NonFiniteLogitsError(AdapterServiceError):
+    code = "non_finite_logits"
 
 
 class NotReadyError(AdapterServiceError):

@@ -50,6 +50,8 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.NotAuthenticatedError: 401,
     errors.ForbiddenError: 403,
     errors.BusyError: 429,
+    errors.OverloadedError: 503,
+    errors.NonFiniteLogitsError: 500,
     errors.NotReadyError: 503,
     errors.SourceError: 502,
     errors.SourceUnreachableError: 502,

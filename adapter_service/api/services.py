@@ -21,7 +21,7 @@ from adapter_service.api.episode_log import EpisodeLog
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import LoadBase, base_loader
-from adapter_service.engine.measures import Measures, Reading
+from adapter_service.engine.measures import Reading
 from adapter_service.errors import AdapterServiceError
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job
@@ -68,7 +68,6 @@ class Services:
     logs: JobLogs
     versions: VersionStore
     engine: Engine
-    measures: Measures
     pipeline: Pipeline
     runner: Runner
     uploads: Uploads
@@ -127,7 +126,8 @@ def build_services(
     versions = VersionStore(database, state / "adapters", stores=[store.name for store in publishing.stores])
     jobs, uploads = JobStore(database), Uploads(database)
     stores = {store.name: partial(open_store, store, state) for store in publishing.stores}
-    engine = Engine(load_base or base_loader(settings), queue_size=settings.serving.queue_size)
+    engine = Engine(load_base or base_loader(settings), settings.serving)
+    engine.measures.watch(partial(_reading, engine, settings.serving.max_adapters))
     pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work")
     logs = JobLogs(state / "logs")
     return Services(
@@ -138,7 +138,6 @@ def build_services(
         logs=logs,
         versions=versions,
         engine=engine,
-        measures=_measures_of(engine, settings.serving.max_adapters),
         pipeline=pipeline,
         runner=Runner(
             jobs,
@@ -154,18 +153,13 @@ def build_services(
     )
 
 
-def _measures_of(engine: Engine, max_adapters: int) -> Measures:
-    def read() -> Reading:
-        return Reading(
-            running=int(engine.answering),
-            waiting=engine.waiting,
-            max_adapters=max_adapters,
-            resident_adapters=len(engine.resident_adapters()),
-        )
-
-    measures = Measures()
-    measures.watch(read)
-    return measures
+def _reading(engine: Engine, max_adapters: int) -> Reading:
+    return Reading(
+        running=engine.active,
+        waiting=engine.waiting,
+        max_adapters=max_adapters,
+        resident_adapters=len(engine.resident_adapters()),
+    )
 
 
 def _training_pipeline(settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path) -> Pipeline:

@@ -64,6 +64,16 @@ class Residency(Generic[T]):
         """How many hold it now."""
         return self._resident[key].users if key in self._resident else 0
 
+    @property
+    def in_use(self) -> int:
+        """How many of those that are resident cannot go."""
+        return sum(bool(one.users) or key in self._pinned for key, one in self._resident.items())
+
+    def touch(self, key: str) -> None:
+        """It will be used soon; nothing where it is not resident."""
+        if key in self._resident:
+            self._touch(key)
+
     # From absent to resident.
 
     def begin_loading(self, key: str) -> bool:

@@ -63,7 +63,7 @@ def _look_at(services: Services) -> HealthAnswer:
         engine=EngineAnswer(
             state=state,
             note=without_paths(engine.note),
-            answering=engine.answering,
+            answering=engine.active > 0,
             working=engine.working,
         ),
         runner=RunnerAnswer(alive=services.runner.alive),

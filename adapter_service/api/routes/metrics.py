@@ -44,7 +44,7 @@ class _Scrape(Collector):
         self._services = services
 
     def collect(self) -> Iterator[Metric]:
-        yield from map(self._labelled, self._services.measures.registry.collect())
+        yield from map(self._labelled, self._services.engine.measures.registry.collect())
         ready = self._services.engine.state == "ready"
         yield GaugeMetricFamily("adapter_service_base_ready", "1 once the base can answer.", ready)
         yield from self._jobs()
