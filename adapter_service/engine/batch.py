@@ -61,7 +61,7 @@ class Batch(Protocol):
         ...
 
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
-        """Free all that it has, wherever it is; what is `poisoned` holds values that are no numbers."""
+        """Free all that it has, if anything; what is `poisoned` holds values that are no numbers."""
         ...
 
     def free_memory(self) -> None:
@@ -144,7 +144,8 @@ class MixedBatch:
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
         if sequence in self._rows:
             self.leave(sequence)
-        self._cache.give_back(self._places.pop(sequence), clean=poisoned)
+        if (place := self._places.pop(sequence, None)) is not None:
+            self._cache.give_back(place, clean=poisoned)
 
     def free_memory(self) -> None:
         self._prefixes.forget()
@@ -199,7 +200,7 @@ class SingleBatch:
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:  # noqa: ARG002 - nobody else has its cache
         if sequence in self._joined:
             self.leave(sequence)
-        del self._caches[sequence]
+        self._caches.pop(sequence, None)
 
     def free_memory(self) -> None:
         if self._base.device.type == "cuda":

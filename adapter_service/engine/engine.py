@@ -362,8 +362,13 @@ class Engine:
         started = time.monotonic()
         while self._orders:
             self._orders.popleft()(self._adapters)
-        # In a context of its own: around this may be a pass of training, with an adapter in use and much else.
-        busy = Context().run(self._scheduler.turn)
+        try:
+            # In a context of its own: around this may be a pass of training, with an adapter in use and much else.
+            busy = Context().run(self._scheduler.turn)
+        except Exception as error:
+            log.exception("the scheduler failed", extra={"action": "scheduler_failed"})
+            self._scheduler.fail_all(error.with_traceback(None))
+            return True
         if busy:
             self._share.served(time.monotonic() - started)
         return busy
@@ -403,7 +408,8 @@ class Engine:
         """Wait until somebody wants something, or a reader has caught up."""
         with self._condition:
             if not self._woken:
-                self._condition.wait(_PARKED_SECONDS)
+                left = _PARKED_SECONDS if self._ends_at is None else self._ends_at - time.monotonic()
+                self._condition.wait(min(max(left, 0.0), _PARKED_SECONDS))
             self._woken = False
 
     def _wake(self) -> None:
@@ -421,7 +427,9 @@ class Engine:
         assert self._scheduler is not None and self._adapters is not None  # noqa: S101, PT018 - made with the base
         error = NotReadyError("the service is stopping")
         self._scheduler.end_all(error)
-        self._adapters.close()
+        while self._orders:
+            self._orders.popleft()(self._adapters)
+        self._adapters.close(error)
         with self._condition:
             work = list(self._work)
             self._work.clear()

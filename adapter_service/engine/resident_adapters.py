@@ -42,8 +42,11 @@ class ResidentAdapters:
         """How many have been read and are not yet taken in."""
         return len(self._arrived)
 
-    def close(self) -> None:
+    def close(self, error: Exception) -> None:
+        """Read no more; whoever waits for a pin is told why."""
         self._reader.close()
+        for key in list(self._awaited):
+            self._settle(key, error)
 
     def expect(self, files: Iterable[AdapterFiles]) -> None:
         """Have those read, in the order in which they will be used, for which there will be room.
@@ -65,15 +68,15 @@ class ResidentAdapters:
         """Use it until `release`.
 
         Raises:
-            AdapterServiceError: why it could not be read.
+            Exception: why it could not be read.
         """
         error = self._faults.pop(files.key, None) or self._residency.failure(files.key)
         if error is not None:
             raise error
         return self._residency.acquire(files.key)
 
-    def release(self, files: AdapterFiles) -> None:
-        self._residency.release(files.key)
+    def release(self, key: str) -> None:
+        self._residency.release(key)
 
     def pin(self, files: AdapterFiles, settled: Settled) -> None:
         """Keep it resident; `settled` is told once it is, or why it will not be."""
