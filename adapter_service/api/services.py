@@ -35,7 +35,7 @@ from adapter_service.publishing.sender import Sender
 from adapter_service.settings import Settings
 from adapter_service.storage_faults import check_storage
 
-# Training ends at its next layer, answers at their next token; a source that stalls, or a base that loads, takes longer.
+# Training ends at its next layer, answers at their next token; a stalled source or a base that loads takes longer.
 STOP_SECONDS = 2.0
 # An upload under way is not waited for: it goes on at the next start with the file that it was at.
 SENDER_STOP_SECONDS = 1.0

@@ -181,7 +181,7 @@ class Scheduler:
         ask, publish = request.generation.ask, request.generation.publish
         for index in range(ask.count):
             sequence = self._batch.fork(request.sequence) if index else request.sequence
-            answer = Answer(self._base, sequence, ask.sampling, index, publish)
+            answer = Answer(self._base, sequence, ask.sampling_of(index), index, publish)
             request.answers.append(answer)
             self._grown_by[sequence] = request, answer
         self._measures.first_token(time.monotonic() - request.generation.submitted_at)
