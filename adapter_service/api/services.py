@@ -21,6 +21,7 @@ from adapter_service.api.episode_log import EpisodeLog
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import LoadBase, base_loader
+from adapter_service.engine.measures import Reading
 from adapter_service.errors import AdapterServiceError
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job
@@ -126,6 +127,7 @@ def build_services(
     jobs, uploads = JobStore(database), Uploads(database)
     stores = {store.name: partial(open_store, store, state) for store in publishing.stores}
     engine = Engine(load_base or base_loader(settings), settings.serving)
+    engine.measures.watch(partial(_reading, engine, settings.serving.max_adapters))
     pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work")
     logs = JobLogs(state / "logs")
     return Services(
@@ -148,6 +150,15 @@ def build_services(
         uploads=uploads,
         sender=Sender(uploads, versions, stores, max_attempts=publishing.max_attempts),
         episodes=EpisodeLog(settings.rl, state / "episodes"),
+    )
+
+
+def _reading(engine: Engine, max_adapters: int) -> Reading:
+    return Reading(
+        running=engine.active,
+        waiting=engine.waiting,
+        max_adapters=max_adapters,
+        resident_adapters=len(engine.resident_adapters()),
     )
 
 

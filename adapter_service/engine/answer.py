@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ class Answer:
         self.sequence = sequence
         self.index = index
         self.choice: Choice | None = None  # once it has ended
+        self.token_at = time.monotonic()  # when it got its last token; the first one is there as it begins
         self.tokens: list[int] = []  # without the one that ends it
         self._sampling = sampling
         self._ends = base.eos_ids() | sampling.extra_eos_ids

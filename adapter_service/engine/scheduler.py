@@ -44,7 +44,6 @@ class _Request:
     admitted_at: float
     answers: list[Answer] = field(default_factory=list)
     paused_at: float | None = None
-    token_at: float | None = None
 
     @property
     def growing(self) -> list[Answer]:
@@ -217,9 +216,8 @@ class Scheduler:
         request, answer = self._grown_by[sequence]
         goes_on = self._guarded(request, lambda: answer.take(logits))
         now = time.monotonic()
-        if request.token_at is not None:
-            self._measures.token(now - request.token_at)
-        request.token_at = now
+        self._measures.token(now - answer.token_at)
+        answer.token_at = now
         if goes_on is False:
             self._ended(request, answer)
 

@@ -103,6 +103,12 @@ class JobStore:
         """How many jobs wait, paused ones included: they hold their places."""
         return int(self._database.read("SELECT count(*) FROM jobs WHERE status IN (?, ?)", _WAITING)[0][0])
 
+    def counts(self) -> dict[JobStatus, int]:
+        """How many jobs have each status; those that nobody has are there with 0."""
+        rows = self._database.read("SELECT status, count(*) AS jobs FROM jobs GROUP BY status")
+        found = {row["status"]: int(row["jobs"]) for row in rows}
+        return {status: found.get(status, 0) for status in JobStatus}
+
     def unfinished_ids(self) -> frozenset[str]:
         rows = self._database.read("SELECT id FROM jobs WHERE status IN (?, ?, ?)", (*_WAITING, JobStatus.RUNNING))
         return frozenset(row["id"] for row in rows)

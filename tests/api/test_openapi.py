@@ -52,6 +52,7 @@ def test_every_route_of_the_specification_is_there(document: Any) -> None:
         "POST /detokenize",
         "GET /health",
         "GET /ready",
+        "GET /metrics",
     }
 
 

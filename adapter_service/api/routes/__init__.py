@@ -1,6 +1,6 @@
 """The routes, one file per group; they translate between HTTP and the parts below and do nothing else."""
 
-from adapter_service.api.routes import adapters, episodes, generation, health, logs, sources, tokens, training
+from adapter_service.api.routes import adapters, episodes, generation, health, logs, metrics, sources, tokens, training
 
 ROUTERS = (
     training.router,
@@ -11,4 +11,5 @@ ROUTERS = (
     episodes.router,
     tokens.router,
     health.router,
+    metrics.router,
 )
