@@ -15,16 +15,13 @@ import torch
 
 from adapter_service.base_models.attention import Attending, attending
 from adapter_service.engine.kv_cache import KvCache, Place, PromptAttention, StepAttention
-from adapter_service.engine.prefix_cache import Owner, PrefixCache
+from adapter_service.engine.prefix_cache import CHUNK_TOKENS, Owner, PrefixCache
 from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.layer import Served, using
 from adapter_service.lora.resident import OneAdapter
 from adapter_service.lora.rows import AdapterRows, Row
 from adapter_service.model_utils import BaseModel
 
-# Tokens of a prompt that go through the base at once; everyone else's next token waits for that. Chunks begin at
-# multiples of it, so that a prompt is computed alike whatever of it was found in the prefix cache.
-CHUNK_TOKENS = 64
 _ROWS_FOR_ONE_THREAD = 8
 
 

@@ -85,6 +85,12 @@ class Scheduler:
         """Answers that grow, or will when their prompt is read."""
         return sum(request.generation.ask.count for request in self._requests)
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Keys of the versions that answers are being written with."""
+        used = (request.sequence.adapter for request in tuple(self._requests))
+        return tuple({adapter.key for adapter in used if adapter is not None})
+
     @torch.inference_mode()
     def turn(self) -> bool:
         """One turn; False when there was nothing to do for anybody."""
