@@ -81,7 +81,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         watches.close()
 
     try:
-        with told_of_the_end(begin_to_stop):
+        with told_of_the_end(begin_to_stop, drain_seconds=services.settings.serving.drain_seconds):
             yield
     finally:
         watches.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapter_service.engine.generations import Choice, FinishReason, Piece, TokenTrail
@@ -33,8 +32,6 @@ class Answer:
         self._sampling = sampling
         self._ends = base.eos_ids() | sampling.extra_eos_ids
         self._trail = TokenTrail() if sampling.return_tokens else None
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=sampling.seed + index)
         foreign = None
         if sampling.script is not None and sampling.foreign_script_penalty:
             foreign = base.foreign_to(sampling.script)

@@ -249,6 +249,7 @@ class ServingSettings(Section):
     prefix_cache_bytes: Annotated[int, Field(ge=0, le=2**40)] = 2**28
     train_share: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
     job_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 16
+    drain_seconds: Annotated[float, Field(ge=0.0, le=3600.0)] = 5.0
 
     @model_validator(mode="after")
     def _default_within_the_limit(self) -> Self:
