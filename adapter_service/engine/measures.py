@@ -31,14 +31,11 @@ _FAILED = "error"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the engine is at a moment; what is counted is since its start. Adapters are version keys.
-
-    A cache that grows as it is needed has no share in use, and None is not told.
-    """
+    """How the engine is at a moment; what is counted is since its start. Adapters are version keys."""
 
     running: int = 0
     waiting: int = 0
-    kv_cache_share: float | None = None
+    kv_cache_share: float = 0.0
     prefix_queried_tokens: int = 0
     prefix_found_tokens: int = 0
     max_adapters: int = 0
@@ -146,8 +143,7 @@ class _Watched(Collector):
         gauge, counter = GaugeMetricFamily, CounterMetricFamily
         yield gauge("vllm:num_requests_running", "Answers that are being written.", now.running)
         yield gauge("vllm:num_requests_waiting", "Requests that wait to be taken up.", now.waiting)
-        if now.kv_cache_share is not None:
-            yield gauge("vllm:kv_cache_usage_perc", "Share of the KV cache in use; 1 is all.", now.kv_cache_share)
+        yield gauge("vllm:kv_cache_usage_perc", "Share of the KV cache in use; 1 is all.", now.kv_cache_share)
         yield counter(
             "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_queried_tokens
         )
