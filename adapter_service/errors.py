@@ -22,7 +22,6 @@
     ├── ForbiddenError               from a peer that may not
     ├── BusyError                    a bounded queue is full
     ├── OverloadedError              no memory is left to answer with
-    ├── NonFiniteLogitsError         a base with an adapter came to values that are no numbers
     ├── NotReadyError                the base still loads, or could not be loaded
     ├── SourceError                  a stream cannot be read
     │   ├── SourceUnreachableError
@@ -32,6 +31,8 @@
     ├── BaseModelError               a base cannot be found, read or quantized
     ├── AdapterFormatError           an adapter folder is not one we serve
     ├── AdapterTooLargeError         an adapter alone is more than may be loaded in all
+    ├── NonFiniteLogitsError         an answer's next token cannot be computed; other answers go on
+    ├── ToolCallFormatError          an answer is no call of a tool, or only the beginning of one
     ├── StoreError                   a place for versions says no, and will again; so trying again helps nobody
     │   └── StoreUnreachableError    it does not answer, or not now
     ├── DatabaseError                the state database cannot be opened by this version
@@ -159,10 +160,6 @@ class OverloadedError(AdapterServiceError):
     code = "overloaded"
 
 
-class NonFiniteLogitsError(AdapterServiceError):
-    code = "non_finite_logits"
-
-
 class NotReadyError(AdapterServiceError):
     code = "not_ready"
 
@@ -197,6 +194,14 @@ class AdapterFormatError(AdapterServiceError):
 
 class AdapterTooLargeError(AdapterServiceError):
     code = "adapter_too_large"
+
+
+class NonFiniteLogitsError(AdapterServiceError):
+    code = "non_finite_logits"
+
+
+class ToolCallFormatError(AdapterServiceError):
+    code = "tool_call_format"
 
 
 class StoreError(AdapterServiceError):
