@@ -5,16 +5,19 @@
     │   ├── SettingsError            adapter_config.yaml, mcp_connectors.yml, ADAPTER_* variables
     │   ├── InvalidParameterError    a field or option of one request
     │   ├── PromptTooLongError
+    │   ├── InvalidFileError         a file that was sent to be trained on and cannot be
     │   ├── DoesNotFitError          a job that this machine has not the memory for
     │   └── InvalidSampleError       one record of a source (counted, not fatal by itself)
     ├── NotFoundError
     │   ├── UnknownJobError
     │   ├── UnknownAdapterError
+    │   ├── UnknownFileError
     │   └── UnknownSourceError
     ├── ConflictError                right request, wrong moment
     │   ├── WrongJobStateError
     │   ├── NoVersionToRollBackError
     │   ├── DuplicateRequestError    same idempotency key, another body
+    │   ├── FileInUseError           a job that is not finished trains on it
     │   ├── DamagedJobError          its row in the state database cannot be read
     │   └── SupersededError          another attempt or decision came first; what was known is stale
     ├── NotAuthenticatedError        from a peer of whom nothing is known
@@ -81,6 +84,10 @@ class PromptTooLongError(InvalidInputError):
     code = "prompt_too_long"
 
 
+class InvalidFileError(InvalidInputError):
+    code = "invalid_file"
+
+
 class DoesNotFitError(InvalidInputError):
     code = "does_not_fit"
 
@@ -101,6 +108,10 @@ class UnknownAdapterError(NotFoundError):
     code = "unknown_adapter"
 
 
+class UnknownFileError(NotFoundError):
+    code = "unknown_file"
+
+
 class UnknownSourceError(NotFoundError):
     code = "unknown_source"
 
@@ -119,6 +130,10 @@ class NoVersionToRollBackError(ConflictError):
 
 class DuplicateRequestError(ConflictError):
     code = "duplicate_request"
+
+
+class FileInUseError(ConflictError):
+    code = "file_in_use"
 
 
 class DamagedJobError(ConflictError):

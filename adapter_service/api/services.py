@@ -23,6 +23,8 @@ from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import LoadBase, base_loader
 from adapter_service.errors import AdapterServiceError
 from adapter_service.jobs.context import JobContext
+from adapter_service.jobs.file_store import FileStore
+from adapter_service.jobs.history import JobHistory
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.leftovers import remove_leftovers
 from adapter_service.jobs.logs import JobLogs
@@ -53,7 +55,7 @@ class Pipeline(Protocol):
         """Remove what was kept of a job that has ended."""
 
 
-MakePipeline = Callable[[Settings, Engine, VersionStore, Path], Pipeline]
+MakePipeline = Callable[[Settings, Engine, VersionStore, Path, FileStore], Pipeline]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Services:
     database: Database
     ownership: Ownership
     jobs: JobStore
+    history: JobHistory
+    files: FileStore
     logs: JobLogs
     versions: VersionStore
     engine: Engine
@@ -77,6 +81,7 @@ class Services:
     def start(self) -> None:
         self.ownership.take()
         remove_leftovers(self.settings.storage.state_dir, self.jobs, self.versions)
+        self.files.tidy()
         self.engine.when_settled(self._base_settled)
         self.engine.start()
         self.runner.start()
@@ -126,13 +131,16 @@ def build_services(
     jobs, uploads = JobStore(database), Uploads(database)
     stores = {store.name: partial(open_store, store, state) for store in publishing.stores}
     engine = Engine(load_base or base_loader(settings), queue_size=settings.serving.queue_size)
-    pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work")
+    files = FileStore(database, state / "files", min_free_mb=settings.storage.min_free_mb)
+    pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work", files)
     logs = JobLogs(state / "logs")
     return Services(
         settings=settings,
         database=database,
         ownership=Ownership(state),
         jobs=jobs,
+        history=JobHistory(database),
+        files=files,
         logs=logs,
         versions=versions,
         engine=engine,
@@ -151,10 +159,12 @@ def build_services(
     )
 
 
-def _training_pipeline(settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path) -> Pipeline:
+def _training_pipeline(
+    settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path, files: FileStore
+) -> Pipeline:
     from adapter_service.jobs.pipeline import TrainingPipeline
 
-    pipeline: Pipeline = TrainingPipeline(settings, engine, versions, work_dir)
+    pipeline: Pipeline = TrainingPipeline(settings, engine, versions, work_dir, files)
     return pipeline
 
 
