@@ -177,7 +177,16 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     }.get(error.status_code, str(error.detail))
     code = _ROUTE_ERRORS.get(error.status_code, "http_error")
     problem = problem_object(request.scope, status=error.status_code, code=code, detail=detail)
-    return problem_response(problem, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and (methods := _methods_of(request)):
+        headers["Allow"] = ", ".join(methods)
+    return problem_response(problem, headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """All that the path takes; the framework names those of its first route alone."""
+    path = getattr(request.scope.get("route"), "path", "")
+    return sorted(map(str.upper, request.app.openapi()["paths"].get(path, ())))
 
 
 def _why_unreadable(cause: BaseException) -> str:

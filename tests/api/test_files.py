@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from adapter_service.api import training_requests
 from adapter_service.api.services import Services
+from adapter_service.api.training_requests import check_possible
+from adapter_service.jobs.train_request import TrainRequest
 from adapter_service.settings import SecuritySettings, StorageSettings
 from tests.api.conftest import MakeServices, client_of
 
@@ -151,3 +154,18 @@ def test_the_other_training_route_takes_a_file_as_its_source_too(client: TestCli
     assert (job["training_file"], job["metadata"], job["model"]) == (file_id, None, "base")
     in_use = client.delete(f"/v1/files/{file_id}")
     assert (in_use.status_code, accepted.json()["job_id"] in in_use.text) == (409, True)
+
+
+def test_no_job_begins_on_a_file_that_somebody_deletes_meanwhile(
+    client: TestClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id = send(client).json()["id"]
+
+    def checked_and_then_deleted(request: TrainRequest, of: Services) -> None:
+        check_possible(request, of)
+        of.files.delete(file_id)
+
+    monkeypatch.setattr(training_requests, "check_possible", checked_and_then_deleted)
+    answer = client.post("/v1/fine_tuning/jobs", json={"model": "base", "training_file": file_id})
+    assert (answer.status_code, f"no file '{file_id}'" in answer.text) == (404, True)
+    assert services.jobs.list() == ()

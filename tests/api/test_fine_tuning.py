@@ -113,7 +113,12 @@ def test_a_version_that_was_there_already_is_the_jobs_which_trained_nothing(
     job = create(client)
     running = services.jobs.claim_next()
     assert running is not None
-    result = {"training": None, "reference": "gone@4", "version_status": "live", "gate": {"reasons": []}}
+    result: dict[str, Any] = {
+        "training": None,
+        "reference": "gone@4",
+        "version_status": "live",
+        "gate": {"reasons": []},
+    }
     services.jobs.succeed(running, result)
     told = client.get(f"{JOBS}/{job['id']}").json()
     assert (told["fine_tuned_model"], told["trained_tokens"]) == ("gone@4", 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +60,14 @@ def send(client: openai.OpenAI, records: list[Any], name: str = "toys.jsonl") ->
 
 
 def ended(client: openai.OpenAI, job: FineTuningJob) -> FineTuningJob:
-    def over() -> FineTuningJob | None:
-        now = client.fine_tuning.jobs.retrieve(job.id)
-        return now if now.finished_at else None
+    jobs = client.fine_tuning.jobs
+    eventually(lambda: jobs.retrieve(job.id).finished_at, f"the end of {job.id}")
+    return jobs.retrieve(job.id)
 
-    return eventually(over, f"the end of {job.id}")
+
+def is_paused(job: FineTuningJob) -> bool:
+    """The API has this status; the client's list of them lacks it."""
+    return str(job.status) == "paused"
 
 
 @contextmanager
@@ -178,17 +181,18 @@ def test_all_of_a_file_is_trained_on_whatever_is_configured_for_sources(
 
 def test_pausing_and_resuming_a_waiting_job_and_ending_it(client: openai.OpenAI, uploaded: FileObject) -> None:
     jobs = client.fine_tuning.jobs
-    # The one before it keeps the runner busy, or has just ended: a paused job waits in either case.
-    jobs.create(model="base", training_file=uploaded.id, suffix="busy", seed=11)
-    waiting = jobs.create(model="base", training_file=uploaded.id, suffix="paused", seed=11)
-    eventually(lambda: jobs.pause(waiting.id).status == "paused", "paused")
+    for_long: Any = {"n_epochs": 1000}
+    before = jobs.create(model="base", training_file=uploaded.id, suffix="busy", hyperparameters=for_long)
+    waiting = jobs.create(model="base", training_file=uploaded.id, suffix="waiting")
+    assert is_paused(jobs.pause(waiting.id))
     assert jobs.retrieve(waiting.id).finished_at is None
-    assert jobs.resume(waiting.id).status in {"queued", "running"}
-    eventually(lambda: jobs.pause(waiting.id).status == "paused", "paused again")
+    assert jobs.resume(waiting.id).status == "queued"
     assert jobs.cancel(waiting.id).status == "cancelled"
     with refused(openai.ConflictError, "only a job that is not finished can be cancelled"):
         jobs.cancel(waiting.id)
     assert jobs.list_events(waiting.id, limit=1).data[0].level == "warn"
+    jobs.cancel(before.id)
+    assert ended(client, before).status == "cancelled"
 
 
 def test_a_running_job_is_paused_and_goes_on_to_its_end(
@@ -198,8 +202,8 @@ def test_a_running_job_is_paused_and_goes_on_to_its_end(
     hyperparameters: Any = {"n_epochs": 1000}
     job = jobs.create(model="base", training_file=uploaded.id, suffix="long", hyperparameters=hyperparameters)
     eventually(lambda: jobs.retrieve(job.id).estimated_finish, "its end can be told")
-    assert jobs.pause(job.id).status in {"running", "paused"}
-    eventually(lambda: jobs.retrieve(job.id).status == "paused", "paused")
+    jobs.pause(job.id)
+    eventually(lambda: is_paused(jobs.retrieve(job.id)), "paused")
     with refused(openai.ConflictError, "trains on; cancel that job"):
         client.files.delete(uploaded.id)
     jobs.resume(job.id)
@@ -226,7 +230,7 @@ def test_jobs_are_listed_newest_first_in_pages_and_by_their_metadata(client: ope
     assert ([job.id for job in first.data], first.has_more) == (made[2:], True)
     assert jobs.list(limit=1, after=made[2]).data[0].id == made[1]
     for job_id in made:
-        if not jobs.retrieve(job_id).finished_at:
+        with suppress(openai.ConflictError):  # one that has ended
             jobs.cancel(job_id)
 
 
