@@ -5,17 +5,20 @@
     │   ├── SettingsError            adapter_config.yaml, mcp_connectors.yml, ADAPTER_* variables
     │   ├── InvalidParameterError    a field or option of one request
     │   ├── PromptTooLongError
+    │   ├── InvalidFileError         a file that was sent to be trained on and cannot be
     │   ├── DoesNotFitError          a job that this machine has not the memory for
     │   └── InvalidSampleError       one record of a source (counted, not fatal by itself)
     ├── NotFoundError
     │   ├── UnknownJobError
     │   ├── UnknownAdapterError
+    │   ├── UnknownFileError
     │   └── UnknownSourceError
     ├── ConflictError                right request, wrong moment
     │   ├── WrongJobStateError
     │   ├── NoVersionToRollBackError
     │   ├── DuplicateRequestError    same idempotency key, another body
     │   ├── TooManyPinsError         as many adapters are pinned as may be
+    │   ├── FileInUseError           a job that is not finished trains on it
     │   ├── DamagedJobError          its row in the state database cannot be read
     │   └── SupersededError          another attempt or decision came first; what was known is stale
     ├── NotAuthenticatedError        from a peer of whom nothing is known
@@ -86,6 +89,10 @@ class PromptTooLongError(InvalidInputError):
     code = "prompt_too_long"
 
 
+class InvalidFileError(InvalidInputError):
+    code = "invalid_file"
+
+
 class DoesNotFitError(InvalidInputError):
     code = "does_not_fit"
 
@@ -104,6 +111,10 @@ class UnknownJobError(NotFoundError):
 
 class UnknownAdapterError(NotFoundError):
     code = "unknown_adapter"
+
+
+class UnknownFileError(NotFoundError):
+    code = "unknown_file"
 
 
 class UnknownSourceError(NotFoundError):
@@ -128,6 +139,10 @@ class DuplicateRequestError(ConflictError):
 
 class TooManyPinsError(ConflictError):
     code = "too_many_pins"
+
+
+class FileInUseError(ConflictError):
+    code = "file_in_use"
 
 
 class DamagedJobError(ConflictError):

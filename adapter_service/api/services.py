@@ -25,6 +25,8 @@ from adapter_service.engine.pinning import PinnedAdapters
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.errors import AdapterServiceError
 from adapter_service.jobs.context import JobContext
+from adapter_service.jobs.file_store import FileStore
+from adapter_service.jobs.history import JobHistory
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.leftovers import remove_leftovers
 from adapter_service.jobs.logs import JobLogs
@@ -55,7 +57,7 @@ class Pipeline(Protocol):
         """Remove what was kept of a job that has ended."""
 
 
-MakePipeline = Callable[[Settings, Engine, VersionStore, Path], Pipeline]
+MakePipeline = Callable[[Settings, Engine, VersionStore, Path, FileStore], Pipeline]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Services:
     database: Database
     ownership: Ownership
     jobs: JobStore
+    history: JobHistory
+    files: FileStore
     logs: JobLogs
     versions: VersionStore
     engine: Engine
@@ -80,6 +84,7 @@ class Services:
     def start(self) -> None:
         self.ownership.take()
         remove_leftovers(self.settings.storage.state_dir, self.jobs, self.versions)
+        self.files.tidy()
         self.engine.when_settled(self._base_settled)
         self.engine.start()
         self.runner.start()
@@ -136,13 +141,16 @@ def build_services(
     jobs, uploads = JobStore(database), Uploads(database)
     stores = {store.name: partial(open_store, store, state) for store in publishing.stores}
     engine = Engine(load_base or base_loader(settings), settings.serving)
-    pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work")
+    files = FileStore(database, state / "files", min_free_mb=settings.storage.min_free_mb)
+    pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work", files)
     logs = JobLogs(state / "logs")
     return Services(
         settings=settings,
         database=database,
         ownership=Ownership(state),
         jobs=jobs,
+        history=JobHistory(database),
+        files=files,
         logs=logs,
         versions=versions,
         engine=engine,
@@ -167,10 +175,12 @@ def _live_files(versions: VersionStore, name: str) -> AdapterFiles | None:
     return AdapterFiles(version.key, version.path) if version else None
 
 
-def _training_pipeline(settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path) -> Pipeline:
+def _training_pipeline(
+    settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path, files: FileStore
+) -> Pipeline:
     from adapter_service.jobs.pipeline import TrainingPipeline
 
-    pipeline: Pipeline = TrainingPipeline(settings, engine, versions, work_dir)
+    pipeline: Pipeline = TrainingPipeline(settings, engine, versions, work_dir, files)
     return pipeline
 
 

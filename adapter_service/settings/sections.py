@@ -330,6 +330,7 @@ class StorageSettings(Section):
 class SecuritySettings(Section):
     loopback_only: bool = True
     max_body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 1_048_576
+    max_upload_bytes: Annotated[int, Field(ge=1024, le=1_099_511_627_776)] = 104_857_600
     raw_sources: list[Name] = []
 
 
