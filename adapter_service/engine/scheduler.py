@@ -117,8 +117,6 @@ class Scheduler:
     # Who is let in.
 
     def _let_in(self) -> bool:
-        if not self._line:
-            return False
         entered = False
         while (generation := self._next()) is not None:
             self._enter(generation)
