@@ -18,6 +18,7 @@ from fastapi import Depends, Request
 from adapter_service.adapters import VersionStore
 from adapter_service.adapters.uploads import Uploads
 from adapter_service.api.episode_log import EpisodeLog
+from adapter_service.api.loaded_adapters import LoadedAdapters
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import LoadBase, base_loader
@@ -72,6 +73,7 @@ class Services:
     uploads: Uploads
     sender: Sender
     episodes: EpisodeLog
+    loaded_adapters: LoadedAdapters
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def start(self) -> None:
@@ -148,6 +150,7 @@ def build_services(
         uploads=uploads,
         sender=Sender(uploads, versions, stores, max_attempts=publishing.max_attempts),
         episodes=EpisodeLog(settings.rl, state / "episodes"),
+        loaded_adapters=LoadedAdapters(versions, engine),
     )
 
 

@@ -142,6 +142,14 @@ class Engine:
     def resident_adapters(self) -> list[str]:
         return self._adapters.keys()
 
+    def pin(self, files: AdapterFiles) -> None:
+        """Make an adapter resident, and wait until it is."""
+        self.run(lambda turn: turn.load_adapter(files))
+
+    def unpin(self, key: str) -> bool:
+        """Let an adapter go when its place is needed; whether it was resident."""
+        return key in self.resident_adapters()
+
     def wait_until_ready(self, timeout_seconds: float | None = None) -> None:
         """Wait while the base loads.
 

@@ -1,6 +1,19 @@
 """The routes, one file per group; they translate between HTTP and the parts below and do nothing else."""
 
-from adapter_service.api.routes import adapters, episodes, generation, health, logs, sources, tokens, training
+from adapter_service.api.routes import (
+    adapters,
+    chat,
+    completions,
+    episodes,
+    generation,
+    health,
+    logs,
+    lora_adapters,
+    models,
+    sources,
+    tokens,
+    training,
+)
 
 ROUTERS = (
     training.router,
@@ -8,6 +21,10 @@ ROUTERS = (
     logs.router,
     sources.router,
     generation.router,
+    models.router,
+    chat.router,
+    completions.router,
+    lora_adapters.router,
     episodes.router,
     tokens.router,
     health.router,

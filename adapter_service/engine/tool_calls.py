@@ -1,0 +1,5 @@
+from adapter_service.errors import InvalidParameterError
+
+
+def parse_tool_calls(text):
+    raise InvalidParameterError("x")
