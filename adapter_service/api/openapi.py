@@ -67,7 +67,9 @@ def event_stream(description: str, example: str, **events: dict[str, Any]) -> di
 
 def data_stream(description: str, example: str) -> dict[int | str, dict[str, Any]]:
     """As `event_stream`, of events without names: each is JSON, the last one `[DONE]`, or an error instead of it."""
-    event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+    # "message" is what an event without a name is called by whoever reads it.
+    properties = {"data": {"type": "string"}, "event": {"const": "message"}}
+    event = {"type": "object", "properties": properties, "required": ["data"]}
     content = {"text/event-stream": {"itemSchema": {**event, "additionalProperties": False}, "example": example}}
     return {200: {"description": description, "content": content}}
 

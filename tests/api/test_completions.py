@@ -10,7 +10,7 @@ import pytest
 from adapter_service.api.services import Services
 
 if TYPE_CHECKING:
-    from openai.types import Completion
+    from openai.types import Completion, CompletionUsage
 
 LONG_ENOUGH: dict[str, Any] = {"min_tokens": 8}
 
@@ -19,6 +19,11 @@ def ask(client: openai.OpenAI, prompt: Any = "Once upon a time", **fields: Any) 
     given = {"model": "base", "max_tokens": 8, "extra_body": LONG_ENOUGH, **fields}
     answer: Completion = client.completions.create(prompt=prompt, **given)
     return answer
+
+
+def used(answer: Completion) -> CompletionUsage:
+    assert answer.usage is not None
+    return answer.usage
 
 
 def streamed(client: openai.OpenAI, prompt: Any, **fields: Any) -> dict[int, str]:
@@ -39,7 +44,7 @@ def test_the_small_base_continues_a_text(model_openai: openai.OpenAI) -> None:
 
 def test_sixteen_tokens_are_made_where_no_number_is_given(tiny_openai: openai.OpenAI) -> None:
     answer = ask(tiny_openai, max_tokens=None, extra_body={"min_tokens": 16})
-    assert answer.usage and answer.usage.completion_tokens == 16
+    assert used(answer).completion_tokens == 16
     assert answer.choices[0].finish_reason == "length"
 
 
@@ -54,7 +59,7 @@ def test_several_prompts_have_their_answers_one_after_the_other(tiny_openai: ope
     alone = [choice.text for prompt in ("One", "Two") for choice in ask(tiny_openai, prompt, n=2, seed=1).choices]
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     assert [choice.text for choice in answer.choices] == alone
-    assert answer.usage and (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (8, 32)
+    assert (used(answer).prompt_tokens, used(answer).completion_tokens) == (8, 32)
 
 
 @pytest.mark.parametrize("echo", [False, True])
@@ -70,16 +75,17 @@ def test_the_best_of_several_has_the_highest_mean_logprob(tiny_openai: openai.Op
     best = max(every, key=lambda choice: sum((choice.logprobs and choice.logprobs.token_logprobs) or [-1e9]))
     answer = ask(tiny_openai, best_of=5, seed=3)
     assert [choice.text for choice in answer.choices] == [best.text]
-    assert answer.usage and answer.usage.completion_tokens == 40
+    assert used(answer).completion_tokens == 40
 
 
 def test_logprobs_are_lists_of_one_length_that_spell_the_answer(tiny_openai: openai.OpenAI) -> None:
     choice = ask(tiny_openai, "abc", temperature=0, logprobs=0, logit_bias={"67": 100}).choices[0]
-    found = choice.logprobs
-    assert found and found.tokens and found.text_offset and found.top_logprobs and found.token_logprobs
-    assert len(found.tokens) == len(found.token_logprobs) == len(found.top_logprobs) == len(found.text_offset) == 8
-    assert found.text_offset == [sum(map(len, found.tokens[:place])) for place in range(8)]
-    assert [top[token] for top, token in zip(found.top_logprobs, found.tokens, strict=True)] == found.token_logprobs
+    assert choice.logprobs is not None
+    found = choice.logprobs.to_dict()
+    tokens, places, top = (found[name] for name in ("tokens", "text_offset", "top_logprobs"))
+    assert {len(values) for values in found.values()} == {8}
+    assert places == [sum(map(len, tokens[:place])) for place in range(8)]
+    assert [best[token] for best, token in zip(top, tokens, strict=True)] == found["token_logprobs"]
 
 
 @pytest.mark.parametrize(

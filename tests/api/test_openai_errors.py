@@ -109,7 +109,10 @@ def test_a_conflict_that_lasts_is_not_tried_again(
 ) -> None:
     trained(tiny_services, tmp_path_factory.mktemp("foreign"), "foreign", "1", base_id="another")
     seconds = naps()
-    with openai_client(tiny_address).with_options(max_retries=2) as client, pytest.raises(openai.ConflictError) as refused:
+    with (
+        openai_client(tiny_address).with_options(max_retries=2) as client,
+        pytest.raises(openai.ConflictError) as refused,
+    ):
         ask(client, model="foreign")
     assert refused.value.code == "conflict"
     assert seconds == []
@@ -130,9 +133,7 @@ def test_a_conversation_that_is_too_long_has_openais_code(tiny_openai: openai.Op
         ("GET", "/v1/models/nobody", 404, "model_not_found"),
     ],
 )
-def test_whatever_is_refused_has_the_shape(
-    client: TestClient, method: str, path: str, status: int, code: str
-) -> None:
+def test_whatever_is_refused_has_the_shape(client: TestClient, method: str, path: str, status: int, code: str) -> None:
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
     error = answer.json()["error"]
@@ -166,9 +167,7 @@ def test_something_unexpected_is_an_error_of_the_server_without_its_reason(
     assert "secret" not in answer.text
 
 
-def test_an_error_in_a_stream_is_its_last_event(
-    tiny_services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_a_stream_is_its_last_event(tiny_services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise MemoryError("no more")
 

@@ -23,12 +23,13 @@ def with_byte_pieces() -> Any:
     from tokenizers import Tokenizer, decoders, models, normalizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {"<unk>": 0, "</s>": 1, "▁": 2, "a": 3, "▁a": 4}
+    unknown, end = "<unk>", "</s>"
+    vocabulary = {unknown: 0, end: 1, "▁": 2, "a": 3, "▁a": 4}
     vocabulary |= {f"<0x{byte:02X}>": 5 + byte for byte in range(256)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [("▁", "a")], unk_token="<unk>", byte_fallback=True))
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("▁", "a")], unk_token=unknown, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, unk_token=unknown)
 
 
 def spelled(tokenizer: Any, text: str) -> str:
