@@ -36,11 +36,19 @@ def speaks_openai(scope: Scope) -> bool:
 def openai_error(problem: Mapping[str, Any]) -> dict[str, Any]:
     """The body of an answer, or the data of a stream's last event."""
     code = _CODES.get(problem["code"], problem["code"])
-    parameter = problem.get("parameter")
-    if parameter is None and code == "model_not_found" and problem["instance"] not in LORA_PATHS:
+    path, parameter = problem["instance"], problem.get("parameter")
+    if code == "context_length_exceeded":
+        parameter = "prompt" if path == f"{PREFIX}/completions" else "messages"
+    if parameter is None and code == "model_not_found" and path not in LORA_PATHS:
         parameter = "model"
-    kind = _type_of(status_of(problem), problem["instance"])
-    return {"error": {"message": problem["detail"], "type": kind, "param": parameter, "code": code}}
+    return {
+        "error": {
+            "message": problem["detail"],
+            "type": _type_of(status_of(problem), path),
+            "param": parameter,
+            "code": code,
+        }
+    }
 
 
 def status_of(problem: Mapping[str, Any]) -> int:

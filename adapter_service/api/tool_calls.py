@@ -57,6 +57,7 @@ class AnswerParts:
         self._use = use
         self._held: str | None = "" if use.mode == "auto" else None
         self._scanner = _CallScanner() if use.mode == "forced" else None
+        self._before = ("<tool_call>", "[") if use.parallel else ("<tool_call>",)
         self.called = False
 
     def push(self, text: str) -> list[Part]:
@@ -85,14 +86,13 @@ class AnswerParts:
     def _may_be_a_call(self, text: str) -> bool:
         squeezed = re.sub(r"\s+", "", text)
         openings = [f'{{"name":"{name}","arguments":{{' for name in self._use.names] + ['{"arguments":{']
-        if self._use.parallel:
-            openings += [f"[{opening}" for opening in openings]
+        openings += [f"{before}{opening}" for before in self._before for opening in openings]
         return any(opening.startswith(squeezed) or squeezed.startswith(opening) for opening in openings)
 
     def _calls_in(self, text: str) -> Iterator[CallPiece]:
         """The calls that the whole of `text` is; none if it is not, or of what may not be called."""
         try:
-            calls = parse_tool_calls(text)
+            calls = [call for one in _unwrapped(text) for call in parse_tool_calls(one)]
         except InvalidParameterError:
             return
         if {call.name for call in calls} - self._use.names or (len(calls) > 1 and not self._use.parallel):
@@ -100,6 +100,15 @@ class AnswerParts:
         for index, call in enumerate(calls):
             yield CallPiece(index, _new_id(), call.name)
             yield CallPiece(index, arguments=json.dumps(call.arguments, ensure_ascii=False))
+
+
+# As Qwen's chat template and its relatives ask for calls: each in tags of its own.
+_WRAPPED = re.compile(r"\s*<tool_call>(.*?)</tool_call>\s*", re.DOTALL)
+
+
+def _unwrapped(text: str) -> list[str]:
+    """What is in tags, if nothing is beside them; else the whole text."""
+    return [text] if _WRAPPED.sub("", text) else _WRAPPED.findall(text)
 
 
 _OPENING = re.compile(r'[\s\[,}]*\{\s*"name"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')

@@ -81,7 +81,7 @@ def test_the_best_of_several_has_the_highest_mean_logprob(tiny_openai: openai.Op
 def test_logprobs_are_lists_of_one_length_that_spell_the_answer(tiny_openai: openai.OpenAI) -> None:
     choice = ask(tiny_openai, "abc", temperature=0, logprobs=0, logit_bias={"67": 100}).choices[0]
     assert choice.logprobs is not None
-    found = choice.logprobs.to_dict()
+    found: dict[str, Any] = choice.logprobs.to_dict()
     tokens, places, top = (found[name] for name in ("tokens", "text_offset", "top_logprobs"))
     assert {len(values) for values in found.values()} == {8}
     assert places == [sum(map(len, tokens[:place])) for place in range(8)]

@@ -54,7 +54,8 @@ def test_a_stream_is_recorded_as_well_and_a_conversation_as_a_whole(recording: S
     assert row["prompt"] == HELLO["content"]
 
 
-def test_each_of_several_prompts_has_its_episode_and_its_policy(recording: Services, tmp_path_factory: pytest.TempPathFactory
+def test_each_of_several_prompts_has_its_episode_and_its_policy(
+    recording: Services, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     version = trained(recording, tmp_path_factory.mktemp("taught"), "taught", "a")
     post(recording, "completions", prompt=["One", "Two"], model="taught", lora_scale=0.5)

@@ -121,7 +121,7 @@ def test_a_conflict_that_lasts_is_not_tried_again(
 def test_a_conversation_that_is_too_long_has_openais_code(tiny_openai: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         ask(tiny_openai, messages=[{"role": "user", "content": "x" * 600}])
-    assert refused.value.code == "context_length_exceeded"
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from adapter_service.api.openai_sampling import sampling_of
-from adapter_service.api.schemas.chat import ChatBody
+from adapter_service.api.schemas.chat import ChatBody, ChatMessage
 from adapter_service.engine.requests import Sampling
 from adapter_service.languages import find
 from adapter_service.settings import ServingSettings
@@ -16,7 +16,7 @@ SERVING = ServingSettings(repetition_penalty=1.5, foreign_script_penalty=3.0)
 
 
 def sampling(*, ours: bool = False, language: str | None = None, **fields: Any) -> Sampling:
-    body = ChatBody(model="base", messages=[{"role": "user", "content": "x"}], **fields)
+    body = ChatBody(model="base", messages=[ChatMessage(role="user", content="x")], **fields)
     return sampling_of(body, 9, SERVING, find(language) if language else None, ours=ours)
 
 

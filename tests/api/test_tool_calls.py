@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ NOT_CALLS = [
 
 def cut(text: str, places: list[int]) -> list[str]:
     borders = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
-    return [text[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+    return [text[start:end] for start, end in pairwise(borders)]
 
 
 def parts_of(use: ToolUse, pieces: list[str]) -> list[Part]:
@@ -70,6 +71,15 @@ def test_a_whole_call_is_a_call(places: list[int]) -> None:
 def test_several_calls_are_several_where_that_is_allowed(use: ToolUse, places: list[int]) -> None:
     parts = parts_of(use, cut(f"[{WEATHER}, {TIME}]", places))
     assert (text_of(parts), calls_of(parts)) == ("", [("get_weather", {"city": 'पुणे "{\\'}), ("get_time", {})])
+
+
+@given(places=st.lists(st.integers(0, 200)))
+def test_calls_in_tags_are_calls_too(places: list[int]) -> None:
+    wrapped = f"<tool_call>\n{WEATHER}\n</tool_call>"
+    assert calls_of(parts_of(AUTO, cut(wrapped, places))) == [("get_weather", {"city": 'पुणे "{\\'})]
+    two = f"{wrapped}\n<tool_call>\n{TIME}\n</tool_call>"
+    assert [name for name, _ in calls_of(parts_of(PARALLEL, cut(two, places)))] == ["get_weather", "get_time"]
+    assert text_of(parts_of(AUTO, cut(f"{wrapped} There.", places))) == f"{wrapped} There."
 
 
 def test_text_is_held_back_only_while_it_may_be_a_call() -> None:
