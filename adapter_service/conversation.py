@@ -6,7 +6,7 @@ Training's records are `samples.Sample`; this is what is only ever asked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 TurnRole = Literal["system", "user", "assistant", "tool"]
@@ -14,11 +14,11 @@ TurnRole = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that may be called; `parameters` is a JSON schema of its arguments."""
+    """A function that may be called; `parameters` is the JSON schema of its arguments, an object."""
 
     name: str
+    parameters: Mapping[str, Any]
     description: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
 
 
 @dataclass(frozen=True, slots=True)

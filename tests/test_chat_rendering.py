@@ -17,7 +17,7 @@ from tests.test_rendering import CHAT, STRICT, tokenizer
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
 
-WEATHER = Tool("get_weather", "The weather in a city.", {"type": "object", "properties": {"city": {"type": "string"}}})
+WEATHER = Tool("get_weather", {"type": "object", "properties": {"city": {"type": "string"}}}, "The weather in a city.")
 CALL = ToolCall("call_1", "get_weather", '{"city": "पुणे"}')
 CALLED = (Turn("user", "Weather?"), Turn("assistant", "", (CALL,)), Turn("tool", "29 °C", call_id="call_1"))
 # As Qwen's and Llama's: tools and calls are the template's own business.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from adapter_service.api.answer_forms import constraint_of
 from adapter_service.api.model_choice import ChosenModel, check_base_of, choose_model
 from adapter_service.api.openai_episodes import Recording
 from adapter_service.api.openai_requests import AnswerHead, ends_of
@@ -65,7 +64,7 @@ def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: f
     field, wanted = body.wanted_tokens
     room = room_for(prompt_ids, wanted, field, serving, base)
     language = answer_language(last_said(turns), None)
-    constraint = constraint_of(body, use, engine)
+    constraint = services.answer_forms.constraint_of(body, use)
     ours = model.version is not None and use.mode == "none" and constraint is None
     sampling = replace(
         sampling_of(body, room, serving, language, ours=ours),
@@ -92,10 +91,10 @@ def check_scale(fields: SamplingFields, model: ChosenModel) -> None:
 
 def tool_use_of(body: ChatBody) -> ToolUse:
     """With a `tool_choice` of none the base is told of no tool at all."""
-    if not body.tools or body.tool_choice == "none":
+    if not body.may_call:
         return ToolUse()
     return ToolUse(
-        tools=tuple(tool.tool() for tool in body.tools),
+        tools=tuple(tool.tool() for tool in body.tools or ()),
         mode="forced" if body.must_call else "auto",
         named=body.tool_choice.function.name if isinstance(body.tool_choice, NamedChoice) else None,
         parallel=body.parallel_tool_calls is not False,

@@ -17,6 +17,7 @@ from fastapi import Depends, Request
 
 from adapter_service.adapters import VersionStore
 from adapter_service.adapters.uploads import Uploads
+from adapter_service.api.answer_forms import AnswerForms
 from adapter_service.api.episode_log import EpisodeLog
 from adapter_service.api.loaded_adapters import LoadedAdapters
 from adapter_service.database import Database
@@ -74,6 +75,7 @@ class Services:
     sender: Sender
     episodes: EpisodeLog
     loaded_adapters: LoadedAdapters
+    answer_forms: AnswerForms
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def start(self) -> None:
@@ -151,6 +153,7 @@ def build_services(
         sender=Sender(uploads, versions, stores, max_attempts=publishing.max_attempts),
         episodes=EpisodeLog(settings.rl, state / "episodes"),
         loaded_adapters=LoadedAdapters(versions, engine),
+        answer_forms=AnswerForms(engine),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from adapter_service.conversation import Tool
 from adapter_service.engine.tool_calls import parse_tool_calls
-from adapter_service.errors import InvalidParameterError
+from adapter_service.errors import ToolCallFormatError
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +93,13 @@ class AnswerParts:
         """The calls that the whole of `text` is; none if it is not, or of what may not be called."""
         try:
             calls = [call for one in _unwrapped(text) for call in parse_tool_calls(one)]
-        except InvalidParameterError:
+        except ToolCallFormatError:
             return
         if {call.name for call in calls} - self._use.names or (len(calls) > 1 and not self._use.parallel):
             return
         for index, call in enumerate(calls):
             yield CallPiece(index, _new_id(), call.name)
-            yield CallPiece(index, arguments=json.dumps(call.arguments, ensure_ascii=False))
+            yield CallPiece(index, arguments=call.arguments_json)
 
 
 # As Qwen's chat template and its relatives ask for calls: each in tags of its own.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adapter_service.api.tool_calls import AnswerParts, CallPiece, Content, Part, ToolUse
 from adapter_service.conversation import Tool
 
-TOOLS = (Tool("get_weather"), Tool("get_time"))
+TOOLS = (Tool("get_weather", {"type": "object"}), Tool("get_time", {"type": "object"}))
 AUTO = ToolUse(TOOLS, "auto")
 PARALLEL = ToolUse(TOOLS, "auto", parallel=True)
 FORCED = ToolUse(TOOLS, "forced", parallel=True)

@@ -117,12 +117,16 @@ class ChatBody(SamplingFields):
                 f"'tool_choice' names {self.tool_choice.function.name!r}; the tools are {', '.join(names)}: name one",
                 parameter="tool_choice",
             )
-        if self.response_format is not None and self.response_format.type != "text" and self.must_call:
+        if self.response_format is not None and self.response_format.type != "text" and self.may_call:
             raise InvalidParameterError(
-                "'response_format' asks for JSON and 'tool_choice' for a call, and one answer cannot be both; "
-                "leave one of them out",
+                "'response_format' asks for JSON while 'tools' may be called, and one grammar cannot tell them apart; "
+                "leave one of them out, or send \"tool_choice\": \"none\"",
                 parameter="response_format",
             )
+
+    @property
+    def may_call(self) -> bool:
+        return bool(self.tools) and self.tool_choice != "none"
 
     @property
     def must_call(self) -> bool:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from adapter_service.api.schemas.fields import Body
 from adapter_service.conversation import Tool, ToolCall
 
+_NONE: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 CallId = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -36,9 +37,9 @@ class FunctionTool(Body):
     function: FunctionDefinition
 
     def tool(self) -> Tool:
+        """Without parameters it takes an empty object and nothing else."""
         given = self.function
-        parameters = {"parameters": given.parameters} if given.parameters else {}
-        return Tool(given.name, given.description or "", **parameters)
+        return Tool(given.name, given.parameters or _NONE, given.description or "")
 
 
 class NamedFunction(Body):
