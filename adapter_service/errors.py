@@ -28,6 +28,8 @@
     │   └── TooManyBadRecordsError
     ├── BaseModelError               a base cannot be found, read or quantized
     ├── AdapterFormatError           an adapter folder is not one we serve
+    ├── NonFiniteLogitsError         an answer's next token cannot be computed; other answers go on
+    ├── ToolCallFormatError          an answer is no call of a tool, or only the beginning of one
     ├── StoreError                   a place for versions says no, and will again; so trying again helps nobody
     │   └── StoreUnreachableError    it does not answer, or not now
     ├── DatabaseError                the state database cannot be opened by this version
@@ -177,6 +179,14 @@ class BaseModelError(AdapterServiceError):
 
 class AdapterFormatError(AdapterServiceError):
     code = "adapter_format"
+
+
+class NonFiniteLogitsError(AdapterServiceError):
+    code = "non_finite_logits"
+
+
+class ToolCallFormatError(AdapterServiceError):
+    code = "tool_call_format"
 
 
 class StoreError(AdapterServiceError):

@@ -60,6 +60,8 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.TooManyBadRecordsError: 502,
     errors.BaseModelError: 500,
     errors.AdapterFormatError: 500,
+    errors.NonFiniteLogitsError: 500,
+    errors.ToolCallFormatError: 500,
     errors.StoreError: 502,
     errors.StoreUnreachableError: 502,
     errors.DatabaseError: 500,

@@ -22,4 +22,6 @@ class Matcher(Protocol):
 class Constraint(Protocol):
     """A grammar, ready for any number of answers."""
 
-    def begin(self) -> Matcher: ...
+    def begin(self, ends: frozenset[int]) -> Matcher:
+        """A matcher for a new answer, which one of `ends` shall end."""
+        ...
