@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from adapter_service.api.closed_schemas import closed
 from adapter_service.api.schemas.chat import ChatBody
 from adapter_service.api.schemas.tools import JsonObjectFormat, JsonSchemaFormat
 from adapter_service.api.tool_calls import ToolUse
@@ -11,7 +12,7 @@ from adapter_service.engine.constraints import Constraint
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.grammar_compiler import GrammarCompiler
 from adapter_service.engine.grammars import Grammar, json_object_grammar, json_schema_grammar
-from adapter_service.engine.tool_calls import tool_call_grammar
+from adapter_service.engine.tool_calls import Tool, tool_call_grammar
 
 
 class AnswerForms:
@@ -36,10 +37,11 @@ class AnswerForms:
 
 def _grammar_of(body: ChatBody, use: ToolUse) -> Grammar | None:
     if use.mode == "forced":
-        return tool_call_grammar(use.tools, use.named, parallel=use.parallel)
+        tools = [Tool(tool.name, closed(tool.parameters), tool.description) for tool in use.tools]
+        return tool_call_grammar(tools, use.named, parallel=use.parallel)
     form = body.response_format
     if isinstance(form, JsonSchemaFormat) and form.json_schema.json_schema is not None:
-        return json_schema_grammar(form.json_schema.json_schema, parameter="response_format")
+        return json_schema_grammar(closed(form.json_schema.json_schema), parameter="response_format")
     if isinstance(form, JsonObjectFormat | JsonSchemaFormat):
         return json_object_grammar()
     return None

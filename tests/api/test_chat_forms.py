@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
@@ -11,11 +11,13 @@ from pydantic import BaseModel
 
 from tests.api.test_chat import ask, stream
 
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageFunctionToolCall
+
 WEATHER: Any = {
     "type": "function",
     "function": {
         "name": "get_weather",
-        "description": "The weather in a city.",
         "parameters": {
             "type": "object",
             "properties": {"city": {"enum": ["Pune", "Paris"]}},
@@ -25,14 +27,19 @@ WEATHER: Any = {
     },
 }
 TIME: Any = {"type": "function", "function": {"name": "get_time"}}
-QUESTION: Any = [{"role": "user", "content": "How is the weather in Paris?"}]
+QUESTION: Any = [{"role": "user", "content": "How is Paris?"}]
 SCHEMA = {
     "type": "object",
     "properties": {"colour": {"enum": ["red", "blue"]}, "count": {"enum": [1, 2]}},
     "required": ["colour", "count"],
     "additionalProperties": False,
 }
-ROOM = 120
+ROOM = 100  # each token is a byte, and the tiny base takes 512
+
+
+def only_call(message: ChatCompletionMessage) -> ChatCompletionMessageFunctionToolCall:
+    (call,) = [call for call in message.tool_calls or () if call.type == "function"]
+    return call
 
 
 def test_a_tool_that_must_be_called_is_called_with_arguments_of_its_schema(tiny_openai: openai.OpenAI) -> None:
@@ -41,8 +48,7 @@ def test_a_tool_that_must_be_called_is_called_with_arguments_of_its_schema(tiny_
         max_completion_tokens=ROOM,
     ).choices[0]  # fmt: skip
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
-    (call,) = choice.message.tool_calls or ()
-    assert call.type == "function"
+    call = only_call(choice.message)
     assert (call.function.name, call.id[:5]) == ("get_weather", "call_")
     assert json.loads(call.function.arguments)["city"] in {"Pune", "Paris"}
 
@@ -51,10 +57,9 @@ def test_a_tool_that_is_named_is_the_one(tiny_openai: openai.OpenAI) -> None:
     named = {"type": "function", "function": {"name": "get_time"}}
     choice = ask(
         tiny_openai, QUESTION, tools=[WEATHER, TIME], tool_choice=named, parallel_tool_calls=False,
-        max_completion_tokens=ROOM,
+        max_completion_tokens=40,
     ).choices[0]  # fmt: skip
-    (call,) = choice.message.tool_calls or ()
-    assert call.type == "function"
+    call = only_call(choice.message)
     assert (call.function.name, call.function.arguments) == ("get_time", "{}")
 
 
@@ -63,8 +68,8 @@ def test_a_streamed_call_has_its_name_first_and_its_arguments_in_pieces(
     tiny_openai: openai.OpenAI, parallel: bool
 ) -> None:
     fields = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": parallel, "seed": 1, "n": 2}
-    whole = ask(tiny_openai, QUESTION, max_completion_tokens=300, **fields)
-    chunks = stream(tiny_openai, QUESTION, max_completion_tokens=300, **fields)
+    whole = ask(tiny_openai, QUESTION, max_completion_tokens=ROOM, **fields)
+    chunks = stream(tiny_openai, QUESTION, max_completion_tokens=ROOM, **fields)
     for index in range(2):
         choices = [choice for chunk in chunks for choice in chunk.choices if choice.index == index]
         pieces = [call for choice in choices for call in choice.delta.tool_calls or ()]
@@ -86,10 +91,9 @@ def test_a_streamed_call_has_its_name_first_and_its_arguments_in_pieces(
 def test_a_call_that_was_cut_off_says_so(tiny_openai: openai.OpenAI) -> None:
     fields = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
     choice = ask(tiny_openai, QUESTION, max_completion_tokens=45, **fields).choices[0]
-    (call,) = choice.message.tool_calls or ()
-    assert call.type == "function"
+    call = only_call(choice.message)
     assert choice.finish_reason == "length"
-    with pytest.raises(ValueError, match="Expecting|Unterminated"):
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
         json.loads(call.function.arguments)
 
 
@@ -106,7 +110,7 @@ def test_the_small_base_that_may_call_or_talk_talks(model_openai: openai.OpenAI)
 def test_a_result_is_sent_back_with_its_call(tiny_openai: openai.OpenAI) -> None:
     fields: Any = {"tools": [WEATHER], "max_completion_tokens": ROOM}
     called = ask(tiny_openai, QUESTION, tool_choice="required", parallel_tool_calls=False, **fields).choices[0].message
-    (call,) = called.tool_calls or ()
+    call = only_call(called)
     result = {"role": "tool", "tool_call_id": call.id, "content": "It rains."}
     assert ask(tiny_openai, [*QUESTION, called, result], tools=[]).choices[0].message.content is not None
     with pytest.raises(openai.BadRequestError, match="tool_call_id"):

@@ -78,6 +78,7 @@ def is_refused(address: str, provider: str) -> None:
 
 
 if __name__ == "__main__":
+    litellm.suppress_debug_info = True
     for way in PROVIDERS:
         for check in (answers, calls_tools, keeps_to_a_form, is_refused):
             check(sys.argv[1], way)

@@ -27,6 +27,15 @@ MODELS = """
   completion: true
 """
 
+DOG = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "age": {"type": "integer", "minimum": 1, "maximum": 20},
+    },
+    "required": ["name", "age"],
+}
+
 
 def llm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["llm", *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
@@ -50,8 +59,9 @@ def answers() -> None:
 
 def keeps_to_a_form() -> None:
     for more in ((), ("--no-stream",)):
-        text = says("-m", "ours", "-o", "max_tokens", "64", *more, "--schema", "name, age int", "Invent a dog")
-        assert {"name", "age"} == json.loads(text).keys()
+        limits = ("-o", "max_tokens", "64", "-o", "temperature", "0")
+        dog = json.loads(says("-m", "ours", *limits, *more, "--schema", json.dumps(DOG), "Invent a dog"))
+        assert (list(dog), dog["age"] <= 20) == (["name", "age"], True)
 
 
 def calls_tools() -> None:

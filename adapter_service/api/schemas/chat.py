@@ -120,7 +120,7 @@ class ChatBody(SamplingFields):
         if self.response_format is not None and self.response_format.type != "text" and self.may_call:
             raise InvalidParameterError(
                 "'response_format' asks for JSON while 'tools' may be called, and one grammar cannot tell them apart; "
-                "leave one of them out, or send \"tool_choice\": \"none\"",
+                'leave one of them out, or send "tool_choice": "none"',
                 parameter="response_format",
             )
 
