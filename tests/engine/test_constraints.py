@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from adapter_service.engine.decoding import decode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +28,7 @@ from adapter_service.engine.requests import Sampling
 from adapter_service.engine.tool_calls import Tool, parse_tool_calls, tool_call_grammar
 from adapter_service.errors import InvalidParameterError
 from tests.conftest import byte_tokenizer
+from tests.decoding import decode
 from tests.engine.test_text import by_sentencepiece
 
 if TYPE_CHECKING:
@@ -322,10 +322,10 @@ def test_the_tiny_base_answers_in_json_that_parses_when_it_is_finished(tiny_base
     constraint = GrammarCompiler(tiny_base.tokenizer).compile(json_schema_grammar(PERSON))
     prompt = tiny_base.tokenizer("Who?")["input_ids"]
     sampling = Sampling(max_new_tokens=120, do_sample=True, seed=seed, top_p=0.95, constraint=constraint)
-    ids = list(decode(tiny_base, prompt, sampling))
+    ids = decode(tiny_base, prompt, sampling)
     assert list(json.loads(tiny_base.tokenizer.decode(ids))) == ["name", "age", "tags"]
     for length in range(0, len(ids), 7):
-        cut = list(decode(tiny_base, prompt, Sampling(max_new_tokens=max(1, length), do_sample=True, seed=seed, top_p=0.95, constraint=constraint)))  # fmt: skip
+        cut = decode(tiny_base, prompt, Sampling(max_new_tokens=max(1, length), do_sample=True, seed=seed, top_p=0.95, constraint=constraint))  # fmt: skip
         assert cut == ids[: max(1, length)]
         matcher = constraint.begin(tiny_base.eos_ids())
         for token in cut:
@@ -341,7 +341,7 @@ def test_a_real_base_answers_in_the_form_that_is_asked_for(small_base: BaseModel
     schema |= {"required": ["text", "mood"], "additionalProperties": False}
     prompt = small_base.tokenizer(f"Repeat as JSON: {text}\n")["input_ids"]
     sampling = Sampling(max_new_tokens=80, constraint=compiler.compile(json_schema_grammar(schema)))
-    found = json.loads(small_base.tokenizer.decode(list(decode(small_base, prompt, sampling))))
+    found = json.loads(small_base.tokenizer.decode(decode(small_base, prompt, sampling)))
     assert found["text"] == text
     matcher = compiler.compile(regex_grammar(".*")).begin(ends | {7})
     assert allowed(matcher, 49152) >= ends | {7}
@@ -359,6 +359,6 @@ def test_a_real_base_calls_a_tool(small_base: BaseModel) -> None:
     grammar = tool_call_grammar([Tool("lamp", parameters), Tool("door", {})], "lamp", parallel=False)
     sampling = Sampling(max_new_tokens=60, constraint=GrammarCompiler(small_base.tokenizer).compile(grammar))
     prompt = small_base.tokenizer("Switch the lamp in the kitchen on.\n")["input_ids"]
-    (call,) = parse_tool_calls(small_base.tokenizer.decode(list(decode(small_base, prompt, sampling))))
+    (call,) = parse_tool_calls(small_base.tokenizer.decode(decode(small_base, prompt, sampling)))
     assert call.name == "lamp"
     assert call.arguments["room"] in {"kitchen", "hall"}
