@@ -15,16 +15,13 @@ import torch
 
 from adapter_service.base_models.attention import Attending, attending
 from adapter_service.engine.kv_cache import KvCache, Place, PromptAttention, StepAttention
-from adapter_service.engine.prefix_cache import Owner, PrefixCache
+from adapter_service.engine.prefix_cache import CHUNK_TOKENS, Owner, PrefixCache
 from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.layer import Served, using
 from adapter_service.lora.resident import OneAdapter
 from adapter_service.lora.rows import AdapterRows, Row
 from adapter_service.model_utils import BaseModel
 
-# Tokens of a prompt that go through the base at once; everyone else's next token waits for that. Chunks begin at
-# multiples of it, so that a prompt is computed alike whatever of it was found in the prefix cache.
-CHUNK_TOKENS = 64
 _ROWS_FOR_ONE_THREAD = 8
 
 
@@ -61,7 +58,7 @@ class Batch(Protocol):
         ...
 
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
-        """Free all that it has, wherever it is; what is `poisoned` holds values that are no numbers."""
+        """Free all that it has, if anything; what is `poisoned` holds values that are no numbers."""
         ...
 
     def free_memory(self) -> None:
@@ -144,7 +141,8 @@ class MixedBatch:
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
         if sequence in self._rows:
             self.leave(sequence)
-        self._cache.give_back(self._places.pop(sequence), clean=poisoned)
+        if (place := self._places.pop(sequence, None)) is not None:
+            self._cache.give_back(place, clean=poisoned)
 
     def free_memory(self) -> None:
         self._prefixes.forget()
@@ -199,7 +197,7 @@ class SingleBatch:
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:  # noqa: ARG002 - nobody else has its cache
         if sequence in self._joined:
             self.leave(sequence)
-        del self._caches[sequence]
+        self._caches.pop(sequence, None)
 
     def free_memory(self) -> None:
         if self._base.device.type == "cuda":

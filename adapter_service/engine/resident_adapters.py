@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from adapter_service.engine.measures import Measures
 from adapter_service.engine.reading import AdapterReader
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.engine.residency import Residency
@@ -27,9 +29,12 @@ class ResidentAdapters:
         self,
         read: Callable[[AdapterFiles], ResidentAdapter],
         residency: Residency[ResidentAdapter],
+        measures: Measures,
         wake: Callable[[], None],
     ) -> None:
         self._residency = residency
+        self._measures = measures
+        self._wanted_at: dict[str, float] = {}
         self._wake = wake
         self._arrived: deque[tuple[str, ResidentAdapter | Exception]] = deque()
         # Why those could not be had that will be tried again: told to whoever waits, and not remembered.
@@ -42,8 +47,11 @@ class ResidentAdapters:
         """How many have been read and are not yet taken in."""
         return len(self._arrived)
 
-    def close(self) -> None:
+    def close(self, error: Exception) -> None:
+        """Read no more; whoever waits for a pin is told why."""
         self._reader.close()
+        for key in list(self._awaited):
+            self._settle(key, error)
 
     def expect(self, files: Iterable[AdapterFiles]) -> None:
         """Have those read, in the order in which they will be used, for which there will be room.
@@ -65,15 +73,15 @@ class ResidentAdapters:
         """Use it until `release`.
 
         Raises:
-            AdapterServiceError: why it could not be read.
+            Exception: why it could not be read.
         """
         error = self._faults.pop(files.key, None) or self._residency.failure(files.key)
         if error is not None:
             raise error
         return self._residency.acquire(files.key)
 
-    def release(self, files: AdapterFiles) -> None:
-        self._residency.release(files.key)
+    def release(self, key: str) -> None:
+        self._residency.release(key)
 
     def pin(self, files: AdapterFiles, settled: Settled) -> None:
         """Keep it resident; `settled` is told once it is, or why it will not be."""
@@ -105,6 +113,7 @@ class ResidentAdapters:
                 continue
             try:
                 if self._residency.add(key, found, found.size_bytes):
+                    self._measures.adapter_loaded(time.monotonic() - self._wanted_at.pop(key))
                     self._settle(key, None)
                 else:
                     self._arrived.append((key, found))
@@ -113,6 +122,7 @@ class ResidentAdapters:
 
     def _want(self, files: AdapterFiles) -> None:
         if files.key not in self._faults and self._residency.begin_loading(files.key):
+            self._wanted_at[files.key] = time.monotonic()
             self._reader.ask(files)
 
     def _deliver(self, files: AdapterFiles, found: ResidentAdapter | Exception) -> None:
@@ -122,6 +132,7 @@ class ResidentAdapters:
 
     def _failed(self, key: str, error: Exception) -> None:
         # A version never changes: what its content is to blame for stays so. A disk may be better the next time.
+        self._wanted_at.pop(key, None)
         remember = isinstance(error, AdapterFormatError)
         self._residency.fail(key, error, remember=remember)
         if not remember:

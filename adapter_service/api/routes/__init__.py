@@ -1,9 +1,23 @@
 """The routes, one file per group; they translate between HTTP and the parts below and do nothing else."""
 
-from adapter_service.api.routes import adapters, episodes, generation, health, logs, sources, tokens, training
+from adapter_service.api.routes import (
+    adapters,
+    episodes,
+    files,
+    fine_tuning,
+    generation,
+    health,
+    logs,
+    metrics,
+    sources,
+    tokens,
+    training,
+)
 
 ROUTERS = (
     training.router,
+    files.router,
+    fine_tuning.router,
     adapters.router,
     logs.router,
     sources.router,
@@ -11,4 +25,5 @@ ROUTERS = (
     episodes.router,
     tokens.router,
     health.router,
+    metrics.router,
 )
