@@ -5,24 +5,26 @@
     │   ├── SettingsError            adapter_config.yaml, mcp_connectors.yml, ADAPTER_* variables
     │   ├── InvalidParameterError    a field or option of one request
     │   ├── PromptTooLongError
+    │   ├── InvalidFileError         a file that was sent to be trained on and cannot be
     │   ├── DoesNotFitError          a job that this machine has not the memory for
     │   └── InvalidSampleError       one record of a source (counted, not fatal by itself)
     ├── NotFoundError
     │   ├── UnknownJobError
     │   ├── UnknownAdapterError
+    │   ├── UnknownFileError
     │   └── UnknownSourceError
     ├── ConflictError                right request, wrong moment
     │   ├── WrongJobStateError
     │   ├── NoVersionToRollBackError
     │   ├── DuplicateRequestError    same idempotency key, another body
     │   ├── TooManyPinsError         as many adapters are pinned as may be
+    │   ├── FileInUseError           a job that is not finished trains on it
     │   ├── DamagedJobError          its row in the state database cannot be read
     │   └── SupersededError          another attempt or decision came first; what was known is stale
     ├── NotAuthenticatedError        from a peer of whom nothing is known
     ├── ForbiddenError               from a peer that may not
     ├── BusyError                    a bounded queue is full
     ├── OverloadedError              no memory is left to answer with
-    ├── NonFiniteLogitsError         a base with an adapter came to values that are no numbers
     ├── NotReadyError                the base still loads, or could not be loaded
     ├── SourceError                  a stream cannot be read
     │   ├── SourceUnreachableError
@@ -32,6 +34,7 @@
     ├── BaseModelError               a base cannot be found, read or quantized
     ├── AdapterFormatError           an adapter folder is not one we serve
     ├── AdapterTooLargeError         an adapter alone is more than may be loaded in all
+    ├── NonFiniteLogitsError         an answer's next token cannot be computed; other answers go on
     ├── ToolCallFormatError          an answer is no call of a tool, or only the beginning of one
     ├── StoreError                   a place for versions says no, and will again; so trying again helps nobody
     │   └── StoreUnreachableError    it does not answer, or not now
@@ -86,6 +89,10 @@ class PromptTooLongError(InvalidInputError):
     code = "prompt_too_long"
 
 
+class InvalidFileError(InvalidInputError):
+    code = "invalid_file"
+
+
 class DoesNotFitError(InvalidInputError):
     code = "does_not_fit"
 
@@ -104,6 +111,10 @@ class UnknownJobError(NotFoundError):
 
 class UnknownAdapterError(NotFoundError):
     code = "unknown_adapter"
+
+
+class UnknownFileError(NotFoundError):
+    code = "unknown_file"
 
 
 class UnknownSourceError(NotFoundError):
@@ -128,6 +139,10 @@ class DuplicateRequestError(ConflictError):
 
 class TooManyPinsError(ConflictError):
     code = "too_many_pins"
+
+
+class FileInUseError(ConflictError):
+    code = "file_in_use"
 
 
 class DamagedJobError(ConflictError):
@@ -157,17 +172,7 @@ class BusyError(AdapterServiceError):
 
 
 class OverloadedError(AdapterServiceError):
-    """`retry_after_seconds` is when another try makes sense."""
-
     code = "overloaded"
-
-    def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
-
-
-class NonFiniteLogitsError(AdapterServiceError):
-    code = "non_finite_logits"
 
 
 class NotReadyError(AdapterServiceError):
@@ -204,6 +209,10 @@ class AdapterFormatError(AdapterServiceError):
 
 class AdapterTooLargeError(AdapterServiceError):
     code = "adapter_too_large"
+
+
+class NonFiniteLogitsError(AdapterServiceError):
+    code = "non_finite_logits"
 
 
 class ToolCallFormatError(AdapterServiceError):

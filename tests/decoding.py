@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def new_batch(base: BaseModel, rows: int = 8, prefix_bytes: int = 0) -> Batch:
+    from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
     from adapter_service.engine.probe import choose_batch
 
-    return choose_batch(base, "template", rows=rows, prefix_bytes=prefix_bytes).batch
+    return choose_batch(base, "template", rows=rows, prefixes=PrefixCache(CHUNK_TOKENS, prefix_bytes)).batch
 
 
 def answers(

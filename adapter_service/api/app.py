@@ -56,7 +56,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """The one added last is outermost: every request is traced, those of strangers too."""
-    app.add_middleware(BodyLimit, max_body_bytes=settings.security.max_body_bytes)
+    app.add_middleware(BodyLimit, security=settings.security)
     if settings.security.loopback_only:
         app.add_middleware(LoopbackOnly)
     app.add_middleware(Tracing)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapter_service.engine.generations import Choice, FinishReason, Piece, TokenTrail
@@ -27,12 +27,11 @@ class Answer:
         self.sequence = sequence
         self.index = index
         self.choice: Choice | None = None  # once it has ended
+        self.token_at = time.monotonic()  # when it got its last token; the first one is there as it begins
         self.tokens: list[int] = []  # without the one that ends it
         self._sampling = sampling
         self._ends = base.eos_ids() | sampling.extra_eos_ids
         self._trail = TokenTrail() if sampling.return_tokens else None
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=sampling.seed + index)
         foreign = None
         if sampling.script is not None and sampling.foreign_script_penalty:
             foreign = base.foreign_to(sampling.script)

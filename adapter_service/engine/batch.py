@@ -15,16 +15,13 @@ import torch
 
 from adapter_service.base_models.attention import Attending, attending
 from adapter_service.engine.kv_cache import KvCache, Place, PromptAttention, StepAttention
-from adapter_service.engine.prefix_cache import Owner, PrefixCache
+from adapter_service.engine.prefix_cache import CHUNK_TOKENS, Owner, PrefixCache
 from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.layer import Served, using
 from adapter_service.lora.resident import OneAdapter
 from adapter_service.lora.rows import AdapterRows, Row
 from adapter_service.model_utils import BaseModel
 
-# Tokens of a prompt that go through the base at once; everyone else's next token waits for that. Chunks begin at
-# multiples of it, so that a prompt is computed alike whatever of it was found in the prefix cache.
-CHUNK_TOKENS = 64
 _ROWS_FOR_ONE_THREAD = 8
 
 
@@ -61,7 +58,7 @@ class Batch(Protocol):
         ...
 
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
-        """Free all that it has, wherever it is, if it has anything; `poisoned` may hold values that are no numbers."""
+        """Free all that it has, if anything; what is `poisoned` may hold values that are no numbers."""
         ...
 
     def free_memory(self) -> None:
@@ -212,12 +209,11 @@ class SingleBatch:
     def _logits(self, sequence: Sequence, tokens: list[int]) -> torch.Tensor:
         from transformers import DynamicCache
 
-        # Taken out for the pass: one that fails leaves some layers a token ahead, and not all kinds can be cut.
+        # Taken out for the pass: one that fails leaves some layers ahead of others, and not all kinds can be cut.
         cache, taken = self._caches.pop(sequence, None), self._taken[sequence]
+        ids = tokens
         if cache is None:
             cache, ids = DynamicCache(config=self._base.model.config), [*taken, *tokens]
-        else:
-            ids = tokens
         inputs = torch.tensor([ids], device=self._base.device)
         with using(_added(sequence)):
             output = self._base.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)

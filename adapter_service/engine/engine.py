@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from adapter_service.adapters.artifact import verify_folder
 from adapter_service.engine.generations import Generation, never_begun
-from adapter_service.engine.measures import Measures
+from adapter_service.engine.measures import Measures, Reading
+from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.requests import AdapterFiles, Ask
 from adapter_service.engine.residency import Residency
 from adapter_service.engine.resident_adapters import ResidentAdapters
@@ -84,6 +85,7 @@ class Engine:
         self._residency: Residency[ResidentAdapter] = Residency(
             self._settings.max_adapters, self._settings.max_adapter_bytes
         )
+        self._prefixes = PrefixCache(CHUNK_TOKENS, self._settings.prefix_cache_bytes)
         self._share = TrainingShare(self._settings.train_share)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._turn: Turn | None = None
@@ -94,6 +96,7 @@ class Engine:
         self._resumed_at = 0.0
         self._settled: Callable[[], None] = lambda: None
         self.measures = Measures()
+        self.measures.watch(self._reading)
         self.is_batch_invariant: bool | None = None
         """Whether equal seeds give equal answers whatever else is answered; None until the base is loaded."""
         self.note = "waiting to be started"
@@ -259,6 +262,29 @@ class Engine:
         self._order(lambda adapters: future.set_result(adapters.unpin(key)))
         return future.result()
 
+    def _reading(self) -> Reading:
+        """For whoever scrapes; numbers that are read while they change may be a moment apart."""
+        scheduler, residency, share = self._scheduler, self._residency, self._share
+        with self._condition:
+            waiting = [generation for generation in self._line if not generation.cancelled]
+        return Reading(
+            running=self.active,
+            waiting=len(waiting),
+            kv_cache_share=self.active / self._settings.max_active_requests,
+            prefix_queried_tokens=self._prefixes.queried_tokens,
+            prefix_found_tokens=self._prefixes.found_tokens,
+            max_adapters=residency.max_adapters,
+            resident_adapters=len(residency),
+            resident_bytes=residency.size_bytes,
+            adapter_loads=residency.loads,
+            adapter_evictions=residency.evictions,
+            running_adapters=scheduler.adapters if scheduler else (),
+            waiting_adapters=tuple({one.ask.adapter.key for one in waiting if one.ask.adapter}),
+            served_seconds=share.served_seconds,
+            trained_seconds=share.trained_seconds,
+            recent_train_share=share.recent,
+        )
+
     def _order(self, order: Callable[[ResidentAdapters], None]) -> None:
         """Have the engine's thread do something to its adapters."""
         self._ready()
@@ -273,8 +299,7 @@ class Engine:
 
     def _ready(self) -> Turn:
         if self._error is not None:
-            why = f"the base could not be loaded: {self._error}" if self._turn is None else str(self._error)
-            raise NotReadyError(why) from self._error
+            raise NotReadyError(f"the base could not be loaded: {self._error}") from self._error
         if self._turn is None:
             raise NotReadyError(f"the base is not ready yet ({self.note}); see /ready")
         return self._turn
@@ -339,7 +364,7 @@ class Engine:
         layers = install(base.model, keep=base.model.get_output_embeddings())
         renderer = Renderer(base.tokenizer)
         most = self._settings.max_active_requests
-        chosen = choose_batch(base, renderer.template_id, rows=most, prefix_bytes=self._settings.prefix_cache_bytes)
+        chosen = choose_batch(base, renderer.template_id, rows=most, prefixes=self._prefixes)
         self._set_note(chosen.note)
 
         def read(files: AdapterFiles) -> Adapter:
@@ -349,7 +374,7 @@ class Engine:
         def read_to_serve(files: AdapterFiles) -> ResidentAdapter:
             return ResidentAdapter.of(files.key, read(files), base.adapter_dtype, base.device)
 
-        self._adapters = ResidentAdapters(read_to_serve, self._residency, self._wake)
+        self._adapters = ResidentAdapters(read_to_serve, self._residency, self.measures, self._wake)
         self._scheduler = Scheduler(
             base, chosen.batch, self._adapters, self._line, self.measures, lock=self._condition, max_active=most
         )
@@ -367,20 +392,12 @@ class Engine:
             # In a context of its own: around this may be a pass of training, with an adapter in use and much else.
             busy = Context().run(self._scheduler.turn)
         except Exception as error:
-            log.exception("the engine broke", extra={"action": "engine_failed"})
-            self._break(NotReadyError(f"the engine broke ({type(error).__name__}); see the log and start it again"))
-            return False
+            log.exception("the scheduler failed", extra={"action": "scheduler_failed"})
+            self._scheduler.fail_all(error.with_traceback(None))
+            return True
         if busy:
             self._share.served(time.monotonic() - started)
         return busy
-
-    def _break(self, error: AdapterServiceError) -> None:
-        """A turn met what it does not expect, and nothing is left to rely on: better no answers than wrong ones."""
-        assert self._scheduler is not None  # noqa: S101 - it broke
-        with self._condition:
-            self._error, self.note = error, str(error)
-            self._ends_at = time.monotonic()
-        self._scheduler.abandon(error)
 
     def _pause(self) -> None:
         """What long work calls: those who wait have their turns, and when the engine stops, the work ends here."""
@@ -418,7 +435,7 @@ class Engine:
         with self._condition:
             if not self._woken:
                 left = _PARKED_SECONDS if self._ends_at is None else self._ends_at - time.monotonic()
-                self._condition.wait(max(0.0, min(left, _PARKED_SECONDS)))
+                self._condition.wait(min(max(left, 0.0), _PARKED_SECONDS))
             self._woken = False
 
     def _wake(self) -> None:

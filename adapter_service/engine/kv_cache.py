@@ -90,26 +90,26 @@ class _Buffer:
     """Places of one capacity: (places, key-value heads, capacity, size) for the keys of each layer, and the values."""
 
     capacity: int
+    places: int = 1
     taken: set[int] = field(default_factory=set)
     layers: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     def take(self) -> int:
         number = next(number for number in range(len(self.taken) + 1) if number not in self.taken)
-        if self.layers and number >= len(self.layers[0][0]):
+        if number == self.places:
             self.layers = [(_doubled(keys), _doubled(values)) for keys, values in self.layers]
+            self.places *= 2
         self.taken.add(number)
         return number
 
     def layer(self, number: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The layer's keys and values; made for heads like `key`'s and `value`'s (..., heads, tokens, size)."""
         if number == len(self.layers):
-            # As many as the layers before have, should memory have run out between them and this one.
-            places = len(self.layers[0][0]) if self.layers else 1 << max(self.taken, default=0).bit_length()
-            self.layers.append((self._zeros(places, key), self._zeros(places, value)))
+            self.layers.append((self._zeros(key), self._zeros(value)))
         return self.layers[number]
 
-    def _zeros(self, places: int, heads: torch.Tensor) -> torch.Tensor:
-        return heads.new_zeros(places, heads.shape[-3], self.capacity, heads.shape[-1])
+    def _zeros(self, heads: torch.Tensor) -> torch.Tensor:
+        return heads.new_zeros(self.places, heads.shape[-3], self.capacity, heads.shape[-1])
 
 
 def _doubled(tensor: torch.Tensor) -> torch.Tensor:

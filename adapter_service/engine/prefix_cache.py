@@ -9,8 +9,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from adapter_service.engine.kv_cache import Block
+if TYPE_CHECKING:
+    from adapter_service.engine.kv_cache import Block
+
+# Tokens of a prompt that go through the base at once; everyone else's next token waits for that. Chunks begin at
+# multiples of it, so that a prompt is computed alike whatever of it is found here.
+CHUNK_TOKENS = 64
 
 # Whose states they are: the base with its template, the adapter's version (None: the base alone) and its strength.
 Owner = tuple[str, str | None, float]

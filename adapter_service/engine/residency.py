@@ -7,7 +7,7 @@ so until somebody asks that it be tried again. Nothing in here knows threads: it
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -127,22 +127,6 @@ class Residency(Generic[T]):
         self._failed.pop(key, None)
         self._loading.discard(key)
 
-    def get(self, key: str, load: Callable[[], T], size_of: Callable[[T], int] = lambda _: 0) -> T:
-        """For work that cannot go on without it: what is resident, or else what `load` gives.
-
-        It is kept where there is room and may go at any time, for it is not acquired.
-
-        Raises:
-            Exception: what `load` raises, or why loading failed before.
-        """
-        if (error := self.failure(key)) is not None:
-            raise error
-        if key not in self._resident:
-            value = load()
-            if not self.add(key, value, size_of(value)):
-                return value
-        return self._touch(key).value
-
     # In use.
 
     def acquire(self, key: str) -> T:
@@ -164,14 +148,6 @@ class Residency(Generic[T]):
         if not self.users(key):
             raise ValueError(f"{key} is released more often than it was acquired")
         self._touch(key).users -= 1
-
-    def evict(self, key: str) -> bool:
-        """Let go of one now; False when it is in use or not resident. A pin stays, for when it is loaded again."""
-        if key not in self._resident or self.users(key):
-            return False
-        self._remove(key)
-        self.evictions += 1
-        return True
 
     # Pins.
 

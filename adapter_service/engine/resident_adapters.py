@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from adapter_service.engine.measures import Measures
 from adapter_service.engine.reading import AdapterReader
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.engine.residency import Residency
@@ -27,9 +29,12 @@ class ResidentAdapters:
         self,
         read: Callable[[AdapterFiles], ResidentAdapter],
         residency: Residency[ResidentAdapter],
+        measures: Measures,
         wake: Callable[[], None],
     ) -> None:
         self._residency = residency
+        self._measures = measures
+        self._wanted_at: dict[str, float] = {}
         self._wake = wake
         self._arrived: deque[tuple[str, ResidentAdapter | Exception]] = deque()
         # Why those could not be had that will be tried again: told to whoever waits, and not remembered.
@@ -42,8 +47,8 @@ class ResidentAdapters:
         """How many have been read and are not yet taken in."""
         return len(self._arrived)
 
-    def close(self, error: AdapterServiceError) -> None:
-        """Read no more; whoever waits for a pin is told `error`."""
+    def close(self, error: Exception) -> None:
+        """Read no more; whoever waits for a pin is told why."""
         self._reader.close()
         for key in list(self._awaited):
             self._settle(key, error)
@@ -54,8 +59,8 @@ class ResidentAdapters:
         More of them would only drive each other out before anybody gets to use them.
         """
         expected = {one.key: one for one in files}
-        # A fault is for those who waited for it; who comes later has it tried again.
-        self._faults = {key: error for key, error in self._faults.items() if key in expected}
+        for key in self._faults.keys() - expected.keys():  # whoever waited for it has left
+            del self._faults[key]
         room = self._residency.max_adapters - self._residency.in_use
         for key in reversed(list(expected)[:room]):
             self._residency.touch(key)
@@ -70,15 +75,15 @@ class ResidentAdapters:
         """Use it until `release`.
 
         Raises:
-            AdapterServiceError: why it could not be read.
+            Exception: why it could not be read.
         """
         error = self._faults.pop(files.key, None) or self._residency.failure(files.key)
         if error is not None:
             raise error
         return self._residency.acquire(files.key)
 
-    def release(self, files: AdapterFiles) -> None:
-        self._residency.release(files.key)
+    def release(self, key: str) -> None:
+        self._residency.release(key)
 
     def pin(self, files: AdapterFiles, settled: Settled) -> None:
         """Keep it resident; `settled` is told once it is, or why it will not be."""
@@ -110,6 +115,7 @@ class ResidentAdapters:
                 continue
             try:
                 if self._residency.add(key, found, found.size_bytes):
+                    self._measures.adapter_loaded(time.monotonic() - self._wanted_at.pop(key))
                     self._settle(key, None)
                 else:
                     self._arrived.append((key, found))
@@ -118,6 +124,7 @@ class ResidentAdapters:
 
     def _want(self, files: AdapterFiles) -> None:
         if files.key not in self._faults and self._residency.begin_loading(files.key):
+            self._wanted_at[files.key] = time.monotonic()
             self._reader.ask(files)
 
     def _deliver(self, files: AdapterFiles, found: ResidentAdapter | Exception) -> None:
@@ -127,6 +134,7 @@ class ResidentAdapters:
 
     def _failed(self, key: str, error: Exception) -> None:
         # A version never changes: what its content is to blame for stays so. A disk may be better the next time.
+        self._wanted_at.pop(key, None)
         remember = isinstance(error, AdapterFormatError)
         self._residency.fail(key, error, remember=remember)
         if not remember:

@@ -48,7 +48,6 @@ class _Request:
     in_batch: list[Sequence] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     paused_at: float | None = None
-    token_at: float | None = None
 
     @property
     def growing(self) -> list[Answer]:
@@ -85,6 +84,12 @@ class Scheduler:
         """Answers that grow, or will when their prompt is read."""
         return sum(request.generation.ask.count for request in self._requests)
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Keys of the versions that answers are being written with."""
+        used = (request.sequence.adapter for request in tuple(self._requests))
+        return tuple({adapter.key for adapter in used if adapter is not None})
+
     @torch.inference_mode()
     def turn(self) -> bool:
         """One turn; False when there was nothing to do for anybody."""
@@ -94,6 +99,11 @@ class Scheduler:
         read = self._read_one_chunk()
         return self._step() or read or entered
 
+    def fail_all(self, error: Exception) -> None:
+        """End every answer with `error`: the scheduler itself has failed, and nobody shall wait for ever."""
+        for request in list(self._requests):
+            self._fail(request, error)
+
     def end_all(self, error: AdapterServiceError) -> None:
         """Refuse whoever waits, and end every answer where it is."""
         with self._lock:
@@ -102,14 +112,6 @@ class Scheduler:
             generation.publish(error)
         for request in list(self._requests):
             self._cut_short(request)
-
-    def abandon(self, error: AdapterServiceError) -> None:
-        """Tell everybody of `error`, and touch nothing else: something is broken in here."""
-        with self._lock:
-            waiting = self._line.remove(lambda _: True)
-        for generation in [*waiting, *(request.generation for request in self._requests)]:
-            generation.publish(error)
-        self._requests.clear()
 
     # Who is let in.
 
@@ -135,15 +137,15 @@ class Scheduler:
         ask = generation.ask
         sequence = Sequence(ask.prompt_ids, len(ask.prompt_ids) + ask.sampling.max_new_tokens, scale=ask.scale)
         request = _Request(generation, sequence, time.monotonic())
-        try:
-            sequence.adapter = self._adapters.acquire(ask.adapter) if ask.adapter else None
-        except Exception as error:  # noqa: BLE001 - whatever its reading came to, and that has been logged
-            generation.publish(error.with_traceback(None))
-            return
         self._requests.append(request)
         self._measures.admitted(request.admitted_at - generation.submitted_at)
-        request.in_batch.append(sequence)
-        self._guarded(request, lambda: self._batch.add(sequence))
+        self._guarded(request, lambda: self._prepare(request))
+
+    def _prepare(self, request: _Request) -> None:
+        files = request.generation.ask.adapter
+        request.sequence.adapter = self._adapters.acquire(files) if files else None
+        request.in_batch.append(request.sequence)
+        self._batch.add(request.sequence)
 
     def _attend_to_readers(self) -> None:
         """End answers that nobody wants any more; those whose reader is behind wait for it, by themselves."""
@@ -189,7 +191,7 @@ class Scheduler:
         for _ in range(1, ask.count):
             request.in_batch.append(self._batch.fork(request.sequence))
         for index, sequence in enumerate(request.in_batch):
-            answer = Answer(self._base, sequence, ask.sampling, index, publish)
+            answer = Answer(self._base, sequence, ask.sampling_of(index), index, publish)
             request.answers.append(answer)
             self._grown_by[sequence] = request, answer
         self._measures.first_token(time.monotonic() - request.generation.submitted_at)
@@ -225,9 +227,8 @@ class Scheduler:
         request, answer = self._grown_by[sequence]
         goes_on = self._guarded(request, lambda: answer.take(logits))
         now = time.monotonic()
-        if request.token_at is not None:
-            self._measures.token(now - request.token_at)
-        request.token_at = now
+        self._measures.token(now - answer.token_at)
+        answer.token_at = now
         if goes_on is False:
             self._ended(request, answer)
 
@@ -267,8 +268,8 @@ class Scheduler:
 
     def _forget(self, request: _Request) -> None:
         self._requests.remove(request)
-        if (files := request.generation.ask.adapter) is not None:
-            self._adapters.release(files)
+        if request.sequence.adapter is not None:
+            self._adapters.release(request.sequence.adapter.key)
 
     def _guarded(self, request: _Request, action: Callable[[], T], *, is_repeatable: bool = False) -> T | None:
         """What `action` returns; a fault ends the request. Out of memory, what is repeatable ends the newest one."""

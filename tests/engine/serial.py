@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from adapter_service.engine.batch import CHUNK_TOKENS, Batch, MixedBatch
-from adapter_service.engine.prefix_cache import PrefixCache
+from adapter_service.engine.batch import Batch, MixedBatch
+from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.sequence import Sequence
 from tests.near_ties import Serial
 

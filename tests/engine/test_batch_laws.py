@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from adapter_service.engine.batch import MixedBatch
+from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.probe import choose_batch
 from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.layer import install
@@ -50,7 +51,7 @@ class Serials:
         install(base.model, keep=base.model.get_output_embeddings())
         self.base = base
         self.adapters: list[ResidentAdapter | None] = [None, *every_kind(base)]
-        self.exactly = choose_batch(base, "plain", rows=ROWS, prefix_bytes=0).is_invariant
+        self.exactly = choose_batch(base, "plain", rows=ROWS, prefixes=PrefixCache(CHUNK_TOKENS, 0)).is_invariant
         self._known: dict[tuple[int, int, float], torch.Tensor] = {}
 
     def of(self, length: int, adapter: int, scale: float) -> torch.Tensor:

@@ -72,12 +72,14 @@ def test_logprobs_are_the_policys_at_temperature_one_whatever_the_sampling(
         {"top_p": 0.7},
         {"temperature": 0.8, "top_k": 30, "top_p": 0.9},
         {"repetition_penalty": 1.5},
-        {"temperature": 0.7, "top_k": 40, "top_p": 0.8, "repetition_penalty": 1.3},
+        {"min_p": 0.2},
+        {"temperature": 0.7, "top_k": 40, "top_p": 0.8, "min_p": 0.1, "repetition_penalty": 1.3},
     ],
     ids=str,
 )
 def test_sampling_logprobs_are_of_the_distribution_drawn_from(tiny_base: BaseModel, changes: dict[str, float]) -> None:
     from transformers.generation.logits_process import (
+        MinPLogitsWarper,
         RepetitionPenaltyLogitsProcessor,
         TemperatureLogitsWarper,
         TopKLogitsWarper,
@@ -97,6 +99,8 @@ def test_sampling_logprobs_are_of_the_distribution_drawn_from(tiny_base: BaseMod
             row = TopKLogitsWarper(sampling.top_k)(answer, row)
         if sampling.top_p < 1.0:
             row = TopPLogitsWarper(sampling.top_p)(answer, row)
+        if sampling.min_p:
+            row = MinPLogitsWarper(sampling.min_p)(answer, row)
         assert trail.sampling_logprobs[place] == pytest.approx(float(row.log_softmax(-1)[0, token]), abs=1e-3)
 
 

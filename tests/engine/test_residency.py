@@ -122,7 +122,7 @@ def test_a_remembered_failure_keeps_nothing_alive_of_those_that_it_was_raised_to
     def ask() -> weakref.ref[Cache]:
         cache = Cache()
         with pytest.raises(AdapterFormatError):
-            residency.get("a", lambda: pytest.fail("read again"))
+            raise residency.failure("a") or AssertionError
         return weakref.ref(cache)
 
     asked = ask()
@@ -158,32 +158,12 @@ def test_failures_of_versions_long_gone_do_not_pile_up() -> None:
     assert [residency.state(key) for key in ("0", "4999")] == ["absent", "failed"]
 
 
-def test_work_that_cannot_wait_loads_what_is_not_there() -> None:
-    residency = filled("a", max_adapters=1)
-    assert residency.get("b", lambda: "B", lambda _: 7) == "B"
-    assert (residency.keys(), residency.size_bytes) == (["b"], 7)
-    assert residency.get("b", lambda: pytest.fail("loaded again")) == "B"
-
-
-def test_work_that_cannot_wait_gets_it_also_where_there_is_no_room() -> None:
-    residency = filled("a", max_adapters=1)
-    residency.acquire("a")
-    assert residency.get("b", lambda: "B") == "B"
-    assert residency.keys() == ["a"]
-
-
-def test_what_cannot_be_loaded_pushes_nothing_out() -> None:
-    residency = filled("a", max_adapters=1)
-    with pytest.raises(ZeroDivisionError):
-        residency.get("b", lambda: str(1 // 0))
-    assert residency.keys() == ["a"]
-
-
-def test_one_that_nobody_uses_can_be_sent_away() -> None:
+def test_one_that_will_be_used_soon_goes_last() -> None:
     residency = filled("a", "b")
-    residency.acquire("a")
-    assert [residency.evict(key) for key in ("a", "b", "c")] == [False, True, False]
-    assert (residency.keys(), residency.size_bytes) == (["a"], 10)
+    for key in ("a", "c"):
+        residency.touch(key)
+    residency.add("c", "C", 10)
+    assert residency.keys() == ["a", "c"]
 
 
 KEYS = st.sampled_from("abcdef")
@@ -273,11 +253,10 @@ class NaiveModel(RuleBasedStateMachine):
         self.use(key)
 
     @rule(key=KEYS)
-    def evict(self, key: str) -> None:
-        goes = key in self.line and key not in self.uses
-        assert self.residency.evict(key) is goes
-        if goes:
-            self.line.remove(key)
+    def touch(self, key: str) -> None:
+        self.residency.touch(key)
+        if key in self.line:
+            self.use(key)
 
     @rule(key=KEYS)
     def pin(self, key: str) -> None:
@@ -306,6 +285,7 @@ class NaiveModel(RuleBasedStateMachine):
 
     @invariant()
     def none_in_use_has_gone(self) -> None:
+        assert self.residency.in_use == len(set(self.line) & {*self.uses, *self.pins})
         assert set(self.uses) <= set(self.residency.keys())
         assert len(self.line) <= PLACES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapter_service.engine.share import KEPT_SECONDS, RECENT_SECONDS, TrainingShare
@@ -40,6 +40,7 @@ def test_under_load_training_gets_its_share_however_unequal_the_slices(
     assert part(share) == pytest.approx(wanted, rel=0.03)
 
 
+@settings(deadline=None)
 @given(wanted=SHARES, turns=st.lists(st.tuples(SECONDS, SECONDS), min_size=1, max_size=60))
 def test_under_load_nobody_is_ever_further_behind_than_one_slice_or_turn(
     wanted: float, turns: list[tuple[float, float]]
@@ -59,6 +60,7 @@ def test_a_share_of_nothing_is_idle_time_alone() -> None:
     assert share.trained_seconds == LAYER
 
 
+@settings(deadline=None)
 @given(wanted=SHARES, idle=st.lists(SECONDS, min_size=1))
 def test_a_night_of_training_alone_costs_training_no_more_than_its_last_slice(wanted: float, idle: list[float]) -> None:
     rested, busy = TrainingShare(wanted), TrainingShare(wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapter_service.engine.waiting import MAX_OVERTAKEN, WaitingLine
@@ -83,6 +83,7 @@ def played(turns: list[tuple[bool, set[int]]]) -> tuple[WaitingLine[int], list[i
     return line, served
 
 
+@settings(deadline=None)
 @given(turns=TURNS)
 def test_nobody_is_overtaken_more_often_than_that(turns: list[tuple[bool, set[int]]]) -> None:
     line, served = played(turns)
@@ -91,6 +92,7 @@ def test_nobody_is_overtaken_more_often_than_that(turns: list[tuple[bool, set[in
         assert sum(other > item for other in before) <= MAX_OVERTAKEN
 
 
+@settings(deadline=None)
 @given(turns=TURNS)
 def test_once_all_are_ready_the_line_empties_in_order(turns: list[tuple[bool, set[int]]]) -> None:
     line, _ = played(turns)
