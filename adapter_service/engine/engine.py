@@ -53,7 +53,7 @@ EngineState = Literal["loading", "ready", "failed", "stopped"]
 class Turn:
     """What long work gets: the base, the means to render and to load adapters, and the pause.
 
-    `check` raises when the engine stops; it is asked where there is no time to pause, between layers.
+    `pause` answers whoever waits, and raises when the engine stops. It may be called in the middle of a pass.
     """
 
     base: BaseModel
@@ -61,7 +61,6 @@ class Turn:
     layers: Mapping[str, LowRankLinear]
     load_adapter: Callable[[AdapterFiles], Adapter]
     pause: Callable[[], None]
-    check: Callable[[], None]
 
 
 class Engine:
@@ -253,7 +252,7 @@ class Engine:
             return self._adapters.get(files.key, lambda: read(files))
 
         self._set_note("ready")
-        return Turn(base, Renderer(base.tokenizer), layers, load_adapter, self._pause, self._refuse_when_stopping)
+        return Turn(base, Renderer(base.tokenizer), layers, load_adapter, self._pause)
 
     def _set_note(self, note: str) -> None:
         if not self._stopping:
@@ -285,7 +284,10 @@ class Engine:
 
     def _pause(self) -> None:
         """What long work calls: requests are answered, and when the engine stops, the work ends here."""
-        self._answer_waiting()
+        if self._requests:  # mostly there are none, and this is called at every layer
+            from adapter_service.base_models.pauses import apart
+
+            apart(self._answer_waiting, threads=self._ready().base.precision.threads)
         self._refuse_when_stopping()
 
     def _answer_waiting(self) -> None:
