@@ -37,21 +37,26 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.SettingsError: 500,  # a caller can do nothing about this service's files
     errors.InvalidParameterError: 422,
     errors.PromptTooLongError: 422,
+    errors.InvalidFileError: 422,
     errors.DoesNotFitError: 422,
     errors.InvalidSampleError: 422,
     errors.NotFoundError: 404,
     errors.UnknownJobError: 404,
     errors.UnknownAdapterError: 404,
+    errors.UnknownFileError: 404,
     errors.UnknownSourceError: 404,
     errors.ConflictError: 409,
     errors.WrongJobStateError: 409,
     errors.NoVersionToRollBackError: 409,
     errors.DuplicateRequestError: 409,
+    errors.TooManyPinsError: 409,
+    errors.FileInUseError: 409,
     errors.DamagedJobError: 409,
     errors.SupersededError: 409,
     errors.NotAuthenticatedError: 401,
     errors.ForbiddenError: 403,
     errors.BusyError: 429,
+    errors.OverloadedError: 503,
     errors.NotReadyError: 503,
     errors.SourceError: 502,
     errors.SourceUnreachableError: 502,
@@ -60,6 +65,7 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.TooManyBadRecordsError: 502,
     errors.BaseModelError: 500,
     errors.AdapterFormatError: 500,
+    errors.AdapterTooLargeError: 500,
     errors.NonFiniteLogitsError: 500,
     errors.ToolCallFormatError: 500,
     errors.StoreError: 502,
@@ -184,7 +190,16 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     }.get(error.status_code, str(error.detail))
     code = _ROUTE_ERRORS.get(error.status_code, "http_error")
     problem = problem_object(request.scope, status=error.status_code, code=code, detail=detail)
-    return problem_response(request.scope, problem, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and (methods := _methods_of(request)):
+        headers["Allow"] = ", ".join(methods)
+    return problem_response(request.scope, problem, headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """All that the path takes; the framework names those of its first route alone."""
+    path = getattr(request.scope.get("route"), "path", "")
+    return sorted(map(str.upper, request.app.openapi()["paths"].get(path, ())))
 
 
 def _why_unreadable(cause: BaseException) -> str:

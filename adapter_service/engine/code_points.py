@@ -103,9 +103,7 @@ class _Streamed:
 class _Windowed:
     """For tokenizers without a Rust one below them: the last piece's tokens and those since are decoded together."""
 
-    def __init__(
-        self, decode: Callable[[Sequence[int]], str], context: Sequence[int], begun: Sequence[int]
-    ) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], context: Sequence[int], begun: Sequence[int]) -> None:
         self._decode = decode
         self._context, self._known = list(context), decode(context)
         self._held: list[int] = []

@@ -109,7 +109,7 @@ class _Follower:
 
 def _brief(reason: str) -> str:
     """Without the parser's state, which llguidance puts behind some reasons."""
-    return reason.split("\n<state>")[0].strip()
+    return reason.split("\n<state>", maxsplit=1)[0].strip()
 
 
 def _vocabulary(tokenizer: Any, parameter: str) -> Any:

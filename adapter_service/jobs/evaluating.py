@@ -39,7 +39,7 @@ def measure(
     def on_engine(turn: Turn) -> Measurements:
         from adapter_service.lora.layer import asking
 
-        with asking(turn.check):
+        with asking(turn.pause):
             return loss_and_answers(turn)
 
     def loss_and_answers(turn: Turn) -> Measurements:
@@ -79,7 +79,7 @@ def reread(
         loaded = read_folder(files.folder, turn.layers).frozen_copy(turn.base.adapter_dtype).to(turn.base.device)
         budget = settings.training.token_budget
         pause = _pause(turn, watch)
-        with asking(turn.check):
+        with asking(turn.pause):
             return score(turn.base, loaded, dataset.holdout_rendered, budget_tokens=budget, pause=pause).per_token
 
     return replace(candidate, reloaded_loss=engine.run(on_engine))
@@ -119,7 +119,7 @@ def _as_served(turn: Turn, adapter: Adapter | AdapterFiles | None) -> tuple[Adap
     if adapter is None:
         return None, True
     if isinstance(adapter, AdapterFiles):
-        return turn.load_adapter(adapter), True
+        return turn.read_adapter(adapter).frozen_copy(turn.base.adapter_dtype).to(turn.base.device), True
     return adapter.frozen_copy(turn.base.adapter_dtype), adapter.is_finite()
 
 

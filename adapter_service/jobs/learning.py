@@ -81,7 +81,7 @@ def train(
             watch.note(found.note)
         hooks = Hooks(
             pause=turn.pause,
-            check=turn.check,
+            check=turn.pause,
             cancelled=watch.cancelled,
             report=watch.trained,
             save=kept.save,

@@ -39,6 +39,19 @@ def test_every_route_of_the_specification_is_there(document: Any) -> None:
         "POST /adapter/cancel/{job_id}",
         "POST /adapter/pause/{job_id}",
         "POST /adapter/resume/{job_id}",
+        "POST /v1/files",
+        "GET /v1/files",
+        "GET /v1/files/{file_id}",
+        "GET /v1/files/{file_id}/content",
+        "DELETE /v1/files/{file_id}",
+        "POST /v1/fine_tuning/jobs",
+        "GET /v1/fine_tuning/jobs",
+        "GET /v1/fine_tuning/jobs/{fine_tuning_job_id}",
+        "POST /v1/fine_tuning/jobs/{fine_tuning_job_id}/cancel",
+        "POST /v1/fine_tuning/jobs/{fine_tuning_job_id}/pause",
+        "POST /v1/fine_tuning/jobs/{fine_tuning_job_id}/resume",
+        "GET /v1/fine_tuning/jobs/{fine_tuning_job_id}/events",
+        "GET /v1/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints",
         "GET /adapter/list",
         "POST /adapter/{name}/rollback",
         "GET /adapter/logs/{job_id}",
@@ -58,6 +71,7 @@ def test_every_route_of_the_specification_is_there(document: Any) -> None:
         "POST /detokenize",
         "GET /health",
         "GET /ready",
+        "GET /metrics",
     }
 
 

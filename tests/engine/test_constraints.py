@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from adapter_service.engine.decoding import decode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapter_service.engine.constraints import Matcher
-from adapter_service.engine.decoding import decode
 from adapter_service.engine.grammar_compiler import GrammarCompiler
 from adapter_service.engine.grammars import (
     Grammar,

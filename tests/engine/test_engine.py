@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from adapter_service.engine import decoding
-from adapter_service.engine.decoding import decode_batch
+from adapter_service.engine.answering import answer_all
+from adapter_service.engine.batch import MixedBatch
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.generations import Event, Generation, GenerationResult, Piece
 from adapter_service.engine.requests import AdapterFiles, Ask, Sampling
@@ -226,8 +226,8 @@ def test_an_adapter_loaded_while_a_batch_is_decoded_can_be_trained_further(
     def work(turn: Turn) -> bool:
         waiting.append(submit(engine, adapter=files))
         prompts = [turn.renderer.text_ids("a"), turn.renderer.text_ids("longer")]
-        list(decode_batch(turn.base, prompts, [SHORT] * 2, turn.pause))
-        adapter = turn.load_adapter(files).trainable_copy()
+        answer_all(turn.base, turn.new_batch(2), prompts, [SHORT] * 2, pause=turn.pause)
+        adapter = turn.read_adapter(files).trainable_copy()
         parameters = list(adapter.parameters())
         torch.autograd.backward([parameter.square().sum() for parameter in parameters])
         return all(parameter.grad is not None for parameter in parameters)
@@ -252,15 +252,15 @@ def test_a_request_is_answered_while_work_runs(engine: Engine, busy: Work) -> No
 def test_work_that_is_paused_for_an_answer_goes_on_unchanged(engine: Engine, make_files: MakeFiles) -> None:
     """A batch under way and an answer with an adapter in between: neither sees the other."""
     files, ids = make_files(1), engine.renderer.text_ids("Hello")
-    alone = engine.run(lambda turn: list(decode_batch(turn.base, [ids], [SHORT])))
+    alone = engine.run(lambda turn: answer_all(turn.base, turn.new_batch(1), [ids], [SHORT])[0].tokens)
     between: list[Generation] = []
 
-    def work(turn: Turn) -> list[tuple[int, int]]:
+    def work(turn: Turn) -> list[int]:
         def pause() -> None:
             between.append(submit(engine, adapter=files))
             turn.pause()
 
-        return list(decode_batch(turn.base, [ids], [SHORT], pause))
+        return answer_all(turn.base, turn.new_batch(1), [ids], [SHORT], pause=pause)[0].tokens
 
     assert engine.run(work) == alone
     assert len({generation.result(WAIT_SECONDS).only.text for generation in between}) == 1
@@ -295,13 +295,12 @@ def test_an_answer_that_fails_leaves_none_of_what_it_had_in_hand(
 ) -> None:
     had: list[weakref.ref[torch.Tensor]] = []
 
-    def fail(*_: object) -> Iterator[int]:
+    def fail(*_: object) -> None:
         cache = torch.zeros(8)
         had.append(weakref.ref(cache))
-        yield 5
         raise BaseModelError("one of ours, which is not logged: a log that is captured keeps tracebacks")
 
-    monkeypatch.setattr(decoding, "decode", fail)
+    monkeypatch.setattr(MixedBatch, "read", fail)
     generation = submit(engine)
     with pytest.raises(BaseModelError):
         generation.result(WAIT_SECONDS)

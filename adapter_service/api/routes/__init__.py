@@ -5,10 +5,13 @@ from adapter_service.api.routes import (
     chat,
     completions,
     episodes,
+    files,
+    fine_tuning,
     generation,
     health,
     logs,
     lora_adapters,
+    metrics,
     models,
     sources,
     tokens,
@@ -17,6 +20,8 @@ from adapter_service.api.routes import (
 
 ROUTERS = (
     training.router,
+    files.router,
+    fine_tuning.router,
     adapters.router,
     logs.router,
     sources.router,
@@ -28,4 +33,5 @@ ROUTERS = (
     episodes.router,
     tokens.router,
     health.router,
+    metrics.router,
 )
