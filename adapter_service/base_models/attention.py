@@ -95,7 +95,8 @@ def can_pack(model: Any) -> bool:
     except (TypeError, ValueError, RuntimeError, IndexError):  # a model that takes no positions, or minds their order
         return False
     wanted = torch.cat([apart[0], apart[1, 3:]]).float()  # (tokens, hidden)
-    tolerance = 0.001 if apart.dtype == torch.float32 else 0.05
+    # In bfloat16 Gemma 3 270M is up to 0.052 off, and 0.19 or more where positions or what is seen are wrong.
+    tolerance = 0.001 if apart.dtype == torch.float32 else 0.1
     return bool(((together.float() - wanted).norm(dim=-1) <= tolerance * wanted.norm(dim=-1)).all())
 
 
