@@ -69,7 +69,7 @@ def answer_all(
             if len(growing) < ROWS and len(answers) < len(prompts):
                 prompt, sampling = prompts[len(answers)], samplings[len(answers)]
                 sequence = Tokens(prompt, len(prompt) + sampling.max_new_tokens, adapter)
-                answers.append(Answer(base, sequence, sampling, len(answers), lambda _: None))
+                answers.append(Answer(base, sequence, sampling, 0, lambda _: None))
                 growing[sequence] = answers[-1]
                 take(answers[-1], _read(batch, sequence))
                 if sequence in growing:
