@@ -116,6 +116,19 @@ def test_every_token_comes_with_its_logprob_and_bytes(tiny_openai: openai.OpenAI
     assert all(token.logprob <= 0 for token in tokens)
 
 
+def test_the_likeliest_tokens_stand_beside_each(tiny_openai: openai.OpenAI) -> None:
+    for token in logprobs_of(ask(tiny_openai, temperature=0, logprobs=True, top_logprobs=3)):
+        assert [best.logprob for best in token.top_logprobs] == sorted(b.logprob for b in token.top_logprobs)[::-1]
+        assert len(token.top_logprobs) == 3
+        assert token.top_logprobs[0].token == token.token
+
+
+def test_a_bias_of_100_leaves_one_token_to_say(tiny_openai: openai.OpenAI, tiny_services: Services) -> None:
+    (letter,) = tiny_services.engine.base.tokenizer("x", add_special_tokens=False)["input_ids"]
+    answer = ask(tiny_openai, logit_bias={str(letter): 100}, extra_body={"min_tokens": 12})
+    assert answer.choices[0].message.content == "x" * 12
+
+
 def test_logprobs_of_a_stream_are_those_of_the_answer_at_once(tiny_openai: openai.OpenAI) -> None:
     fields = {"seed": 3, "logprobs": True}
     whole = logprobs_of(ask(tiny_openai, **fields))
