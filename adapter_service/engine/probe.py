@@ -94,11 +94,7 @@ def _is_invariant(batch: MixedBatch, rows: int) -> bool:
 
 def _layers_are_invariant(base: BaseModel, rows: int) -> bool:
     """Whether each kind of linear layer that the base has multiplies a row to the same bits beside 1, 2, … others."""
-    kinds = {
-        (type(layer), *widths(layer)): layer
-        for layer in base.model.modules()
-        if is_linear(layer)
-    }
+    kinds = {(type(layer), *widths(layer)): layer for layer in base.model.modules() if is_linear(layer)}
     return all(_is_invariant_layer(layer, base, rows) for layer in kinds.values())
 
 

@@ -109,7 +109,12 @@ def test_every_rank_is_pefts_beside_others(
     bases: Bases, tmp_path_factory: pytest.TempPathFactory, rank: int, alpha: int, rslora: bool
 ) -> None:
     """B is small, so that no rank and alpha drown the base."""
-    options: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "use_rslora": rslora, "target_modules": ["q_proj", "up_proj"]}
+    options: dict[str, Any] = {
+        "r": rank,
+        "lora_alpha": alpha,
+        "use_rslora": rslora,
+        "target_modules": ["q_proj", "up_proj"],
+    }
     wanted = bases.reference(tmp_path_factory.mktemp("rank"), std=0.02, **options)
     beside = bases.reference(tmp_path_factory.mktemp("beside"), seed=4, r=8, target_modules="all-linear")
     found = together(bases.served, [wanted, beside, bases.of_the_base()])
