@@ -72,7 +72,7 @@ def assert_nothing_is_held(engine: Engine, *files: AdapterFiles) -> None:
         assert scheduler._batch._cache.taken_tokens == 0
         assert not scheduler._batch._places
     else:
-        assert not (scheduler._batch._caches or scheduler._batch._stepped)  # type: ignore[attr-defined]
+        assert not scheduler._batch._caches  # type: ignore[attr-defined]
     assert {key: engine._residency.users(key) for key in engine.resident_adapters()} == dict.fromkeys(
         engine.resident_adapters(), 0
     )
