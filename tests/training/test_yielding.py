@@ -152,7 +152,7 @@ def test_scores_and_answers_are_the_same_when_every_layer_answers(base: BaseMode
 
 def nothing_is_left(base: BaseModel, state: TrainingState) -> bool:
     """Of a pass: no context, no hook, no mode, no layer that is run again, no numbers for dropout."""
-    contexts = [pause_in_use(), layout_in_use(), kept_outputs_in_use(), layer._in_use.get()]
+    contexts: list[object] = [pause_in_use(), layout_in_use(), kept_outputs_in_use(), layer._in_use.get()]
     contexts += [torch._C._autograd._top_saved_tensors_default_hooks(True), state.adapter.dropout_generator]
     patched = any("forward" in vars(each) for each in decoder_layers(base.model))
     modes = (torch.is_grad_enabled(), torch._C._is_multithreading_enabled(), torch.is_inference_mode_enabled())
