@@ -130,8 +130,27 @@ def m005_pausing(connection: sqlite3.Connection) -> None:
     )
 
 
+def m006_files(connection: sqlite3.Connection) -> None:
+    """Files to train on that clients sent, and what the fine-tuning API tells of a job beyond its request."""
+    connection.execute("""
+        CREATE TABLE files (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            filename TEXT NOT NULL,
+            purpose TEXT NOT NULL,
+            bytes INTEGER NOT NULL,
+            status TEXT NOT NULL CHECK (status IN ('uploaded', 'processed', 'error')),
+            status_details TEXT,
+            format TEXT,
+            samples INTEGER,
+            created_at TEXT NOT NULL
+        ) STRICT""")
+    connection.execute("ALTER TABLE jobs ADD COLUMN asked TEXT")
+    connection.execute("ALTER TABLE job_events ADD COLUMN data TEXT")
+
+
 # The place in this list is the migration's number; a landed one is never edited.
-MIGRATIONS: tuple[Migration, ...] = (m001_jobs, m002_versions, m003_crashes, m004_uploads, m005_pausing)
+MIGRATIONS: tuple[Migration, ...] = (m001_jobs, m002_versions, m003_crashes, m004_uploads, m005_pausing, m006_files)
 
 
 class Database:

@@ -5,21 +5,26 @@
     │   ├── SettingsError            adapter_config.yaml, mcp_connectors.yml, ADAPTER_* variables
     │   ├── InvalidParameterError    a field or option of one request
     │   ├── PromptTooLongError
+    │   ├── InvalidFileError         a file that was sent to be trained on and cannot be
     │   ├── DoesNotFitError          a job that this machine has not the memory for
     │   └── InvalidSampleError       one record of a source (counted, not fatal by itself)
     ├── NotFoundError
     │   ├── UnknownJobError
     │   ├── UnknownAdapterError
+    │   ├── UnknownFileError
     │   └── UnknownSourceError
     ├── ConflictError                right request, wrong moment
     │   ├── WrongJobStateError
     │   ├── NoVersionToRollBackError
     │   ├── DuplicateRequestError    same idempotency key, another body
+    │   ├── TooManyPinsError         as many adapters are pinned as may be
+    │   ├── FileInUseError           a job that is not finished trains on it
     │   ├── DamagedJobError          its row in the state database cannot be read
     │   └── SupersededError          another attempt or decision came first; what was known is stale
     ├── NotAuthenticatedError        from a peer of whom nothing is known
     ├── ForbiddenError               from a peer that may not
     ├── BusyError                    a bounded queue is full
+    ├── OverloadedError              no memory is left to answer with
     ├── NotReadyError                the base still loads, or could not be loaded
     ├── SourceError                  a stream cannot be read
     │   ├── SourceUnreachableError
@@ -28,6 +33,9 @@
     │   └── TooManyBadRecordsError
     ├── BaseModelError               a base cannot be found, read or quantized
     ├── AdapterFormatError           an adapter folder is not one we serve
+    ├── AdapterTooLargeError         an adapter alone is more than may be loaded in all
+    ├── NonFiniteLogitsError         an answer's next token cannot be computed; other answers go on
+    ├── ToolCallFormatError          an answer is no call of a tool, or only the beginning of one
     ├── StoreError                   a place for versions says no, and will again; so trying again helps nobody
     │   └── StoreUnreachableError    it does not answer, or not now
     ├── DatabaseError                the state database cannot be opened by this version
@@ -81,6 +89,10 @@ class PromptTooLongError(InvalidInputError):
     code = "prompt_too_long"
 
 
+class InvalidFileError(InvalidInputError):
+    code = "invalid_file"
+
+
 class DoesNotFitError(InvalidInputError):
     code = "does_not_fit"
 
@@ -101,6 +113,10 @@ class UnknownAdapterError(NotFoundError):
     code = "unknown_adapter"
 
 
+class UnknownFileError(NotFoundError):
+    code = "unknown_file"
+
+
 class UnknownSourceError(NotFoundError):
     code = "unknown_source"
 
@@ -119,6 +135,14 @@ class NoVersionToRollBackError(ConflictError):
 
 class DuplicateRequestError(ConflictError):
     code = "duplicate_request"
+
+
+class TooManyPinsError(ConflictError):
+    code = "too_many_pins"
+
+
+class FileInUseError(ConflictError):
+    code = "file_in_use"
 
 
 class DamagedJobError(ConflictError):
@@ -145,6 +169,10 @@ class BusyError(AdapterServiceError):
     def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class OverloadedError(AdapterServiceError):
+    code = "overloaded"
 
 
 class NotReadyError(AdapterServiceError):
@@ -177,6 +205,18 @@ class BaseModelError(AdapterServiceError):
 
 class AdapterFormatError(AdapterServiceError):
     code = "adapter_format"
+
+
+class AdapterTooLargeError(AdapterServiceError):
+    code = "adapter_too_large"
+
+
+class NonFiniteLogitsError(AdapterServiceError):
+    code = "non_finite_logits"
+
+
+class ToolCallFormatError(AdapterServiceError):
+    code = "tool_call_format"
 
 
 class StoreError(AdapterServiceError):

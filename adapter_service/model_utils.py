@@ -66,6 +66,11 @@ class BaseModel:
         tensors = {t.data_ptr(): t for t in (*self.model.parameters(), *self.model.buffers())}
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
+    def foreign_to(self, script: str) -> torch.Tensor:
+        """1 for every token with a letter that is not of `script`, else 0: (vocabulary of the head,), float32."""
+        vocabulary = self.model.get_output_embeddings().weight.shape[0]
+        return self.token_scripts.foreign(script, vocabulary, self.device)
+
     def eos_ids(self) -> frozenset[int]:
         """Every token that ends an answer: the tokenizer's and those of the generation config."""
         found = {self.tokenizer.eos_token_id}

@@ -68,18 +68,29 @@ def check_storage(folder: Path, *, min_free_mb: int) -> None:
         StorageError: it does not; says why.
     """
     try:
-        free_mb = shutil.disk_usage(folder).free >> 20
-        if free_mb < min_free_mb:
-            raise StorageFullError(
-                f"{free_mb} MiB are free on the disk of the state folder, and storage.min_free_mb is {min_free_mb}; "
-                "make room, or lower that: until then no job begins"
-            )
+        check_room(folder, min_free_mb=min_free_mb)
         probe = folder / ".probe"
         probe.write_bytes(b"written before a job begins, to see whether that is possible\n")
         sync(probe)
         probe.unlink()
     except OSError as error:
         raise storage_fault(error) or StorageError(f"the state folder cannot be used ({_reason(error)})") from error
+
+
+def check_room(folder: Path, *, min_free_mb: int, more_bytes: int = 0) -> None:
+    """Find out whether `min_free_mb` are free on the disk of `folder`, also with `more_bytes` written to it.
+
+    Raises:
+        StorageFullError: they are not.
+        OSError: the disk cannot be asked.
+    """
+    free_mb = (shutil.disk_usage(folder).free - more_bytes) >> 20
+    if free_mb < min_free_mb:
+        wished = f" beside the {more_bytes >> 20} that are to be written" if more_bytes else ""
+        raise StorageFullError(
+            f"{max(0, free_mb)} MiB are free on the disk of the state folder{wished}, and storage.min_free_mb is "
+            f"{min_free_mb}; make room, or lower that: until then no job begins and no file is taken"
+        )
 
 
 def _errno(error: BaseException) -> int:

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adapter_service.base_models.int8 import Int8Linear
-from adapter_service.engine.decoding import decode
 from adapter_service.engine.requests import Sampling
 from adapter_service.errors import BaseModelError
 from adapter_service.model_utils import BaseModel, load_base
 from tests.conftest import SMALL_BASE
+from tests.decoding import decode
 
 EditWeights = Callable[[dict[str, torch.Tensor]], object]
 
@@ -179,8 +179,7 @@ def test_the_small_base_in_eight_bits_still_says_what_it_said(bases_dir: Path, s
     eight = load_base(SMALL_BASE, bases_dir=bases_dir, device="cpu", dtype="float32", use_8bit=True)
     prompt = small_base.tokenizer("The capital of France is")["input_ids"]
     answers = [
-        small_base.tokenizer.decode(list(decode(base, prompt, Sampling(max_new_tokens=8))))
-        for base in (small_base, eight)
+        small_base.tokenizer.decode(decode(base, prompt, Sampling(max_new_tokens=8))) for base in (small_base, eight)
     ]
     assert eight.precision.quantization == "int8"
     assert ["Paris" in answer for answer in answers] == [True, True]

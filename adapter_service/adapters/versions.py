@@ -17,7 +17,7 @@ import logging
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -244,6 +244,11 @@ class VersionStore:
         """The version of that content, if it was published."""
         return self._one(_BY_KEY, (name, key))
 
+    def references(self, keys: Collection[str]) -> dict[str, str]:
+        """The newest `adapter@number` that has each key; without those that no version has."""
+        rows = self._database.read(_NAMES, (json.dumps(list(keys)),))
+        return {row["key"]: f"{row['adapter']}@{row['number']}" for row in rows}
+
     def resolve(self, reference: str) -> Version:
         """The live version of `name`, or exactly the version `name@number`, whatever its status.
 
@@ -362,6 +367,8 @@ _INSERT = """
 _EVENT = "INSERT INTO version_events (adapter, version, key, kind, at) VALUES (?, ?, ?, ?, ?)"
 _ONE = "SELECT * FROM versions WHERE adapter = ? AND number = ?"
 _BY_KEY = "SELECT * FROM versions WHERE adapter = ? AND key = ?"
+_NAMES = """
+    SELECT adapter, number, key FROM versions WHERE key IN (SELECT value FROM json_each(?)) ORDER BY created_at"""
 _DECIDE = "UPDATE versions SET status = ?, gate = ? WHERE adapter = ? AND number = ? AND status = ? RETURNING *"
 _RETIRE = "UPDATE versions SET status = 'retired' WHERE adapter = ? AND status = 'live'"
 _REVIVE = "UPDATE versions SET status = 'live' WHERE adapter = ? AND number = ? RETURNING *"

@@ -56,7 +56,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """The one added last is outermost: every request is traced, those of strangers too."""
-    app.add_middleware(BodyLimit, max_body_bytes=settings.security.max_body_bytes)
+    app.add_middleware(BodyLimit, security=settings.security)
     if settings.security.loopback_only:
         app.add_middleware(LoopbackOnly)
     app.add_middleware(Tracing)
@@ -81,7 +81,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         watches.close()
 
     try:
-        with told_of_the_end(begin_to_stop):
+        with told_of_the_end(begin_to_stop, drain_seconds=services.settings.serving.drain_seconds):
             yield
     finally:
         watches.close()

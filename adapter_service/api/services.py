@@ -17,12 +17,18 @@ from fastapi import Depends, Request
 
 from adapter_service.adapters import VersionStore
 from adapter_service.adapters.uploads import Uploads
+from adapter_service.api.answer_forms import AnswerForms
 from adapter_service.api.episode_log import EpisodeLog
+from adapter_service.api.loaded_adapters import LoadedAdapters
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import LoadBase, base_loader
+from adapter_service.engine.pinning import PinnedAdapters
+from adapter_service.engine.requests import AdapterFiles
 from adapter_service.errors import AdapterServiceError
 from adapter_service.jobs.context import JobContext
+from adapter_service.jobs.file_store import FileStore
+from adapter_service.jobs.history import JobHistory
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.leftovers import remove_leftovers
 from adapter_service.jobs.logs import JobLogs
@@ -35,7 +41,7 @@ from adapter_service.publishing.sender import Sender
 from adapter_service.settings import Settings
 from adapter_service.storage_faults import check_storage
 
-# Training and answers end at their next layer; only a source that stalls, or a base that loads, takes longer.
+# Training ends at its next layer, answers at their next token; a stalled source or a base that loads takes longer.
 STOP_SECONDS = 2.0
 # An upload under way is not waited for: it goes on at the next start with the file that it was at.
 SENDER_STOP_SECONDS = 1.0
@@ -53,7 +59,7 @@ class Pipeline(Protocol):
         """Remove what was kept of a job that has ended."""
 
 
-MakePipeline = Callable[[Settings, Engine, VersionStore, Path], Pipeline]
+MakePipeline = Callable[[Settings, Engine, VersionStore, Path, FileStore], Pipeline]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,8 @@ class Services:
     database: Database
     ownership: Ownership
     jobs: JobStore
+    history: JobHistory
+    files: FileStore
     logs: JobLogs
     versions: VersionStore
     engine: Engine
@@ -71,17 +79,22 @@ class Services:
     runner: Runner
     uploads: Uploads
     sender: Sender
+    pinned: PinnedAdapters
     episodes: EpisodeLog
+    loaded_adapters: LoadedAdapters
+    answer_forms: AnswerForms
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def start(self) -> None:
         self.ownership.take()
         remove_leftovers(self.settings.storage.state_dir, self.jobs, self.versions)
+        self.files.tidy()
         self.engine.when_settled(self._base_settled)
         self.engine.start()
         self.runner.start()
-        self.versions.when_live(self.sender.wake)
+        self.versions.when_live(self._went_live)
         self.sender.start()
+        self.pinned.start()
         self.episodes.start()
 
     def _base_settled(self) -> None:
@@ -90,16 +103,22 @@ class Services:
         gc.collect()
         gc.freeze()
         self.runner.wake()
+        self.pinned.wake()
+
+    def _went_live(self) -> None:
+        self.sender.wake()
+        self.pinned.wake()
 
     def begin_to_stop(self) -> None:
-        """Tell all that runs to end where it is, and wait for nothing: the job is saved, answers are cut short."""
+        """Tell all that runs to end, and wait for nothing: the job is saved, answers have some seconds to end."""
         self.runner.stop(timeout=0)
-        self.engine.stop(timeout_seconds=0)
+        self.engine.stop(timeout_seconds=0, drain_seconds=self.settings.serving.drain_seconds)
 
     def stop(self) -> None:
-        """The running job goes back to the queue and the engine ends, then the database is closed."""
+        """The running job goes back to the queue and the engine ends where it is, then the database is closed."""
         ends_at = time.monotonic() + STOP_SECONDS
         self.begin_to_stop()
+        self.pinned.stop()
         self.sender.stop(SENDER_STOP_SECONDS)
         self.engine.stop(max(0.0, ends_at - time.monotonic()))
         if not self.runner.stop(max(0.0, ends_at - time.monotonic())):
@@ -125,14 +144,17 @@ def build_services(
     versions = VersionStore(database, state / "adapters", stores=[store.name for store in publishing.stores])
     jobs, uploads = JobStore(database), Uploads(database)
     stores = {store.name: partial(open_store, store, state) for store in publishing.stores}
-    engine = Engine(load_base or base_loader(settings), queue_size=settings.serving.queue_size)
-    pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work")
+    engine = Engine(load_base or base_loader(settings), settings.serving)
+    files = FileStore(database, state / "files", min_free_mb=settings.storage.min_free_mb)
+    pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work", files)
     logs = JobLogs(state / "logs")
     return Services(
         settings=settings,
         database=database,
         ownership=Ownership(state),
         jobs=jobs,
+        history=JobHistory(database),
+        files=files,
         logs=logs,
         versions=versions,
         engine=engine,
@@ -147,14 +169,24 @@ def build_services(
         ),
         uploads=uploads,
         sender=Sender(uploads, versions, stores, max_attempts=publishing.max_attempts),
+        pinned=PinnedAdapters(engine, partial(_live_files, versions), settings.serving.pinned_adapters),
         episodes=EpisodeLog(settings.rl, state / "episodes"),
+        loaded_adapters=LoadedAdapters(versions, engine),
+        answer_forms=AnswerForms(engine),
     )
 
 
-def _training_pipeline(settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path) -> Pipeline:
+def _live_files(versions: VersionStore, name: str) -> AdapterFiles | None:
+    version = versions.live(name)
+    return AdapterFiles(version.key, version.path) if version else None
+
+
+def _training_pipeline(
+    settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path, files: FileStore
+) -> Pipeline:
     from adapter_service.jobs.pipeline import TrainingPipeline
 
-    pipeline: Pipeline = TrainingPipeline(settings, engine, versions, work_dir)
+    pipeline: Pipeline = TrainingPipeline(settings, engine, versions, work_dir, files)
     return pipeline
 
 

@@ -2,11 +2,13 @@
 
 uvicorn ends the lifespan after the last connection. A stream that follows a job has no end of its own, so it is
 told; a client that sends half a body, or reads no more of its answer, is waited for during the grace alone.
+Answers under way may end within `drain_seconds`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,13 +18,13 @@ from typing import Any
 
 import uvicorn
 
-# With what the services take to stop, the process ends within 5 s.
+# For what is left of connections when the last answer has ended.
 GRACE_SECONDS = 2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def told_of_the_end(listener: Callable[[], None]) -> Iterator[None]:
+def told_of_the_end(listener: Callable[[], None], *, drain_seconds: float) -> Iterator[None]:
     """Within it `listener` runs on this event loop when SIGTERM or SIGINT comes; who handled them before still does.
 
     Only the main thread may listen to signals. Elsewhere (in a test's client) nobody sends any.
@@ -33,7 +35,7 @@ def told_of_the_end(listener: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     earlier = {number: signal.getsignal(number) for number in _SIGNALS}
     for handler in earlier.values():
-        _bound_the_grace(handler)
+        _bound_the_grace(handler, math.ceil(drain_seconds) + GRACE_SECONDS)
 
     def handle(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(listener)
@@ -53,8 +55,8 @@ def told_of_the_end(listener: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _bound_the_grace(handler: Any) -> None:
+def _bound_the_grace(handler: Any, seconds: int) -> None:
     """uvicorn started without --timeout-graceful-shutdown would wait for ever; `handler` is a method of its server."""
     server = getattr(handler, "__self__", None)
     if isinstance(server, uvicorn.Server) and server.config.timeout_graceful_shutdown is None:
-        server.config.timeout_graceful_shutdown = GRACE_SECONDS
+        server.config.timeout_graceful_shutdown = seconds

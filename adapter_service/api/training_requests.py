@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from adapter_service.adapters import check_name
@@ -13,30 +16,52 @@ from adapter_service.connectors.raw import is_raw, open_raw
 from adapter_service.errors import InvalidInputError, InvalidParameterError, SettingsError
 from adapter_service.jobs.beginning import check_memory, check_same_base, check_targets, trained_with
 from adapter_service.jobs.job import Job
-from adapter_service.jobs.train_request import TrainRequest, going_on_from, settings_for
+from adapter_service.jobs.train_request import TrainRequest, going_on_from
+from adapter_service.jobs.training_file import is_file_id
 from adapter_service.languages import find
 from adapter_service.settings import Settings
 
 
 def accept(body: TrainBody, services: Services, *, trace_id: str, idempotency_key: str | None) -> Job:
-    """A queued job, or the one that the same idempotency key made before.
+    """A queued job, or the one that the same idempotency key made before."""
+    request = request_of(body, services.settings)
+    return queued(request, services, trace_id=trace_id, idempotency_key=idempotency_key)
+
+
+def queued(
+    request: TrainRequest,
+    services: Services,
+    *,
+    trace_id: str,
+    idempotency_key: str | None,
+    asked: Mapping[str, Any] | None = None,
+) -> Job:
+    """A queued job, or the one that the same idempotency key made before; `asked` is kept with it.
 
     That one is found before anything is checked: what was accepted once is not refused because a
     source, or memory, is gone since.
     """
-    request = request_of(body, services.settings)
-    if idempotency_key and (earlier := services.jobs.made_by(idempotency_key, request.given(), request.adapter)):
+    given, adapter = request.given(), request.adapter
+    if idempotency_key and (earlier := services.jobs.made_by(idempotency_key, given, adapter, asked)):
         return earlier
     check_possible(request, services)
     job = services.jobs.create(
-        request.given(),
-        adapter=request.adapter,
+        given,
+        adapter=adapter,
         trace_id=trace_id,
         queue_limit=services.settings.serving.job_queue_size,
         idempotency_key=idempotency_key,
+        asked=asked,
+        also=partial(_check_file_is_there, request.source, services),
     )
     services.runner.wake()
     return job
+
+
+def _check_file_is_there(source: str | None, services: Services, connection: sqlite3.Connection) -> None:
+    """In the transaction that writes the job: from then on nobody deletes the file."""
+    if source is not None and is_file_id(source):
+        services.files.require(source, connection)
 
 
 def estimate_of(job: Job, services: Services) -> dict[str, Any]:
@@ -64,10 +89,10 @@ def check_possible(request: TrainRequest, services: Services) -> None:
     check_name(request.adapter)
     _check_languages(request.languages)
     try:
-        wanted = settings_for(request, settings)
+        wanted = services.files.settings_for(request, settings)
     except SettingsError as error:
         raise InvalidParameterError(str(error)) from error
-    check_source(wanted.data.source, settings)
+    check_source(wanted.data.source, wanted)
     _check_beginning(request, wanted, services)
 
 
@@ -86,7 +111,7 @@ def _check_beginning(request: TrainRequest, wanted: Settings, services: Services
 
 
 def check_source(source: str, settings: Settings) -> None:
-    """A configured name, or an address that the allow-list lets through; nothing is read."""
+    """A configured name, an uploaded file's id, or an address that the allow-list lets through; nothing is read."""
     if is_raw(source):
         open_raw(source, settings.security.raw_sources)
     else:

@@ -6,6 +6,7 @@ twenty prompts, an evaluation, and then it goes on serving.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -24,6 +25,7 @@ from adapter_service import sample_corpus
 from adapter_service.api.app import create_app
 from adapter_service.api.log_lines import log_as_json_lines
 from adapter_service.api.services import Services, build_services
+from adapter_service.api.shutdown import GRACE_SECONDS
 from adapter_service.cli.progress import run_progress
 from adapter_service.connectors.opening import configured
 from adapter_service.connectors.registry import open_source
@@ -111,7 +113,7 @@ def _server(services: Services) -> Iterator[str]:
         port=serving.port,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=math.ceil(serving.drain_seconds) + GRACE_SECONDS,
         proxy_headers=False,
     )
     server = uvicorn.Server(config)

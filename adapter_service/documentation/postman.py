@@ -17,8 +17,11 @@ PROMPTS = ROOT / "test_prompts" / "prompts_10.json"
 COLLECTION = ROOT / "adapter_service" / "api" / "postman_collection.json"
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 _ANSWERS = "/generate-lite"
-_JSON = "application/json"
+_JSON, _FORM = "application/json", "multipart/form-data"
 _PLAIN = {"string": "", "integer": 1, "number": 1.0, "boolean": False, "null": None}
+
+# The requests whose answer has an `id` that others name, and the variable which keeps it.
+_MADE_BY = {"POST /v1/files": "file_id", "POST /v1/fine_tuning/jobs": "fine_tuning_job_id"}
 
 Json = dict[str, Any]
 
@@ -39,10 +42,10 @@ def collection(document: Json, prompts: Sequence[Mapping[str, Any]], settings: S
 
 
 def _variables(settings: Settings) -> dict[str, str]:
-    """What stands in {{…}}; `job_id` is written by the request that starts a job."""
+    """What stands in {{…}}; the ids are written by the requests that make a job or a file."""
     return {
         "base_url": f"http://{settings.serving.host}:{settings.serving.port}",
-        "job_id": "",
+        **dict.fromkeys(("job_id", *_MADE_BY.values()), ""),
         "adapter": settings.serving.default_adapter,
         "source": settings.data.source,
     }
@@ -63,6 +66,9 @@ def _folder(name: str, items: Iterable[Json]) -> Json:
 
 def _requests(document: Json, path: str, method: str, operation: Json) -> Iterator[Json]:
     """One request, or one for each example of its body."""
+    if form := operation.get("requestBody", {}).get("content", {}).get(_FORM):
+        yield _request(path, method, operation, form=form["schema"])
+        return
     body = operation.get("requestBody", {}).get("content", {}).get(_JSON)
     if body is None:
         yield _request(path, method, operation)
@@ -87,7 +93,9 @@ def _prompt(document: Json, prompt: Mapping[str, Any]) -> Json:
     return {**item, "event": [_script(checks)]}
 
 
-def _request(path: str, method: str, operation: Json, *, body: Any = None, says: str = "") -> Json:
+def _request(
+    path: str, method: str, operation: Json, *, body: Any = None, form: Json | None = None, says: str = ""
+) -> Json:
     parameters = operation.get("parameters", [])
     headers = [_optional(parameter) for parameter in parameters if parameter["in"] == "header"]
     request: Json = {
@@ -99,13 +107,26 @@ def _request(path: str, method: str, operation: Json, *, body: Any = None, says:
     if body is not None:
         request["header"] = [{"key": "Content-Type", "value": _JSON}, *headers]
         request["body"] = {"mode": "raw", "raw": json.dumps(body, ensure_ascii=False, indent=2)}
+    if form is not None:
+        request["body"] = {
+            "mode": "formdata",
+            "formdata": [_form_field(*field) for field in form["properties"].items()],
+        }
     name = f"{method.upper()} {path}"
     return {
         "name": f"{name}: {says}" if says else name,
-        "event": [_script(_checks(operation))],
+        "event": [_script(_checks(operation, _MADE_BY.get(name)))],
         "request": request,
         "response": [],
     }
+
+
+def _form_field(name: str, schema: Json) -> Json:
+    """A file has to be chosen before the request is sent."""
+    described = {"key": name, "description": schema.get("description", "")}
+    if schema.get("format") == "binary":
+        return {**described, "type": "file", "src": []}
+    return {**described, "type": "text", "value": schema["enum"][0]}
 
 
 def _url(path: str, parameters: Sequence[Json]) -> Json:
@@ -123,7 +144,7 @@ def _url(path: str, parameters: Sequence[Json]) -> Json:
 
 
 def _path_value(path: str, name: str) -> str:
-    if name != "name":
+    if name not in {"name", "model"}:
         return f"{{{{{name}}}}}"
     return "{{source}}" if path.startswith("/sources/") else "{{adapter}}"
 
@@ -136,7 +157,7 @@ def _optional(parameter: Json) -> Json:
     return {"key": parameter["name"], "value": shown, "description": described, "disabled": True}
 
 
-def _checks(operation: Json) -> Iterator[str]:
+def _checks(operation: Json, makes: str | None = None) -> Iterator[str]:
     documented = sorted(int(status) for status in operation["responses"] if status != "500")
     yield "pm.test('answers as documented', () => {"
     yield f"  pm.expect(pm.response.code).to.be.oneOf({documented});"
@@ -146,6 +167,8 @@ def _checks(operation: Json) -> Iterator[str]:
         yield "if (pm.response.code === 202 && pm.response.json().job_id) {"
         yield "  pm.collectionVariables.set('job_id', pm.response.json().job_id);"
         yield "}"
+    if makes:
+        yield f"if (pm.response.code === 200) {{ pm.collectionVariables.set('{makes}', pm.response.json().id); }}"
 
 
 def _script(lines: Iterable[str]) -> Json:

@@ -1,8 +1,8 @@
-"""Many conversations answered together, for evaluation: batches that leave room for requests in between."""
+"""Many conversations answered together, for evaluation: by the arithmetic that serves, in a batch of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,17 @@ from adapter_service.engine.requests import Sampling
 from adapter_service.samples import Message
 
 if TYPE_CHECKING:
-    from adapter_service.lora.adapter import Adapter
+    import torch
 
-# Padded prompt tokens of one batch: a request waits for one layer of so many.
-_PREFILL_TOKENS = 2048
+    from adapter_service.engine.answer import Answer
+    from adapter_service.engine.batch import Batch
+    from adapter_service.engine.sequence import Sequence as Tokens
+    from adapter_service.lora.adapter import Adapter
+    from adapter_service.lora.resident import ResidentAdapter
+    from adapter_service.model_utils import BaseModel
+
+# Answers that grow at a time.
+ROWS = 32
 
 
 def answer_together(
@@ -25,28 +32,57 @@ def answer_together(
     `turn.pause` is called at every layer, of prompts and of steps; what it raises ends them all.
     """
     from adapter_service.base_models.pauses import pausing
-    from adapter_service.engine.decoding import decode_batch
-    from adapter_service.lora.layer import using
+    from adapter_service.lora.resident import ResidentAdapter
 
-    ends = turn.renderer.end_ids
-    samplings = [replace(sampling, extra_eos_ids=sampling.extra_eos_ids | ends) for sampling in samplings]
+    base, ends = turn.base, turn.renderer.end_ids
+    resident = ResidentAdapter.of("evaluated", adapter, base.adapter_dtype, base.device) if adapter else None
     prompts = [turn.renderer.prompt_ids(messages) for messages in conversations]
-    tokens: list[list[int]] = [[] for _ in prompts]
-    with using(adapter), pausing(turn.pause):
-        for batch in _batches([len(prompt) for prompt in prompts]):
-            together = [prompts[index] for index in batch], [samplings[index] for index in batch]
-            for place, token in decode_batch(turn.base, *together):
-                tokens[batch[place]].append(token)
-    return [turn.base.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in tokens]
+    samplings = [replace(sampling, extra_eos_ids=sampling.extra_eos_ids | ends) for sampling in samplings]
+    with pausing(turn.pause):
+        answers = answer_all(base, turn.new_batch(ROWS), prompts, samplings, resident)
+    return [answer.choice.text.strip() for answer in answers if answer.choice is not None]
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in groups of like length, each within `_PREFILL_TOKENS` when padded, or alone."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if batch and lengths[index] * (len(batch) + 1) > _PREFILL_TOKENS:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def answer_all(
+    base: BaseModel,
+    batch: Batch,
+    prompts: Sequence[list[int]],
+    samplings: Sequence[Sampling],
+    adapter: ResidentAdapter | None = None,
+) -> list[Answer]:
+    """An answer to each prompt, in their order; as soon as one has ended, the next takes its place in the batch."""
+    import torch
+
+    from adapter_service.engine.answer import Answer
+    from adapter_service.engine.sequence import Sequence as Tokens
+
+    answers: list[Answer] = []
+    growing: dict[Tokens, Answer] = {}
+
+    def take(answer: Answer, logits: torch.Tensor) -> None:
+        if not answer.take(logits):
+            batch.remove(answer.sequence)
+            del growing[answer.sequence]
+
+    with torch.inference_mode():
+        while growing or len(answers) < len(prompts):
+            if len(growing) < ROWS and len(answers) < len(prompts):
+                prompt, sampling = prompts[len(answers)], samplings[len(answers)]
+                sequence = Tokens(prompt, len(prompt) + sampling.max_new_tokens, adapter)
+                answers.append(Answer(base, sequence, sampling, 0, lambda _: None))
+                growing[sequence] = answers[-1]
+                take(answers[-1], _read(batch, sequence))
+                if sequence in growing:
+                    batch.join(sequence)
+            else:
+                for sequence, logits in batch.step():
+                    take(growing[sequence], logits)
+    return answers
+
+
+def _read(batch: Batch, sequence: Tokens) -> torch.Tensor:
+    batch.add(sequence)
+    logits = None
+    while logits is None:
+        logits = batch.read(sequence)
+    return logits

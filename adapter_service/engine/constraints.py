@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Matcher(Protocol):
     """Where one answer stands in its grammar."""
 
     def mask(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (vocabulary,), minus infinity where the grammar allows no token; ends of answers are tokens too."""
+        """New logits (vocabulary,), minus infinity where the grammar allows no token.
+
+        Ends of answers are allowed exactly where the grammar accepts what there is.
+
+        Raises:
+            InvalidParameterError: the grammar cannot be followed any further.
+        """
         ...
 
     def take(self, token: int) -> None:
@@ -22,4 +29,6 @@ class Matcher(Protocol):
 class Constraint(Protocol):
     """A grammar, ready for any number of answers."""
 
-    def begin(self) -> Matcher: ...
+    def begin(self, ends: frozenset[int]) -> Matcher:
+        """A matcher for a new answer, which any of the tokens `ends` ends."""
+        ...

@@ -1,9 +1,9 @@
-"""The thread that owns the base: answers first, long work in between.
+"""The thread that owns the base: requests first, long work in between.
 
 Nothing else touches the model, so there are no locks around it. Long work (a training loop, an
 evaluation) is a function that the thread runs; it calls `Turn.pause` wherever it can be
-interrupted, and every request that waits is answered there. Heavy packages are imported on the
-thread, so that making an engine costs nothing.
+interrupted, down to every layer of a pass, and the scheduler has its turns there. Heavy packages are
+imported on the thread, so that making an engine costs nothing.
 """
 
 from __future__ import annotations
@@ -18,17 +18,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from adapter_service.adapters.artifact import verify_folder
-from adapter_service.engine.generations import (
-    Choice,
-    FinishReason,
-    Generation,
-    GenerationResult,
-    Piece,
-    TokenTrail,
-)
+from adapter_service.engine.generations import Generation, never_begun
+from adapter_service.engine.measures import Measures, Reading
+from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.requests import AdapterFiles, Ask
 from adapter_service.engine.residency import Residency
-from adapter_service.engine.text import TextStream
+from adapter_service.engine.resident_adapters import ResidentAdapters
+from adapter_service.engine.share import TrainingShare
+from adapter_service.engine.waiting import WaitingLine
 from adapter_service.errors import (
     AdapterServiceError,
     BusyError,
@@ -37,29 +34,37 @@ from adapter_service.errors import (
     PromptTooLongError,
 )
 from adapter_service.samples import Message
+from adapter_service.settings import ServingSettings
 
 if TYPE_CHECKING:
+    from adapter_service.engine.batch import Batch
+    from adapter_service.engine.scheduler import Scheduler
     from adapter_service.lora.adapter import Adapter
     from adapter_service.lora.layer import LowRankLinear
+    from adapter_service.lora.resident import ResidentAdapter
     from adapter_service.model_utils import BaseModel
     from adapter_service.rendering import Renderer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 EngineState = Literal["loading", "ready", "failed", "stopped"]
+# Whoever wants something wakes the thread; this is for what only time brings: a reader that is never going to read.
+_PARKED_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What long work gets: the base, the means to render and to load adapters, and the pause.
+    """What long work gets: the base, the means to render and to read adapters, and the pause.
 
-    `pause` answers whoever waits, and raises when the engine stops. It may be called in the middle of a pass.
+    `new_batch` makes one of so many rows, for the work alone. `pause` returns when the work may go on, and
+    raises when the engine stops; it may be called in the middle of a pass.
     """
 
     base: BaseModel
     renderer: Renderer
     layers: Mapping[str, LowRankLinear]
-    load_adapter: Callable[[AdapterFiles], Adapter]
+    read_adapter: Callable[[AdapterFiles], Adapter]
+    new_batch: Callable[[int], Batch]
     pause: Callable[[], None]
 
 
@@ -67,25 +72,33 @@ class Engine:
     """Loads the base with `load_base` on a thread of its own and answers until `stop`."""
 
     def __init__(
-        self,
-        load_base: Callable[[Callable[[str], None]], BaseModel],
-        *,
-        queue_size: int = 32,
-        max_adapters: int = 8,
+        self, load_base: Callable[[Callable[[str], None]], BaseModel], settings: ServingSettings | None = None
     ) -> None:
         self._load_base = load_base
-        self._queue_size = queue_size
+        self._settings = settings or ServingSettings()
         self._condition = threading.Condition()
-        self._requests: deque[Generation] = deque()
+        self._woken = False
+        self._line: WaitingLine[Generation] = WaitingLine(self._settings.queue_size)
+        self._orders: deque[Callable[[ResidentAdapters], None]] = deque()
         self._work: deque[tuple[Callable[[Turn], Any], Future[Any]]] = deque()
-        self._adapters: Residency[Adapter] = Residency(max_adapters)
+        self._residency: Residency[ResidentAdapter] = Residency(
+            self._settings.max_adapters, self._settings.max_adapter_bytes
+        )
+        self._prefixes = PrefixCache(CHUNK_TOKENS, self._settings.prefix_cache_bytes)
+        self._share = TrainingShare(self._settings.train_share)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._turn: Turn | None = None
+        self._scheduler: Scheduler | None = None
+        self._adapters: ResidentAdapters | None = None
         self._error: AdapterServiceError | None = None
-        self._stopping = False
+        self._ends_at: float | None = None
+        self._resumed_at = 0.0
         self._settled: Callable[[], None] = lambda: None
+        self.measures = Measures()
+        self.measures.watch(self._reading)
+        self.is_batch_invariant: bool | None = None
+        """Whether equal seeds give equal answers whatever else is answered; None until the base is loaded."""
         self.note = "waiting to be started"
-        self.answering = False
         self.working = False
 
     # Seen from other threads.
@@ -97,17 +110,18 @@ class Engine:
         """Call `listener` on the engine's thread once the base is loaded or cannot be; set it before `start`."""
         self._settled = listener
 
-    def stop(self, timeout_seconds: float = 30.0) -> None:
-        """Take no more, end what runs at its next pause, and wait for the thread.
+    def stop(self, timeout_seconds: float = 30.0, *, drain_seconds: float = 0.0) -> None:
+        """Take no more, let those under way have `drain_seconds` to end by themselves, and wait for the thread.
 
-        A base that loads cannot be interrupted, and is not waited for.
+        Long work ends at its next pause. A base that loads cannot be interrupted, and is not waited for.
         """
         with self._condition:
             loading = self.state == "loading"
-            self._stopping = True
+            ends_at = time.monotonic() + drain_seconds
+            self._ends_at = ends_at if self._ends_at is None else min(self._ends_at, ends_at)
             if self._error is None:
                 self.note = "stopped"
-            self._condition.notify_all()
+            self._wake()
         if self._thread.is_alive() and not loading:
             self._thread.join(timeout_seconds)
 
@@ -115,7 +129,7 @@ class Engine:
     def state(self) -> EngineState:
         if self._error is not None:
             return "failed"
-        if self._stopping:
+        if self._ends_at is not None:
             return "stopped"
         return "loading" if self._turn is None else "ready"
 
@@ -136,10 +150,20 @@ class Engine:
     def waiting(self) -> int:
         """How many requests wait; one whose client went away does not count any more."""
         with self._condition:
-            return sum(not generation.cancelled for generation in self._requests)
+            return sum(not generation.cancelled for generation in self._line)
+
+    @property
+    def active(self) -> int:
+        """How many answers grow."""
+        return self._scheduler.active if self._scheduler else 0
+
+    @property
+    def training_share(self) -> float:
+        """Of the time in which the thread was busy lately."""
+        return self._share.recent
 
     def resident_adapters(self) -> list[str]:
-        return self._adapters.keys()
+        return self._residency.keys()
 
     def wait_until_ready(self, timeout_seconds: float | None = None) -> None:
         """Wait while the base loads.
@@ -170,22 +194,34 @@ class Engine:
 
         Raises:
             NotReadyError: the base still loads, could not be loaded, or the engine stops.
+            InvalidParameterError: more answers at once than may grow.
             UnknownAdapterError: the version was removed a moment ago.
             PromptTooLongError: prompt and answer do not fit the base's context.
             BusyError: the queue is full.
         """
-        turn = self._ready()
-        _check_length(ask, turn.base)
-        ends = ask.sampling.extra_eos_ids | turn.renderer.end_ids
-        generation = Generation(replace(ask, sampling=replace(ask.sampling, extra_eos_ids=ends)))
+        turn, sampling = self._ready(), ask.sampling
+        self._check(ask, turn.base)
+        ends = sampling.extra_eos_ids | turn.renderer.end_ids
+        generation = Generation(replace(ask, sampling=replace(sampling, extra_eos_ids=ends)))
+        generation.when_changed(self._wake)
+        if sampling.script is not None and sampling.foreign_script_penalty:
+            turn.base.foreign_to(sampling.script)  # the first time it takes a second, which is better spent here
+        self._drop_those_who_left()
         with self._condition:
             self._refuse_when_stopping()
-            if self.waiting >= self._queue_size:
-                raise BusyError(f"{self._queue_size} requests are waiting; try again in some seconds")
+            if len(self._line) >= self._settings.queue_size:
+                raise BusyError(f"{self._settings.queue_size} requests are waiting; try again in some seconds")
             generation.lease()
-            self._requests.append(generation)
-            self._condition.notify_all()
+            self._line.add(generation)
+            self._wake()
         return generation
+
+    def _drop_those_who_left(self) -> None:
+        """A client that went away keeps nobody out."""
+        with self._condition:
+            left = self._line.remove(lambda waiting: waiting.cancelled)
+        for generation in left:
+            generation.publish(never_begun(generation))
 
     def run(self, work: Callable[[Turn], T]) -> T:
         """Run `work` on the engine's thread and wait for what it returns or raises."""
@@ -194,7 +230,7 @@ class Engine:
         with self._condition:
             self._refuse_when_stopping()
             self._work.append((work, future))
-            self._condition.notify_all()
+            self._wake()
         try:
             return future.result()
         finally:
@@ -202,8 +238,62 @@ class Engine:
             # work had in hand, a training run's weights and moments, until the garbage is next looked through.
             del future
 
+    def pin(self, files: AdapterFiles) -> None:
+        """Make a version resident, and keep it so until `unpin`.
+
+        Raises:
+            AdapterServiceError: as many are pinned as may be, or why it cannot be read.
+        """
+        future: Future[None] = Future()
+
+        def settled(error: Exception | None) -> None:
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        self._order(lambda adapters: adapters.pin(files, settled))
+        future.result()
+
+    def unpin(self, key: str) -> bool:
+        """Let a version go when its place is wanted; False when it was not pinned."""
+        future: Future[bool] = Future()
+        self._order(lambda adapters: future.set_result(adapters.unpin(key)))
+        return future.result()
+
+    def _reading(self) -> Reading:
+        """For whoever scrapes; numbers that are read while they change may be a moment apart."""
+        scheduler, residency, share = self._scheduler, self._residency, self._share
+        with self._condition:
+            waiting = [generation for generation in self._line if not generation.cancelled]
+        return Reading(
+            running=self.active,
+            waiting=len(waiting),
+            kv_cache_share=self.active / self._settings.max_active_requests,
+            prefix_queried_tokens=self._prefixes.queried_tokens,
+            prefix_found_tokens=self._prefixes.found_tokens,
+            max_adapters=residency.max_adapters,
+            resident_adapters=len(residency),
+            resident_bytes=residency.size_bytes,
+            adapter_loads=residency.loads,
+            adapter_evictions=residency.evictions,
+            running_adapters=scheduler.adapters if scheduler else (),
+            waiting_adapters=tuple({one.ask.adapter.key for one in waiting if one.ask.adapter}),
+            served_seconds=share.served_seconds,
+            trained_seconds=share.trained_seconds,
+            recent_train_share=share.recent,
+        )
+
+    def _order(self, order: Callable[[ResidentAdapters], None]) -> None:
+        """Have the engine's thread do something to its adapters."""
+        self._ready()
+        with self._condition:
+            self._refuse_when_stopping()
+            self._orders.append(order)
+            self._wake()
+
     def _refuse_when_stopping(self) -> None:
-        if self._stopping:
+        if self._ends_at is not None:
             raise NotReadyError("the service is stopping")
 
     def _ready(self) -> Turn:
@@ -212,6 +302,20 @@ class Engine:
         if self._turn is None:
             raise NotReadyError(f"the base is not ready yet ({self.note}); see /ready")
         return self._turn
+
+    def _check(self, ask: Ask, base: BaseModel) -> None:
+        most, wanted = self._settings.max_active_requests, ask.sampling.max_new_tokens
+        if not 1 <= ask.count <= most:
+            raise InvalidParameterError(
+                f"'n' is {ask.count}; this service lets {most} answers grow at a time (serving.max_active_requests): "
+                f"ask for 1 to {most}",
+                parameter="n",
+            )
+        if len(ask.prompt_ids) + wanted > base.context_tokens:
+            raise PromptTooLongError(
+                f"the prompt has {len(ask.prompt_ids)} tokens and {wanted} are to follow; "
+                f"{base.name} takes {base.context_tokens} in all. Shorten the prompt or max_new_tokens"
+            )
 
     # On the engine's thread.
 
@@ -230,32 +334,13 @@ class Engine:
             self._turn = turn
             self._condition.notify_all()
         self._settled()
-        while self._wait_for_something():
-            self._answer_waiting()
-            if self._work:
-                self._run_work(turn, *self._work.popleft())
+        while not self._is_over():
+            if not self._serve() and not self._run_next_work(turn):
+                self._park()
         self._refuse_the_rest()
 
-    def _load(self) -> Turn:
-        from adapter_service.lora.folder import read_folder
-        from adapter_service.lora.layer import install
-        from adapter_service.rendering import Renderer
-
-        base = self._load_base(self._set_note)
-        layers = install(base.model, keep=base.model.get_output_embeddings())
-
-        def read(files: AdapterFiles) -> Adapter:
-            verify_folder(files.folder)  # of its bytes on this disk; once, as it comes to be resident
-            return read_folder(files.folder, layers).frozen_copy(base.adapter_dtype).to(base.device)
-
-        def load_adapter(files: AdapterFiles) -> Adapter:
-            return self._adapters.get(files.key, lambda: read(files))
-
-        self._set_note("ready")
-        return Turn(base, Renderer(base.tokenizer), layers, load_adapter, self._pause)
-
     def _set_note(self, note: str) -> None:
-        if not self._stopping:
+        if self._ends_at is None:
             self.note = note
         log.info(note, extra={"action": "base_loading"})
 
@@ -266,14 +351,74 @@ class Engine:
             self._condition.notify_all()
         self._settled()
 
-    def _wait_for_something(self) -> bool:
-        """True when there is a request or work; False when the engine shall stop."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._requests or self._work or self._stopping)
-            return not self._stopping
+    def _load(self) -> Turn:
+        from adapter_service.engine.probe import choose_batch
+        from adapter_service.engine.scheduler import Scheduler
+        from adapter_service.lora.folder import read_folder
+        from adapter_service.lora.layer import install
+        from adapter_service.lora.resident import ResidentAdapter
+        from adapter_service.rendering import Renderer
 
-    def _run_work(self, turn: Turn, work: Callable[[Turn], Any], future: Future[Any]) -> None:
+        base = self._load_base(self._set_note)
+        layers = install(base.model, keep=base.model.get_output_embeddings())
+        renderer = Renderer(base.tokenizer)
+        most = self._settings.max_active_requests
+        chosen = choose_batch(base, renderer.template_id, rows=most, prefixes=self._prefixes)
+        self._set_note(chosen.note)
+
+        def read(files: AdapterFiles) -> Adapter:
+            verify_folder(files.folder)  # of its bytes on this disk
+            return read_folder(files.folder, layers)
+
+        def read_to_serve(files: AdapterFiles) -> ResidentAdapter:
+            return ResidentAdapter.of(files.key, read(files), base.adapter_dtype, base.device)
+
+        self._adapters = ResidentAdapters(read_to_serve, self._residency, self.measures, self._wake)
+        self._scheduler = Scheduler(
+            base, chosen.batch, self._adapters, self._line, self.measures, lock=self._condition, max_active=most
+        )
+        self.is_batch_invariant = chosen.is_invariant
+        self._set_note("ready")
+        return Turn(base, renderer, layers, read, chosen.new_batch, self._pause)
+
+    def _serve(self) -> bool:
+        """What others ordered, then one turn for the requests; False when there was nothing to do."""
+        assert self._scheduler is not None and self._adapters is not None  # noqa: S101, PT018 - made with the base
+        started = time.monotonic()
+        while self._orders:
+            self._orders.popleft()(self._adapters)
+        try:
+            busy = self._scheduler.turn()
+        except Exception as error:
+            log.exception("the scheduler failed", extra={"action": "scheduler_failed"})
+            self._scheduler.fail_all(error.with_traceback(None))
+            return True
+        if busy:
+            self._share.served(time.monotonic() - started)
+        return busy
+
+    def _pause(self) -> None:
+        """What long work calls: those who wait have their turns, and when the engine stops, the work ends here."""
+        self._share.trained(time.monotonic() - self._resumed_at)
+        self._refuse_when_stopping()
+        if self._is_wanted() and not self._share.training_is_due():
+            from adapter_service.base_models.pauses import apart
+
+            apart(self._serve_until_training_is_due, threads=self._ready().base.precision.threads)
+        self._resumed_at = time.monotonic()
+
+    def _serve_until_training_is_due(self) -> None:
+        while self._is_wanted() and not self._share.training_is_due() and self._serve():
+            self._refuse_when_stopping()
+
+    def _run_next_work(self, turn: Turn) -> bool:
+        """False when there is none."""
+        if not self._work or self._ends_at is not None:
+            return False
+        work, future = self._work.popleft()
         self.working = True
+        self._share.training_begins()
+        self._resumed_at = time.monotonic()
         try:
             future.set_result(work(turn))
         except BaseException as error:  # noqa: BLE001 - it is raised where `run` was called
@@ -281,102 +426,42 @@ class Engine:
         finally:
             del future  # see `run`
             self.working = False
+        return True
 
-    def _pause(self) -> None:
-        """What long work calls: requests are answered, and when the engine stops, the work ends here."""
-        if self._requests:  # mostly there are none, and this is called at every layer
-            from adapter_service.base_models.pauses import apart
+    def _is_wanted(self) -> bool:
+        """Whether a turn has anything to do; asked at every layer, so that it takes no lock."""
+        scheduler, adapters = self._scheduler, self._adapters
+        assert scheduler is not None and adapters is not None  # noqa: S101, PT018 - made with the base
+        return bool(self._line or scheduler.active or self._orders or adapters.arrived)
 
-            apart(self._answer_waiting, threads=self._ready().base.precision.threads)
-        self._refuse_when_stopping()
+    def _park(self) -> None:
+        """Wait until somebody wants something, or a reader has caught up."""
+        with self._condition:
+            if not self._woken:
+                left = _PARKED_SECONDS if self._ends_at is None else self._ends_at - time.monotonic()
+                self._condition.wait(min(max(left, 0.0), _PARKED_SECONDS))
+            self._woken = False
 
-    def _answer_waiting(self) -> None:
-        """Answer every request that waits, one after the other."""
-        while (generation := self._next_request()) is not None:
-            self.answering = True
-            try:
-                self._answer(generation)
-            except Exception as error:
-                if not isinstance(error, AdapterServiceError):
-                    log.exception("an answer failed", extra={"action": "generation_failed"})
-                # Without the traceback, whose frames have what the answer had in hand: its cache, on a small GPU.
-                generation.publish(error.with_traceback(None))
-            finally:
-                self.answering = False
+    def _wake(self) -> None:
+        with self._condition:
+            self._woken = True
+            self._condition.notify_all()
 
-    def _next_request(self) -> Generation | None:
-        """The oldest request that is still wanted; those whose clients went away while they waited end here."""
-        while True:
-            with self._condition:
-                if self._stopping or not self._requests:
-                    return None
-                generation = self._requests.popleft()
-            if not generation.cancelled:
-                return generation
-            generation.publish(_never_begun(generation))
-
-    def _answer(self, generation: Generation) -> None:
-        from adapter_service.lora.layer import using
-
-        ask, turn = generation.ask, self._ready()
-        started = time.monotonic()
-        adapter = turn.load_adapter(ask.adapter) if ask.adapter else None
-        with using(adapter):
-            choices = tuple(self._choice(generation, index) for index in range(ask.count))
-        waited, taken = started - generation.submitted_at, time.monotonic() - started
-        generation.publish(GenerationResult(choices, len(ask.prompt_ids), waited, taken))
-
-    def _choice(self, generation: Generation, index: int) -> Choice:
-        from adapter_service.engine.decoding import decode
-
-        ask, turn = generation.ask, self._ready()
-        sampling = ask.sampling
-        if sampling.seed is not None:
-            sampling = replace(sampling, seed=sampling.seed + index)
-        text = TextStream(turn.base.tokenizer, sampling.stop)
-        pieces: list[str] = []
-        trail = TokenTrail() if sampling.return_tokens else None
-        count, told, left = 0, 0, False
-
-        def give(piece: str, reason: FinishReason | None = None) -> None:
-            nonlocal told
-            pieces.append(piece)
-            if piece or reason:
-                generation.publish(Piece(piece, index, trail.since(told) if trail else (), reason))
-                told = len(trail.ids) if trail else 0
-
-        for token in decode(turn.base, ask.prompt_ids, sampling, trail):
-            if generation.cancelled or self._stopping:
-                left = True
-                break
-            count += 1
-            give(text.push(token))
-            if text.stopped:
-                break
-        at_limit = count == sampling.max_new_tokens and not text.stopped
-        reason: FinishReason = "cancelled" if left else "length" if at_limit else "stop"
-        give(text.finish(), reason)
-        return Choice("".join(pieces), reason, count, trail)
+    def _is_over(self) -> bool:
+        """Whether the engine stops, and those under way have ended or had their time."""
+        if self._ends_at is None:
+            return False
+        return time.monotonic() >= self._ends_at or not (self._line or self.active)
 
     def _refuse_the_rest(self) -> None:
+        assert self._scheduler is not None and self._adapters is not None  # noqa: S101, PT018 - made with the base
         error = NotReadyError("the service is stopping")
-        while self._requests:
-            self._requests.popleft().publish(error)
-        while self._work:
-            self._work.popleft()[1].set_exception(error)
-
-
-def _check_length(ask: Ask, base: BaseModel) -> None:
-    wanted = ask.sampling.max_new_tokens
-    if len(ask.prompt_ids) + wanted > base.context_tokens:
-        raise PromptTooLongError(
-            f"the prompt has {len(ask.prompt_ids)} tokens and {wanted} are to follow; "
-            f"{base.name} takes {base.context_tokens} in all. Shorten the prompt or max_new_tokens"
-        )
-
-
-def _never_begun(generation: Generation) -> GenerationResult:
-    """What a request comes to that was cancelled before its turn."""
-    waited = time.monotonic() - generation.submitted_at
-    none = tuple(Choice("", "cancelled", 0) for _ in range(generation.ask.count))
-    return GenerationResult(none, len(generation.ask.prompt_ids), waited, 0.0)
+        self._scheduler.end_all(error)
+        while self._orders:
+            self._orders.popleft()(self._adapters)
+        self._adapters.close(error)
+        with self._condition:
+            work = list(self._work)
+            self._work.clear()
+        for _, future in work:
+            future.set_exception(error)

@@ -213,3 +213,9 @@ class Generation:
 
     def _ended(self) -> bool:
         return bool(self._events) and not isinstance(self._events[-1], Piece)
+
+
+def never_begun(generation: Generation) -> GenerationResult:
+    """What a request comes to that was cancelled while it waited."""
+    ask, waited = generation.ask, time.monotonic() - generation.submitted_at
+    return GenerationResult((Choice("", "cancelled", 0),) * ask.count, len(ask.prompt_ids), waited, 0.0)

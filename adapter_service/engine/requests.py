@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,3 +81,8 @@ class Ask:
     adapter: AdapterFiles | None = None
     scale: float = 1.0
     count: int = 1
+
+    def sampling_of(self, index: int) -> Sampling:
+        """How the tokens of the `index`-th answer are chosen."""
+        seed = self.sampling.seed
+        return self.sampling if seed is None else replace(self.sampling, seed=seed + index)

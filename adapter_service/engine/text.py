@@ -1,60 +1,52 @@
-"""Tokens to text while they come: whole code points, and stop strings that cross tokens."""
+"""Tokens to text while they come: whole code points, up to the first stop string, which may cross tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from adapter_service.engine.code_points import code_points
+from adapter_service.engine.stops import StopString
+
 
 class TextStream:
-    """The text of one answer, token by token.
+    """The text of one answer, token by token; what was handed out is never taken back.
 
-    What may still become part of a stop string, or of a code point, is held back until it is clear.
-    Marks that follow a letter in another token (Indic vowel signs) come as a piece of their own.
+    Held back is the longest end of the text that some stop string begins with, and what is not yet a
+    code point. The stop string that is complete first ends the text; of several that are then complete,
+    the text ends before the longest.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
-        self._tokenizer = tokenizer
-        self._stop = tuple(stop)
-        self._ids: list[int] = []
-        self._decoded = ""  # of all tokens so far, but for an unfinished code point
-        self._given = 0  # characters of it that have been handed out
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), prompt_ids: Sequence[int] = ()) -> None:
+        """With the prompt's tokens, a blank between prompt and answer is text where the tokenizer drops one at a start.
+
+        An empty stop string is none.
+        """
+        self._code_points = code_points(tokenizer, prompt_ids)
+        self._stops = [StopString(text) for text in stop if text]
+        self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """Take one token; return the text that is now certain. After `stopped`, take no more."""
-        self._ids.append(token)
-        text = self._decode()
-        if text.endswith("\ufffd"):  # a code point's bytes are not all there
-            return ""
-        self._decoded = text
-        found = [place for place in map(text.find, self._stop) if place >= 0]
-        if found:
-            self.stopped = True
-            self._decoded = text[: min(found)]
-            return self._hand_out(len(self._decoded))
-        return self._hand_out(len(text) - self._may_begin_stop(text))
+        return self._add(self._code_points.push(token))
 
     def finish(self) -> str:
         """The rest, when no token follows; bytes that never became a code point come as U+FFFD."""
-        if not self.stopped:
-            self._decoded = self._decode()
-        return self._hand_out(len(self._decoded))
+        if self.stopped:
+            return ""
+        piece = self._add(self._code_points.finish())
+        rest, self._held = self._held, ""
+        return piece + rest
 
-    def _decode(self) -> str:
-        # Some tokenizers would otherwise take out blanks before punctuation that were handed out already.
-        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
-
-    def _hand_out(self, end: int) -> str:
-        piece = self._decoded[self._given : end]
-        self._given = max(self._given, end)
-        return piece
-
-    def _may_begin_stop(self, text: str) -> int:
-        """Length of the longest end of `text` that some stop string begins with."""
-        longest = max((len(stop) for stop in self._stop), default=0)
-        for length in range(min(longest - 1, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stop):
-                return length
-        return 0
+    def _add(self, piece: str) -> str:
+        if not self._stops:
+            return piece
+        text = self._held + piece
+        for place, character in enumerate(piece, len(self._held)):
+            if complete := [stop.begun for stop in self._stops if stop.take(character)]:
+                self.stopped, self._held = True, ""
+                return text[: place + 1 - max(complete)]
+        certain = len(text) - max(stop.begun for stop in self._stops)
+        self._held = text[certain:]
+        return text[:certain]

@@ -111,7 +111,7 @@ def _as_served(turn: Turn, adapter: Adapter | AdapterFiles | None) -> tuple[Adap
     if adapter is None:
         return None, True
     if isinstance(adapter, AdapterFiles):
-        return turn.load_adapter(adapter), True
+        return turn.read_adapter(adapter).frozen_copy(turn.base.adapter_dtype).to(turn.base.device), True
     return adapter.frozen_copy(turn.base.adapter_dtype), adapter.is_finite()
 
 

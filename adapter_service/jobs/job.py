@@ -15,8 +15,6 @@ A gate that says no is a *succeeded* job; `result` has the verdict.
 
 from __future__ import annotations
 
-import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -24,12 +22,12 @@ from enum import StrEnum
 from typing import Any
 
 from adapter_service.errors import WrongJobStateError
+from adapter_service.jobs.ids import is_id, new_id
 
 # A job that kills the process, or meets an error that nobody foresaw, would do so forever; the third time is the last.
 MAX_CRASHES = 3
 
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_ID = re.compile(rf"job_[{_CROCKFORD}]{{26}}")
+_PREFIX = "job_"
 
 
 class JobStatus(StrEnum):
@@ -75,7 +73,8 @@ class Job:
     `crashes` counts those that broke off: the process died, or met an error that nobody foresaw.
     `pause_requested` is true of a running job alone.
     `progress` has what the last report said (loss, tokens_per_second, sample counts, …);
-    `result` is what the finished job returned, or None.
+    `result` is what the finished job returned, or None. `asked` is what a client of the fine-tuning API said
+    that training has no use for and that it is told again; None of a job that was made otherwise.
     """
 
     id: str
@@ -97,6 +96,7 @@ class Job:
     error_message: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    asked: Mapping[str, Any] | None = None
 
     def moved(self, to: JobStatus, **changes: Any) -> Job:
         """This job after a move; the only way to another status.
@@ -112,20 +112,24 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """Something that happened to a job: a status, `phase:<name>`, or what was asked: `cancel_requested`, …"""
+    """Something that happened to a job: a status, `phase:<name>`, or what was asked: `cancel_requested`, …
+
+    One of kind `metrics` is of a step of its training, with what was measured as `data`. `number` orders the
+    events of all jobs.
+    """
 
     job_id: str
     attempt: int
     kind: str
     at: datetime
+    number: int = 0
+    data: Mapping[str, Any] | None = None
 
 
 def new_job_id(now: datetime) -> str:
-    """`job_` and a ULID: 48 bits of milliseconds, 80 random bits; sorts by time, cannot be guessed."""
-    value = (int(now.timestamp() * 1000) << 80) | secrets.randbits(80)
-    return "job_" + "".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5))
+    return new_id(_PREFIX, now)
 
 
 def is_job_id(text: str) -> bool:
     """Whether `text` has the form of an id, so that it may become a file's name."""
-    return _ID.fullmatch(text) is not None
+    return is_id(_PREFIX, text)

@@ -21,6 +21,7 @@ from adapter_service.jobs.adapter_files import write_adapter_files
 from adapter_service.jobs.beginning import check_same_base, megabytes_needed, trained_with
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.evaluating import measure, reread
+from adapter_service.jobs.file_store import FileStore
 from adapter_service.jobs.job import Job, Phase
 from adapter_service.jobs.learning import Trained, recipe_key, run_key, train, with_budget
 from adapter_service.jobs.pace import Pace, TrainingKind, Work, work_of
@@ -38,18 +39,29 @@ _RECIPE = ("lora", "training", "loss", "data", "gate")
 
 
 class TrainingPipeline:
-    """Runs jobs for the runner; `work_dir` holds what is not yet a version."""
+    """Runs jobs for the runner; `work_dir` holds what is not yet a version.
 
-    def __init__(self, settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path) -> None:
+    Without `files` no job can name an uploaded file as its source.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        versions: VersionStore,
+        work_dir: Path,
+        files: FileStore | None = None,
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._versions = versions
         self._work_dir = work_dir
+        self._settings_for = settings_for if files is None else files.settings_for
         self._pace = Pace()
 
     def estimate(self, request: TrainRequest) -> dict[str, Any]:
         """How much a request is: at most so many samples and steps, seconds where speed is known, memory of a base."""
-        settings = settings_for(request, self._settings)
+        settings = self._settings_for(request, self._settings)
         work = work_of(settings, self._pace.tokens_per_sample)
         known = self._pace.seconds(work)
         seconds = None if known is None else round(known)
@@ -76,7 +88,7 @@ class TrainingPipeline:
     def _run(self, job: Job, context: JobContext, folder: Path, kept: ExitStack) -> Mapping[str, Any]:
         check_name(job.adapter)
         request = TrainRequest.model_validate(dict(job.request))
-        settings = settings_for(request, self._settings)
+        settings = self._settings_for(request, self._settings)
         self._engine.wait_until_ready()
         base = self._engine.base
         parent = self._parent(request, folder, kept)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from adapter_service.errors import DamagedJobError
-from adapter_service.jobs.job import Job, JobStatus, Phase
+from adapter_service.jobs.job import Job, JobEvent, JobStatus, Phase
 
 # Half of a character's pair, which JSON can say and UTF-8 cannot: a message may quote what it found in a record.
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -22,11 +22,11 @@ INSERT = """
     INSERT INTO jobs (
         id, adapter, request, trace_id, created_at, status, phase, attempt, crashes, cancel_requested,
         pause_requested, step, total_steps, progress, result, error_code, error_message, started_at, finished_at,
-        idempotency_key
+        asked, idempotency_key
     ) VALUES (
         :id, :adapter, :request, :trace_id, :created_at, :status, :phase, :attempt, :crashes, :cancel_requested,
         :pause_requested, :step, :total_steps, :progress, :result, :error_code, :error_message,
-        :started_at, :finished_at, :idempotency_key
+        :started_at, :finished_at, :asked, :idempotency_key
     )"""
 # Compare-and-set in one statement: two runners may both hold this job as queued, and only one may start it.
 UPDATE = """
@@ -102,7 +102,13 @@ def _read(row: sqlite3.Row) -> Job:
         error_message=row["error_message"],
         started_at=time("started_at"),
         finished_at=time("finished_at"),
+        asked=_object(row["asked"]) if row["asked"] else None,
     )
+
+
+def to_event(row: sqlite3.Row) -> JobEvent:
+    at, data = datetime.fromisoformat(row["at"]), json.loads(row["data"]) if row["data"] else None
+    return JobEvent(row["job_id"], row["attempt"], row["kind"], at, row["number"], data)
 
 
 def _object(text: str) -> dict[str, Any]:

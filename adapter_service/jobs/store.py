@@ -23,7 +23,8 @@ from adapter_service.errors import (
     WrongJobStateError,
 )
 from adapter_service.jobs.job import MAX_CRASHES, Job, JobEvent, JobStatus, Phase, new_job_id
-from adapter_service.jobs.rows import INSERT, SELECT, UPDATE, encode, to_columns, to_job
+from adapter_service.jobs.measured import METRICS, is_worth_an_event, measured_at
+from adapter_service.jobs.rows import INSERT, SELECT, UPDATE, encode, to_columns, to_event, to_job
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,13 @@ class JobStore:
         trace_id: str,
         queue_limit: int,
         idempotency_key: str | None = None,
+        asked: Mapping[str, Any] | None = None,
+        also: Callable[[sqlite3.Connection], None] = lambda _: None,
     ) -> Job:
         """A new queued job; for a key that was used before with the same body, the job it made then.
+
+        What has to be true when the job is written is checked by `also`, in its transaction; what that raises
+        leaves no job.
 
         Raises:
             BusyError: `queue_limit` jobs wait already.
@@ -58,22 +64,25 @@ class JobStore:
         """
         with self._database.transaction() as connection:
             if idempotency_key and (earlier := _by_key(connection, idempotency_key)):
-                return _same_request(earlier, idempotency_key, adapter, request)
+                return _same_request(earlier, idempotency_key, adapter, request, asked)
             _check_room(connection, queue_limit)
+            also(connection)
             now = self._now()
-            job = Job(new_job_id(now), adapter, request, trace_id, now)
+            job = Job(new_job_id(now), adapter, request, trace_id, now, asked=asked)
             connection.execute(INSERT, to_columns(job) | {"idempotency_key": idempotency_key})
             self._event(connection, job, JobStatus.QUEUED)
             return _get(connection, job.id)
 
-    def made_by(self, idempotency_key: str, request: Mapping[str, Any], adapter: str) -> Job | None:
+    def made_by(
+        self, idempotency_key: str, request: Mapping[str, Any], adapter: str, asked: Mapping[str, Any] | None = None
+    ) -> Job | None:
         """The job that this key made before; None for a new key.
 
         Raises:
             DuplicateRequestError: it made it from another request.
         """
         rows = self._database.read(_BY_KEY, (idempotency_key,))
-        return _same_request(to_job(rows[0]), idempotency_key, adapter, request) if rows else None
+        return _same_request(to_job(rows[0]), idempotency_key, adapter, request, asked) if rows else None
 
     def get(self, job_id: str) -> Job:
         """The job as it is now.
@@ -93,15 +102,21 @@ class JobStore:
         return tuple(_readable(rows))
 
     def events(self, job_id: str) -> tuple[JobEvent, ...]:
-        """What happened to one job, oldest first; its steps are not events."""
-        rows = self._database.read("SELECT * FROM job_events WHERE job_id = ? ORDER BY number", (job_id,))
-        return tuple(
-            JobEvent(row["job_id"], row["attempt"], row["kind"], datetime.fromisoformat(row["at"])) for row in rows
+        """What happened to one job, oldest first, without what was measured on the way."""
+        rows = self._database.read(
+            "SELECT * FROM job_events WHERE job_id = ? AND kind != ? ORDER BY number", (job_id, METRICS)
         )
+        return tuple(map(to_event, rows))
 
     def queue_depth(self) -> int:
         """How many jobs wait, paused ones included: they hold their places."""
         return int(self._database.read("SELECT count(*) FROM jobs WHERE status IN (?, ?)", _WAITING)[0][0])
+
+    def counts(self) -> dict[JobStatus, int]:
+        """How many jobs have each status; those that nobody has are there with 0."""
+        rows = self._database.read("SELECT status, count(*) AS jobs FROM jobs GROUP BY status")
+        found = {row["status"]: int(row["jobs"]) for row in rows}
+        return {status: found.get(status, 0) for status in JobStatus}
 
     def unfinished_ids(self) -> frozenset[str]:
         rows = self._database.read("SELECT id FROM jobs WHERE status IN (?, ?, ?)", (*_WAITING, JobStatus.RUNNING))
@@ -146,6 +161,8 @@ class JobStore:
                 total_steps=current.total_steps if total_steps is None else total_steps,
                 progress={**current.progress, **(metrics or {})},
             )
+            if is_worth_an_event(current, changed):
+                self._event(connection, changed, METRICS, measured_at(changed))
             event = f"phase:{phase}" if phase and phase != current.phase else None
             return self._write(connection, current, changed, event=event)
 
@@ -283,10 +300,12 @@ class JobStore:
             self._event(connection, after, event)
         return _get(connection, after.id)
 
-    def _event(self, connection: sqlite3.Connection, job: Job, kind: str) -> None:
+    def _event(
+        self, connection: sqlite3.Connection, job: Job, kind: str, data: Mapping[str, Any] | None = None
+    ) -> None:
         connection.execute(
-            "INSERT INTO job_events (job_id, attempt, kind, at) VALUES (?, ?, ?, ?)",
-            (job.id, job.attempt, kind, self._now().isoformat()),
+            "INSERT INTO job_events (job_id, attempt, kind, at, data) VALUES (?, ?, ?, ?, ?)",
+            (job.id, job.attempt, kind, self._now().isoformat(), encode(data)),
         )
 
 
@@ -340,8 +359,11 @@ def _by_key(connection: sqlite3.Connection, idempotency_key: str) -> Job | None:
     return None if row is None else to_job(row)
 
 
-def _same_request(earlier: Job, key: str, adapter: str, request: Mapping[str, Any]) -> Job:
-    if (earlier.adapter, encode(earlier.request)) != (adapter, encode(request)):
+def _same_request(
+    earlier: Job, key: str, adapter: str, request: Mapping[str, Any], asked: Mapping[str, Any] | None
+) -> Job:
+    before = (earlier.adapter, encode(earlier.request), encode(earlier.asked))
+    if before != (adapter, encode(request), encode(asked)):
         raise DuplicateRequestError(
             f"idempotency key {key!r} already made {earlier.id} from another request; "
             "send the same request again, or a new key"

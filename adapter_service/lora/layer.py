@@ -15,24 +15,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from adapter_service.base_models.pauses import pause_in_use
+from adapter_service.lora.adapter import Adapter, LowRankPair
 from adapter_service.lora.frozen import is_linear, widths
 from adapter_service.lora.kept_outputs import kept_outputs_in_use
 from adapter_service.lora.product import trained_product
 
-if TYPE_CHECKING:
-    from adapter_service.lora.adapter import Adapter, LowRankPair
 
-_in_use: ContextVar[Adapter | None] = ContextVar("adapter_in_use", default=None)
+class Served(Protocol):
+    """What a pass that serves adds to each layer: one adapter's product, or every row's own."""
+
+    def add(self, path: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor: ...
+
+
+_in_use: ContextVar[Adapter | Served | None] = ContextVar("adapter_in_use", default=None)
 
 
 @contextmanager
-def using(adapter: Adapter | None) -> Iterator[None]:
+def using(adapter: Adapter | Served | None) -> Iterator[None]:
     """Run the calls inside with `adapter`; None is the base alone."""
     token = _in_use.set(adapter)
     try:
@@ -64,12 +69,17 @@ class LowRankLinear(nn.Module):
         pause = pause_in_use()
         if pause is not None:
             pause()
-        adapter = _in_use.get()
-        pair = adapter.pairs.get(self.path) if adapter is not None else None
-        y: torch.Tensor = self.linear(x) if pair is None else self._with_product(x, pair)
+        y = self._with_adapter(x, _in_use.get())
         if pause is not None and y.requires_grad:
             y.register_hook(lambda _: pause())  # type: ignore[no-untyped-call]
         return y
+
+    def _with_adapter(self, x: torch.Tensor, adapter: Adapter | Served | None) -> torch.Tensor:
+        if isinstance(adapter, Adapter):
+            pair = adapter.pairs.get(self.path)
+            return self.linear(x) if pair is None else self._with_product(x, pair)
+        y: torch.Tensor = self.linear(x)
+        return y if adapter is None else adapter.add(self.path, x, y)
 
     def _with_product(self, x: torch.Tensor, pair: LowRankPair) -> torch.Tensor:
         if pair.a.requires_grad and torch.is_grad_enabled():

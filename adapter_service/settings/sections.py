@@ -240,9 +240,16 @@ class ServingSettings(Section):
     max_prompt_tokens: Tokens = 1024
     default_max_new_tokens: Tokens = 100
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 32
-    repetition_penalty: Annotated[float, Field(gt=0.0, le=10.0)] = 1.2
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10.0)] = 1.2
     foreign_script_penalty: Annotated[float, Field(ge=0.0, le=100.0)] = 5.0
+    max_active_requests: Annotated[int, Field(ge=1, le=64)] = 8
+    max_adapters: Annotated[int, Field(ge=1, le=1024)] = 8
+    max_adapter_bytes: Annotated[int, Field(ge=1, le=2**40)] = 2**30
+    pinned_adapters: list[AdapterName] = []
+    train_share: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
+    prefix_cache_bytes: Annotated[int, Field(ge=0, le=2**40)] = 2**28
     job_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 16
+    drain_seconds: Annotated[float, Field(ge=0.0, le=3600.0)] = 5.0
 
     @model_validator(mode="after")
     def _default_within_the_limit(self) -> Self:
@@ -250,6 +257,19 @@ class ServingSettings(Section):
             raise ValueError(
                 f"'default_max_new_tokens' is {self.default_max_new_tokens}, more than "
                 f"'max_new_tokens_limit' ({self.max_new_tokens_limit}); lower the one or raise the other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_place_without_a_pin(self) -> Self:
+        names = self.pinned_adapters
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"'pinned_adapters' names '{twice[0]}' twice; take one out")
+        if len(names) >= self.max_adapters and names:
+            raise ValueError(
+                f"'pinned_adapters' names {len(names)}; with 'max_adapters' {self.max_adapters} at most "
+                f"{self.max_adapters - 1} may be pinned, or no other adapter could ever answer: "
+                "take one out, or raise 'max_adapters'"
             )
         return self
 
@@ -310,6 +330,7 @@ class StorageSettings(Section):
 class SecuritySettings(Section):
     loopback_only: bool = True
     max_body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 1_048_576
+    max_upload_bytes: Annotated[int, Field(ge=1024, le=1_099_511_627_776)] = 104_857_600
     raw_sources: list[Name] = []
 
 

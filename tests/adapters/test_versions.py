@@ -165,6 +165,12 @@ def test_one_adapter_does_not_touch_another(shelf: Shelf) -> None:
     assert {v.reference for v in shelf.store.list() if v.status == "live"} == {"hindi@1", "tamil@1"}
 
 
+def test_keys_have_the_names_of_their_versions(shelf: Shelf) -> None:
+    first, second = shelf.publish(1), shelf.publish(2)
+    assert shelf.store.references([first.key, second.key, "f" * 64]) == {first.key: "hindi@1", second.key: "hindi@2"}
+    assert shelf.store.references([]) == {}
+
+
 def test_an_unknown_name_gets_a_guess_and_the_known_ones(shelf: Shelf) -> None:
     shelf.live(1)
     shelf.live(1, "tamil")

@@ -109,3 +109,12 @@ def test_a_field_with_half_a_character_in_its_name_is_refused_for_that(client: T
     response = client.post("/tokenize", content=b'{"\\ud800": 1}', headers={"Content-Type": "application/json"})
     assert (response.status_code, response.json()["code"]) == (422, "invalid_parameter")
     assert "the name of a field has half a character" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/health", "GET"), ("/v1/files", "GET, POST"), ("/v1/files/file-0", "DELETE, GET"), ("/docs", "GET, HEAD")],
+)
+def test_a_wrong_method_is_told_all_that_the_path_takes(client: TestClient, path: str, methods: str) -> None:
+    answer = client.patch(path)
+    assert (answer.status_code, ", ".join(sorted(answer.headers["Allow"].split(", ")))) == (405, methods)

@@ -19,6 +19,7 @@ from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job, Phase
 from adapter_service.settings import SourceEntry
 from tests.api.conftest import MakeServices, QuickPipeline, client_of
+from tests.conftest import SMALL_BASE
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def test_health_and_status_are_answered_while_the_model_is_held_and_a_request_wa
             while services.engine.waiting == 0:
                 assert not waiting.done(), waiting.result().text
             health = client.get("/health").json()
+            metrics = client.get("/metrics").text
             status = client.get(f"/adapter/status/{job_id}").json()
             log = client.get(f"/adapter/logs/{job_id}/tail").json()
             assert not waiting.done()
@@ -72,20 +74,21 @@ def test_health_and_status_are_answered_while_the_model_is_held_and_a_request_wa
         assert waiting.result(WAIT_SECONDS).status_code == 200
     assert (health["status"], health["engine"]["working"], health["active_job"]) == ("ok", True, job_id)
     assert health["queues"]["requests"] == 1
+    assert f'vllm:num_requests_waiting{{model_name="{SMALL_BASE}"}} 1.0' in metrics
     assert (status["phase"], status["step"], status["total_steps"]) == ("training", 3, 9)
     assert log["total"] == 1
 
 
-def test_health_is_answered_while_every_thread_of_the_web_server_waits(services: Services) -> None:
+def test_health_and_metrics_are_answered_while_every_thread_of_the_web_server_waits(services: Services) -> None:
     job = services.jobs.create({"source": "small"}, adapter="hindi", trace_id="t", queue_limit=9)
     with client_of(services) as client, ThreadPoolExecutor(60) as pool:
         with services.database.transaction():  # whoever wants to write waits
             asked = [pool.submit(client.post, f"/adapter/cancel/{job.id}") for _ in range(60)]
             while free_threads(client):
                 assert not any(request.done() for request in asked)
-            health = client.get("/health")
+            health, metrics = client.get("/health"), client.get("/metrics")
             assert not any(request.done() for request in asked)
-        assert health.status_code == 200
+        assert (health.status_code, metrics.status_code) == (200, 200)
         assert sorted(request.result(WAIT_SECONDS).status_code for request in asked) == [200] + 59 * [409]
 
 

@@ -154,8 +154,8 @@ def test_rows_beyond_the_vocabulary_give_no_text(model_file: Path) -> None:
 
 
 def test_a_base_answers_with_it_and_ends_where_it_ends(wide_base_folder: Path, model_file: Path) -> None:
-    from adapter_service.engine.decoding import decode
     from adapter_service.engine.requests import Sampling
+    from tests.decoding import decode
 
     base = load(wide_base_folder, model_file)
     assert base.eos_ids() == {reference(model_file).eos_id()}
@@ -163,7 +163,7 @@ def test_a_base_answers_with_it_and_ends_where_it_ends(wide_base_folder: Path, m
     rendered = renderer.render(Sample((Message("user", "Turn it on"), Message("assistant", "रसोई 龍"))), 512)
     assert base.tokenizer.decode(rendered.ids[rendered.completion_start :], skip_special_tokens=True) == "रसोई 龍"
     assert rendered.ids[-1] == base.tokenizer.eos_token_id
-    answer = list(decode(base, renderer.prompt_ids([Message("user", "light")]), Sampling(max_new_tokens=4)))
+    answer = decode(base, renderer.prompt_ids([Message("user", "light")]), Sampling(max_new_tokens=4))
     assert isinstance(base.tokenizer.decode(answer, skip_special_tokens=True), str)
 
 

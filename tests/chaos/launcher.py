@@ -43,7 +43,8 @@ def _import_all() -> None:
 
     import adapter_service.api.app
     import adapter_service.connectors.local
-    import adapter_service.engine.decoding
+    import adapter_service.engine.probe
+    import adapter_service.engine.scheduler
     import adapter_service.jobs.evaluating
     import adapter_service.jobs.pipeline
     import adapter_service.lora.folder

@@ -16,6 +16,7 @@ from adapter_service.engine.requests import AdapterFiles
 from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.folder import write_folder
 from adapter_service.lora.layer import install
+from adapter_service.settings import ServingSettings
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -31,7 +32,7 @@ def make_engine(tiny_base: BaseModel) -> Iterator[MakeEngine]:
     made: list[Engine] = []
 
     def make(**options: Any) -> Engine:
-        engine = Engine(lambda note: tiny_base, **options)
+        engine = Engine(lambda note: tiny_base, ServingSettings(**options))
         engine.start()
         engine.wait_until_ready(WAIT_SECONDS)
         made.append(engine)

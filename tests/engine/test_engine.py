@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from adapter_service.engine import decoding
-from adapter_service.engine.decoding import decode_batch
+from adapter_service.base_models.pauses import pausing
+from adapter_service.engine.answering import answer_all
+from adapter_service.engine.batch import MixedBatch
 from adapter_service.engine.engine import Engine, Turn
 from adapter_service.engine.generations import Event, Generation, GenerationResult, Piece
 from adapter_service.engine.requests import AdapterFiles, Ask, Sampling
@@ -226,8 +227,9 @@ def test_an_adapter_loaded_while_a_batch_is_decoded_can_be_trained_further(
     def work(turn: Turn) -> bool:
         waiting.append(submit(engine, adapter=files))
         prompts = [turn.renderer.text_ids("a"), turn.renderer.text_ids("longer")]
-        list(decode_batch(turn.base, prompts, [SHORT] * 2, turn.pause))
-        adapter = turn.load_adapter(files).trainable_copy()
+        with pausing(turn.pause):
+            answer_all(turn.base, turn.new_batch(2), prompts, [SHORT] * 2)
+        adapter = turn.read_adapter(files).trainable_copy()
         parameters = list(adapter.parameters())
         torch.autograd.backward([parameter.square().sum() for parameter in parameters])
         return all(parameter.grad is not None for parameter in parameters)
@@ -252,15 +254,17 @@ def test_a_request_is_answered_while_work_runs(engine: Engine, busy: Work) -> No
 def test_work_that_is_paused_for_an_answer_goes_on_unchanged(engine: Engine, make_files: MakeFiles) -> None:
     """A batch under way and an answer with an adapter in between: neither sees the other."""
     files, ids = make_files(1), engine.renderer.text_ids("Hello")
-    alone = engine.run(lambda turn: list(decode_batch(turn.base, [ids], [SHORT])))
+    alone = engine.run(lambda turn: answer_all(turn.base, turn.new_batch(1), [ids], [SHORT])[0].tokens)
     between: list[Generation] = []
 
-    def work(turn: Turn) -> list[tuple[int, int]]:
+    def work(turn: Turn) -> list[int]:
         def pause() -> None:
-            between.append(submit(engine, adapter=files))
+            if len(between) < 5:
+                between.append(submit(engine, adapter=files))
             turn.pause()
 
-        return list(decode_batch(turn.base, [ids], [SHORT], pause))
+        with pausing(pause):
+            return answer_all(turn.base, turn.new_batch(1), [ids], [SHORT])[0].tokens
 
     assert engine.run(work) == alone
     assert len({generation.result(WAIT_SECONDS).only.text for generation in between}) == 1
@@ -295,13 +299,12 @@ def test_an_answer_that_fails_leaves_none_of_what_it_had_in_hand(
 ) -> None:
     had: list[weakref.ref[torch.Tensor]] = []
 
-    def fail(*_: object) -> Iterator[int]:
+    def fail(*_: object) -> None:
         cache = torch.zeros(8)
         had.append(weakref.ref(cache))
-        yield 5
         raise BaseModelError("one of ours, which is not logged: a log that is captured keeps tracebacks")
 
-    monkeypatch.setattr(decoding, "decode", fail)
+    monkeypatch.setattr(MixedBatch, "read", fail)
     generation = submit(engine)
     with pytest.raises(BaseModelError):
         generation.result(WAIT_SECONDS)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from adapter_service.engine.decoding import decode, decode_batch
 from adapter_service.engine.generations import TokenTrail
 from adapter_service.engine.requests import Sampling
+from tests.decoding import answers, decode
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -23,11 +23,19 @@ def prompt_ids(base: BaseModel, prompt: str = "Once upon a time") -> list[int]:
     return ids
 
 
+def trails_of(base: BaseModel, prompts: list[list[int]], sampling: Sampling) -> list[TokenTrail]:
+    """Each begins with the tokens of its answer."""
+    trails = []
+    for answer in answers(base, prompts, [replace(sampling, return_tokens=True)] * len(prompts)):
+        assert answer.choice is not None
+        assert answer.choice.tokens is not None
+        assert answer.choice.tokens.ids[: len(answer.tokens)] == answer.tokens
+        trails.append(answer.choice.tokens)
+    return trails
+
+
 def trail_of(base: BaseModel, sampling: Sampling) -> TokenTrail:
-    trail = TokenTrail()
-    tokens = list(decode(base, prompt_ids(base), sampling, trail))
-    assert trail.ids[: len(tokens)] == tokens
-    return trail
+    return trails_of(base, [prompt_ids(base)], sampling)[0]
 
 
 @torch.inference_mode()
@@ -64,12 +72,14 @@ def test_logprobs_are_the_policys_at_temperature_one_whatever_the_sampling(
         {"top_p": 0.7},
         {"temperature": 0.8, "top_k": 30, "top_p": 0.9},
         {"repetition_penalty": 1.5},
-        {"temperature": 0.7, "top_k": 40, "top_p": 0.8, "repetition_penalty": 1.3},
+        {"min_p": 0.2},
+        {"temperature": 0.7, "top_k": 40, "top_p": 0.8, "min_p": 0.1, "repetition_penalty": 1.3},
     ],
     ids=str,
 )
 def test_sampling_logprobs_are_of_the_distribution_drawn_from(tiny_base: BaseModel, changes: dict[str, float]) -> None:
     from transformers.generation.logits_process import (
+        MinPLogitsWarper,
         RepetitionPenaltyLogitsProcessor,
         TemperatureLogitsWarper,
         TopKLogitsWarper,
@@ -89,6 +99,8 @@ def test_sampling_logprobs_are_of_the_distribution_drawn_from(tiny_base: BaseMod
             row = TopKLogitsWarper(sampling.top_k)(answer, row)
         if sampling.top_p < 1.0:
             row = TopPLogitsWarper(sampling.top_p)(answer, row)
+        if sampling.min_p:
+            row = MinPLogitsWarper(sampling.min_p)(answer, row)
         assert trail.sampling_logprobs[place] == pytest.approx(float(row.log_softmax(-1)[0, token]), abs=1e-3)
 
 
@@ -102,21 +114,19 @@ def test_the_end_token_is_part_of_the_trail_and_not_of_the_answer(tiny_base: Bas
     greedy = Sampling(max_new_tokens=8, min_new_tokens=8)
     whole = trail_of(tiny_base, greedy).ids
     end = next(token for place, token in enumerate(whole) if place and token not in whole[:place])
-    trail = TokenTrail()
     ended = replace(greedy, min_new_tokens=0, extra_eos_ids=frozenset({end}))
-    tokens = list(decode(tiny_base, prompt_ids(tiny_base), ended, trail))
-    assert trail.ids == [*tokens, end] == whole[: len(tokens) + 1]
+    tokens = decode(tiny_base, prompt_ids(tiny_base), ended)
+    assert trail_of(tiny_base, ended).ids == [*tokens, end] == whole[: len(tokens) + 1]
 
 
 def test_a_trail_changes_no_choice(tiny_base: BaseModel) -> None:
     sampling = replace(SAMPLED, temperature=0.7, top_p=0.9)
-    assert list(decode(tiny_base, prompt_ids(tiny_base), sampling)) == trail_of(tiny_base, sampling).ids
+    assert decode(tiny_base, prompt_ids(tiny_base), sampling) == trail_of(tiny_base, sampling).ids
 
 
 def test_each_of_a_batch_has_a_trail_of_its_own(tiny_base: BaseModel) -> None:
     prompts = [prompt_ids(tiny_base), prompt_ids(tiny_base, "Hi")]
-    trails = [TokenTrail(), TokenTrail()]
-    list(decode_batch(tiny_base, prompts, [SAMPLED] * 2, trails=trails))
+    trails = trails_of(tiny_base, prompts, SAMPLED)
     alone = trail_of(tiny_base, SAMPLED)
     assert trails[0].ids == alone.ids
     assert trails[0].logprobs == pytest.approx(alone.logprobs, abs=1e-4)

@@ -107,6 +107,15 @@ def test_jobs_start_in_the_order_they_came(store: JobStore) -> None:
     assert (store.position(first.id), store.position(second.id), store.queue_depth()) == (None, 1, 1)
 
 
+def test_jobs_are_counted_by_status(store: JobStore) -> None:
+    for _ in range(2):
+        submit(store)
+    claim(store)
+    counts = store.counts()
+    assert (counts.pop(JobStatus.QUEUED), counts.pop(JobStatus.RUNNING)) == (1, 1)
+    assert counts == dict.fromkeys(set(JobStatus) - {JobStatus.QUEUED, JobStatus.RUNNING}, 0)
+
+
 def test_nothing_queued_is_nothing_to_claim(store: JobStore) -> None:
     assert store.claim_next() is None
 
@@ -158,7 +167,8 @@ def test_a_figure_that_is_not_finite_is_kept_as_null(store: JobStore) -> None:
 
 
 def test_a_success_has_its_result_and_a_failure_its_code(store: JobStore) -> None:
-    submit(store), submit(store)
+    for _ in range(2):
+        submit(store)
     good = store.succeed(claim(store), {"version": 3})
     bad = store.fail(claim(store), "empty_source", "no samples")
     assert (good.status, good.result) == (JobStatus.SUCCEEDED, {"version": 3})

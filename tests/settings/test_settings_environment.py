@@ -33,6 +33,8 @@ def test_a_variable_overrides_the_file(config: Path) -> None:
         ("ADAPTER_TRAINING__MAX_STEPS", "null", "training.max_steps", None),
         ("ADAPTER_TRAINING__LEARNING_RATE", "2e-4", "training.learning_rate", 2e-4),
         ("ADAPTER_QUANTIZATION__USE_8BIT", "True", "quantization.use_8bit", True),
+        ("ADAPTER_SERVING__TRAIN_SHARE", "0.5", "serving.train_share", 0.5),
+        ("ADAPTER_SERVING__PINNED_ADAPTERS", "[home, garden]", "serving.pinned_adapters", ["home", "garden"]),
         ("ADAPTER_MODEL__REVISION", "123", "model.revision", "123"),
     ],
 )

@@ -119,3 +119,24 @@ def test_a_duplicate_source_hides_no_other_fault(tmp_path: Path) -> None:
     assert "line 3: 'sources.a' was given in line 2 already" in text
     assert "line 4: source 'b' has no 'kind'" in text
     assert "line 5: unknown key 'bogus'" in text
+
+
+@pytest.mark.parametrize(
+    ("serving", "fault"),
+    [
+        ("train_share: 1.0", "'serving.train_share' is 1.0; it should be less than or equal to 0.9"),
+        ("max_active_requests: 65", "'serving.max_active_requests' is 65; it should be less than or equal to 64"),
+        ("max_adapter_bytes: 0", "'serving.max_adapter_bytes' is 0; it should be greater than or equal to 1"),
+        ("pinned_adapters: [Home]", "'serving.pinned_adapters.0' is 'Home'"),
+        ("pinned_adapters: [a, a]", "'pinned_adapters' names 'a' twice; take one out"),
+        ("{max_adapters: 2, pinned_adapters: [a, b]}", "names 2; with 'max_adapters' 2 at most 1 may be pinned"),
+    ],
+)
+def test_what_the_engine_cannot_keep_to_is_refused(tmp_path: Path, serving: str, fault: str) -> None:
+    between = " " if serving.startswith("{") else "\n  "
+    assert fault in faults_of(tmp_path, f"serving:{between}{serving}\n")
+
+
+def test_one_adapter_may_be_loaded_where_none_is_pinned(tmp_path: Path) -> None:
+    serving = load(tmp_path, "serving: {max_adapters: 1}\n").serving
+    assert (serving.max_adapters, serving.pinned_adapters) == (1, [])

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from adapter_service.base_models.pauses import apart
-from adapter_service.engine.decoding import decode
 from adapter_service.engine.requests import Sampling
 from adapter_service.errors import JobCancelledError, NonFiniteLossError, NothingToLearnError
 from adapter_service.lora.adapter import Adapter
@@ -25,6 +24,7 @@ from adapter_service.training.batching import planned_steps
 from adapter_service.training.loop import Hooks, learning_rate, train
 from adapter_service.training.progress import Progress, peak_memory_mb
 from adapter_service.training.state import begin
+from tests.decoding import decode
 from tests.training.small_run import (
     NO_CLIPPING,
     fresh_adapter,
@@ -214,7 +214,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_is_generated_between(tiny_b
 
     def generate() -> None:
         with using(other):
-            assert list(decode(tiny_base, [5, 6, 7], Sampling(max_new_tokens=3, min_new_tokens=3, do_sample=True)))
+            assert decode(tiny_base, [5, 6, 7], Sampling(max_new_tokens=3, min_new_tokens=3, do_sample=True))
         torch.rand(3)
 
     def pause() -> None:

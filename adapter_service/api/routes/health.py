@@ -63,7 +63,9 @@ def _look_at(services: Services) -> HealthAnswer:
         engine=EngineAnswer(
             state=state,
             note=without_paths(engine.note),
-            answering=engine.answering,
+            answering=engine.active > 0,
+            batch_invariant=engine.is_batch_invariant,
+            training_share=round(engine.training_share, 3),
             working=engine.working,
         ),
         runner=RunnerAnswer(alive=services.runner.alive),

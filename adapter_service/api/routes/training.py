@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 
+from adapter_service.api import job_moves
 from adapter_service.api.job_answers import job_answer
 from adapter_service.api.job_streams import STATUS_STREAM, StatusEventId, follow_status, refuse_event_id
 from adapter_service.api.job_watches import Watching
@@ -83,10 +84,7 @@ def status(
 @router.post("/adapter/cancel/{job_id}", responses=can_fail_with(404, 409, 507))
 def cancel(job_id: str, services: Wired) -> JobAnswer:
     """End a waiting job now, a running one within a micro-step; asking again is harmless."""
-    job = services.jobs.request_cancel(job_id)
-    if job.status.finished:
-        services.pipeline.forget(job.id)
-    return job_answer(job, services)
+    return job_answer(job_moves.cancel(job_id, services), services)
 
 
 @router.post("/adapter/pause/{job_id}", responses=can_fail_with(404, 409, 507))
@@ -98,6 +96,4 @@ def pause(job_id: str, services: Wired) -> JobAnswer:
 @router.post("/adapter/resume/{job_id}", responses=can_fail_with(404, 409, 507))
 def resume(job_id: str, services: Wired) -> JobAnswer:
     """Put a paused job back into the queue, at its old place; it goes on from its checkpoint."""
-    job = services.jobs.request_resume(job_id)
-    services.runner.wake()
-    return job_answer(job, services)
+    return job_answer(job_moves.resume(job_id, services), services)

@@ -14,6 +14,11 @@ class EngineAnswer(Answer):
     state: Literal["loading", "ready", "failed", "stopped"]
     note: str = Field(description="What it is doing, in words.", examples=["loading package:gemma3-270m"])
     answering: bool
+    batch_invariant: bool | None = Field(
+        description="Whether a seed gives the same text whatever else is answered at the time, as probed at the start; "
+        "null before the base is loaded."
+    )
+    training_share: float = Field(description="Of the model's time in the last half minute in which it was busy.")
     working: bool = Field(description="Whether a job trains or is evaluated just now.")
 
 

@@ -1,0 +1,117 @@
+"""What this base on this machine can do, asked of it once at the start: batches, and equal answers in every batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from adapter_service.engine.batch import Batch, MixedBatch, SingleBatch
+from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
+from adapter_service.engine.sequence import Sequence
+from adapter_service.model_utils import BaseModel
+
+_STEPS = 3
+# Another one at the start would say the same; a prompt longer than a chunk, and one within a chunk.
+_LENGTHS = (CHUNK_TOKENS + 9, 7)
+_TOLERANCE = {torch.float32: 0.001}
+_TOLERANCE_16_BITS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """`is_invariant`: whether a row's numbers are the same to the bit whoever is beside it."""
+
+    batch: Batch
+    new_batch: Callable[[int], Batch]
+    is_invariant: bool
+    note: str
+
+
+@torch.inference_mode()
+def choose_batch(base: BaseModel, template_id: str, *, rows: int, prefixes: PrefixCache) -> Chosen:
+    """The batch for `base`: of any adapters in one pass where it gives what the base alone gives, else one by one.
+
+    `new_batch` makes another, which keeps no prefixes.
+    """
+
+    def new_batch(rows: int) -> MixedBatch:
+        return MixedBatch(base, rows=rows, template_id=template_id, prefixes=PrefixCache(CHUNK_TOKENS, 0))
+
+    def new_single(rows: int) -> SingleBatch:  # noqa: ARG001 - it has no tensors of so many
+        return SingleBatch(base)
+
+    started = time.monotonic()
+    if not (base.packs_rows and _gives_the_same(base, new_batch(rows))):
+        note = f"{base.name} answers one row at a time"
+        return Chosen(SingleBatch(base), new_single, is_invariant=True, note=note)
+    is_invariant = _is_invariant(new_batch(rows), rows)
+    mixed = MixedBatch(base, rows=rows, template_id=template_id, prefixes=prefixes)
+    words = "the same bits in every batch" if is_invariant else "not the same last bits in every batch"
+    seconds = time.monotonic() - started
+    note = f"up to {rows} rows in one pass; {words} (probed in {seconds:.1f} s)"
+    return Chosen(mixed, new_batch, is_invariant, note)
+
+
+def _prompt(base: BaseModel, tokens: int) -> list[int]:
+    vocabulary = base.model.get_input_embeddings().weight.shape[0]
+    return [(20 + 7 * place) % vocabulary for place in range(tokens)]
+
+
+def _gives_the_same(base: BaseModel, batch: MixedBatch) -> bool:
+    """Whether prompts and steps in `batch` come to what the model's own way comes to, within its precision."""
+    prompts = [_prompt(base, length) for length in _LENGTHS]
+    try:
+        found = _logits(batch, prompts)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):  # it wants its own mask or cache
+        return False
+    tolerance = _TOLERANCE.get(base.precision.dtype, _TOLERANCE_16_BITS)
+    for prompt, (tokens, logits) in zip(prompts, found, strict=True):
+        ids = torch.tensor([prompt + tokens[:-1]], device=base.device)
+        wanted = base.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :].float()
+        if bool(((logits.float() - wanted).norm(dim=-1) > tolerance * wanted.norm(dim=-1)).any()):
+            return False
+    return True
+
+
+def _is_invariant(batch: MixedBatch, rows: int) -> bool:
+    """Whether one row's numbers stay the same beside 1, 2, … others."""
+    base = batch.base
+    first = _prompt(base, _LENGTHS[0])
+    alone = _logits(batch, [first])[0][1]
+    for others in range(1, rows):
+        beside = [_prompt(base, 5 + 11 * number) for number in range(others)]
+        if not torch.equal(_logits(batch, [first, *beside])[0][1], alone):
+            return False
+    return True
+
+
+def _logits(batch: MixedBatch, prompts: list[list[int]]) -> list[tuple[list[int], torch.Tensor]]:
+    """The first tokens of each prompt's greedy answer, and the logits (tokens, vocabulary) that they came from."""
+    sequences = [Sequence(prompt, len(prompt) + _STEPS) for prompt in prompts]
+    logits: dict[Sequence, list[torch.Tensor]] = {sequence: [] for sequence in sequences}
+    tokens: dict[Sequence, list[int]] = {sequence: [] for sequence in sequences}
+
+    def take(sequence: Sequence, row: torch.Tensor) -> None:
+        logits[sequence].append(row)
+        sequence.next_token = int(row.argmax())
+        tokens[sequence].append(sequence.next_token)
+
+    for sequence in sequences:
+        batch.add(sequence)
+    try:
+        for sequence in sequences:
+            row = None
+            while row is None:
+                row = batch.read(sequence)
+            take(sequence, row)
+            batch.join(sequence)
+        for _ in range(_STEPS - 1):
+            for sequence, row in batch.step():
+                take(sequence, row)
+    finally:
+        for sequence in sequences:
+            batch.remove(sequence)
+    return [(tokens[sequence], torch.stack(logits[sequence])) for sequence in sequences]

@@ -1,0 +1,30 @@
+"""One answer under way, as the base sees it: the tokens before it, who adds to them, and how far it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from adapter_service.lora.resident import ResidentAdapter
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """`max_tokens` is of prompt and answer. Of its tokens the first `seen` have been through the base.
+
+    `next_token` is the one chosen last, which has not; `cached_tokens` of the prompt were found in the prefix cache.
+    """
+
+    prompt: list[int]
+    max_tokens: int
+    adapter: ResidentAdapter | None = None
+    scale: float = 1.0
+    seen: int = 0
+    next_token: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the whole prompt has been through the base."""
+        return self.seen >= len(self.prompt)

@@ -1,0 +1,82 @@
+"""An adapter as it is served: matrices ready for products of rows, and none of what training needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from adapter_service.lora.adapter import Adapter
+
+# Ranks are rounded up to the next of these, so that rows of nearly one rank are multiplied together.
+_LEAST_CLASS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A (in, r) and B (r, out) of one layer, B times the adapter's scale; r is its rank class. Of rows: (rows, …)."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ResidentAdapter:
+    """All factors by layer path; `key` is the version's."""
+
+    key: str
+    rank_class: int
+    factors: Mapping[str, Factors]
+    _repeated: dict[int, Mapping[str, Factors]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, key: str, adapter: Adapter, dtype: torch.dtype, device: torch.device) -> ResidentAdapter:
+        """A copy of `adapter`'s weights, in `dtype` on `device`, its ranks filled up with zeros."""
+        largest = max(pair.a.shape[0] for pair in adapter.pairs.values())
+        rank_class = max(_LEAST_CLASS, 1 << (largest - 1).bit_length())
+        factors = {}
+        for path, pair in adapter.pairs.items():
+            rank, (outputs, inputs) = pair.a.shape[0], (pair.b.shape[0], pair.a.shape[1])
+            a = torch.zeros(inputs, rank_class, dtype=dtype, device=device)
+            b = torch.zeros(rank_class, outputs, dtype=dtype, device=device)
+            a[:, :rank] = pair.a.detach().T
+            b[:rank] = pair.b.detach().T * pair.scale
+            factors[path] = Factors(a, b)
+        return cls(key, rank_class, factors)
+
+    def repeated(self, rows: int) -> Mapping[str, Factors]:
+        """The factors for each of `rows` rows, in the memory of the one."""
+        if rows not in self._repeated:
+            self._repeated[rows] = {
+                path: Factors(f.a.expand(rows, -1, -1), f.b.expand(rows, -1, -1)) for path, f in self.factors.items()
+            }
+        return self._repeated[rows]
+
+    @cached_property
+    def size_bytes(self) -> int:
+        return sum(matrix.nbytes for matrix in self.matrices())
+
+    def matrices(self) -> Iterator[torch.Tensor]:
+        for factors in self.factors.values():
+            yield factors.a
+            yield factors.b
+
+
+@dataclass(frozen=True, slots=True)
+class OneAdapter:
+    """A pass whose rows all have one adapter, at `scale` times its strength: a prompt's."""
+
+    adapter: ResidentAdapter
+    scale: float = 1.0
+
+    def add(self, path: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """`y` (..., out) of the layer at `path` and the product of its input `x` (..., in), in `y`'s memory."""
+        factors = self.adapter.factors.get(path)
+        if factors is None:
+            return y
+        inner = x.to(factors.a.dtype) @ factors.a  # (..., r)
+        if self.scale != 1.0:
+            inner = inner * self.scale
+        return y.add_(inner @ factors.b)
