@@ -104,8 +104,9 @@ def test_a_pause_holds_for_its_block_and_an_inner_one_for_its_own() -> None:
     pause_here()
     with pausing(lambda: told.append("outer")):
         pause_here()
-        with pytest.raises(KeyError), pausing(lambda: told.append("inner")):  # noqa: PT012
+        with pausing(lambda: told.append("inner")):
             pause_here()
+        with pytest.raises(KeyError), pausing(lambda: None):
             raise KeyError
         pause_here()
     pause_here()
