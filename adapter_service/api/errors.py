@@ -139,7 +139,7 @@ def error_response(scope: Scope, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, errors.BusyError):
         headers["Retry-After"] = str(error.retry_after_seconds)
-    if isinstance(error, errors.NotReadyError | errors.StorageError):
+    if isinstance(error, errors.NotReadyError | errors.OverloadedError | errors.StorageError):
         headers["Retry-After"] = str(NOT_READY_RETRY_SECONDS)
     if isinstance(error, errors.NotAuthenticatedError):
         headers["WWW-Authenticate"] = 'Bearer realm="adapter-service"'  # RFC 9110 wants one with every 401

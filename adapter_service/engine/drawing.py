@@ -96,6 +96,6 @@ def _pick(shares: torch.Tensor, uniform: float) -> tuple[int, float]:
 
 
 def _place(reached: torch.Tensor, threshold: torch.Tensor) -> int:
-    """The first place whose sum lies above the threshold, and one that adds to it even where rounding says otherwise."""
+    """The first place whose sum lies above the threshold; one that adds to it, whatever rounding says."""
     last = int((reached < reached[-1]).sum())
     return min(int(torch.searchsorted(reached, threshold.clamp_min(0.0), right=True)), last)

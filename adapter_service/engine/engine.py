@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -58,7 +57,7 @@ class Turn:
     """What long work gets: the base, the means to render and to read adapters, and the pause.
 
     `new_batch` makes one of so many rows, for the work alone. `pause` returns when the work may go on, and
-    raises when the engine stops.
+    raises when the engine stops; it may be called in the middle of a pass.
     """
 
     base: BaseModel
@@ -389,8 +388,7 @@ class Engine:
         while self._orders:
             self._orders.popleft()(self._adapters)
         try:
-            # In a context of its own: around this may be a pass of training, with an adapter in use and much else.
-            busy = Context().run(self._scheduler.turn)
+            busy = self._scheduler.turn()
         except Exception as error:
             log.exception("the scheduler failed", extra={"action": "scheduler_failed"})
             self._scheduler.fail_all(error.with_traceback(None))
@@ -403,9 +401,15 @@ class Engine:
         """What long work calls: those who wait have their turns, and when the engine stops, the work ends here."""
         self._share.trained(time.monotonic() - self._resumed_at)
         self._refuse_when_stopping()
+        if self._is_wanted() and not self._share.training_is_due():
+            from adapter_service.base_models.pauses import apart
+
+            apart(self._serve_until_training_is_due, threads=self._ready().base.precision.threads)
+        self._resumed_at = time.monotonic()
+
+    def _serve_until_training_is_due(self) -> None:
         while self._is_wanted() and not self._share.training_is_due() and self._serve():
             self._refuse_when_stopping()
-        self._resumed_at = time.monotonic()
 
     def _run_next_work(self, turn: Turn) -> bool:
         """False when there is none."""

@@ -81,7 +81,6 @@ def train(
             watch.note(found.note)
         hooks = Hooks(
             pause=turn.pause,
-            check=turn.pause,
             cancelled=watch.cancelled,
             report=watch.trained,
             save=kept.save,

@@ -35,6 +35,7 @@ class Recorder:
     notes: list[str] = field(default_factory=list)
     asked: int = 0
     cancel_at: int | None = None
+    cancel_after_steps: int | None = None
 
     def streamed(self, counts: Mapping[str, Any]) -> None:
         self.counts.append(counts)
@@ -47,7 +48,7 @@ class Recorder:
 
     def cancelled(self) -> bool:
         self.asked += 1
-        return self.asked == self.cancel_at
+        return self.asked == self.cancel_at or len(self.told) == self.cancel_after_steps
 
 
 # One change at a time against these; every step is small, and every rate and save is passed through.
@@ -194,7 +195,7 @@ def test_counts_are_told_now_and_then_and_at_the_end(
     assert [counts["read"] for counts in watch.counts] == [1, streamed.counts["read"]]
 
 
-def test_training_asks_whether_to_stop_at_every_micro_step(engine: Engine, tmp_path: Path) -> None:
+def test_training_asks_whether_to_stop_at_every_layer(engine: Engine, tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     watch = Recorder(cancel_at=3)
     with pytest.raises(JobCancelledError, match="while training"):
@@ -255,7 +256,7 @@ def test_a_run_goes_on_with_other_threads_and_another_budget_and_says_so(engine:
     settings = settings_in(tmp_path)
     streamed = streamed_by(engine, settings)
     with pytest.raises(JobCancelledError):
-        trained_by(engine, settings, streamed, tmp_path, Recorder(cancel_at=6))
+        trained_by(engine, settings, streamed, tmp_path, Recorder(cancel_after_steps=5))
     state = max((tmp_path / "checkpoints").iterdir()) / "state.json"
     elsewhere = json.loads(state.read_text())
     elsewhere["made_with"] |= {"threads": 64, "dtype": "bfloat16"}
@@ -275,7 +276,7 @@ def test_a_budget_that_was_halved_stays_so_when_a_run_goes_on(engine: Engine, tm
     settings = settings_in(tmp_path)
     streamed = streamed_by(engine, settings)
     with pytest.raises(JobCancelledError):
-        trained_by(engine, settings, streamed, tmp_path, Recorder(cancel_at=6))
+        trained_by(engine, settings, streamed, tmp_path, Recorder(cancel_after_steps=5))
     state = max((tmp_path / "checkpoints").iterdir()) / "state.json"
     _rewrite(state, json.loads(state.read_text()) | {"token_budget": 64})
     watch = Recorder()
