@@ -53,11 +53,11 @@ def make_files(tiny_base: BaseModel, tmp_path: Path) -> MakeFiles:
     """An adapter with random weights in a folder of its own."""
     layers = install(tiny_base.model, keep=tiny_base.model.get_output_embeddings())
 
-    def make(seed: int) -> AdapterFiles:
-        adapter = Adapter.fresh(LoraConfig(r=4), layers, seed=seed)
+    def make(seed: int, *, std: float = 0.3, **lora: Any) -> AdapterFiles:
+        adapter = Adapter.fresh(LoraConfig(**{"r": 4, **lora}), layers, seed=seed)
         generator = torch.Generator().manual_seed(seed)
         for pair in adapter.pairs.values():
-            pair.b.data.normal_(std=0.3, generator=generator)
+            pair.b.data.normal_(std=std, generator=generator)
         folder = tmp_path / f"adapter-{seed}"
         folder.mkdir()
         write_folder(adapter, folder, base_name="tiny")
