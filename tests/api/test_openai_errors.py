@@ -13,9 +13,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service.api.services import Services
-from adapter_service.engine.engine import Turn
 from adapter_service.engine.generations import Generation
 from adapter_service.engine.requests import Ask, Sampling
+from adapter_service.engine.turn import Turn
 from tests.api.conftest import client_of, openai_client
 from tests.api.test_adapters_answer import trained
 
