@@ -130,7 +130,7 @@ class MixedBatch:
         positions = torch.tensor([[sequence.seen] for sequence in sequences], device=device)
         places = [self._places[sequence] for sequence in sequences]
         attention = StepAttention(self._cache, places, [sequence.seen for sequence in sequences], device)
-        with _threads_for(len(sequences)):
+        with threads_for(len(sequences)):
             logits = _forward(self.base.model, tokens, positions, self._adapters, attention)
         assert logits is not None  # noqa: S101 - they were wanted
         for sequence in sequences:
@@ -188,7 +188,7 @@ class SingleBatch:
         self._joined.remove(sequence)
 
     def step(self) -> list[tuple[Sequence, torch.Tensor]]:
-        with _threads_for(1):
+        with threads_for(1):
             for sequence in self._joined:
                 if sequence not in self._stepped:
                     self._stepped[sequence] = self._logits(sequence, [sequence.next_token])
@@ -248,7 +248,7 @@ def _forward(
 
 
 @contextmanager
-def _threads_for(rows: int) -> Iterator[None]:
+def threads_for(rows: int) -> Iterator[None]:
     """One thread for the small products of few rows.
 
     A product of one row takes 145 µs on one thread and 175 on two: waking the second costs more

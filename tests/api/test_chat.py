@@ -118,7 +118,7 @@ def test_every_token_comes_with_its_logprob_and_bytes(tiny_openai: openai.OpenAI
 
 def test_the_likeliest_tokens_stand_beside_each(tiny_openai: openai.OpenAI) -> None:
     for token in logprobs_of(ask(tiny_openai, temperature=0, logprobs=True, top_logprobs=3)):
-        assert [best.logprob for best in token.top_logprobs] == sorted((b.logprob for b in token.top_logprobs))[::-1]
+        assert [best.logprob for best in token.top_logprobs] == sorted(b.logprob for b in token.top_logprobs)[::-1]
         assert len(token.top_logprobs) == 3
         assert token.top_logprobs[0].token == token.token
 

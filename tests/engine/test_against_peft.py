@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 PROMPT = [2 + (31 * place) % 250 for place in range(70)]  # longer than a chunk
 TOKENS = 5
-ALL_LINEAR = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+ALL_LINEAR: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 KINDS: dict[str, dict[str, Any]] = {
     "all-linear": ALL_LINEAR,
     "two targets": {"r": 9, "lora_alpha": 12, "target_modules": ["q_proj", "down_proj"]},
@@ -90,12 +89,12 @@ def with_wide_weights(model: Any) -> Any:
 
 
 @pytest.fixture(scope="module", params=["float32", "int8"])
-def bases(request: pytest.FixtureRequest, tiny_base_folder: Path) -> Iterator[Bases]:
+def bases(request: pytest.FixtureRequest, tiny_base_folder: Path) -> Bases:
     folder, quantized = tiny_base_folder, request.param == "int8"
     served = load_base(str(folder), bases_dir=folder, device="cpu", dtype="float32", use_8bit=quantized)
     plain = with_wide_weights(served.model) if quantized else copy.deepcopy(served.model)
     install(served.model, keep=served.model.get_output_embeddings())
-    yield Bases(served, plain)
+    return Bases(served, plain)
 
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS.keys())
@@ -110,7 +109,12 @@ def test_every_rank_is_pefts_beside_others(
     bases: Bases, tmp_path_factory: pytest.TempPathFactory, rank: int, alpha: int, rslora: bool
 ) -> None:
     """B is small, so that no rank and alpha drown the base."""
-    options = {"r": rank, "lora_alpha": alpha, "use_rslora": rslora, "target_modules": ["q_proj", "up_proj"]}
+    options: dict[str, Any] = {
+        "r": rank,
+        "lora_alpha": alpha,
+        "use_rslora": rslora,
+        "target_modules": ["q_proj", "up_proj"],
+    }
     wanted = bases.reference(tmp_path_factory.mktemp("rank"), std=0.02, **options)
     beside = bases.reference(tmp_path_factory.mktemp("beside"), seed=4, r=8, target_modules="all-linear")
     found = together(bases.served, [wanted, beside, bases.of_the_base()])
@@ -152,7 +156,7 @@ def orderly(base: BaseModel, wanted: list[Reference], joining: list[int], apart:
 
 
 def test_they_join_and_leave_one_batch_in_every_order(bases: Bases, tmp_path: Path) -> None:
-    """Three adapters of two rank classes and the base; each has its tokens after so many steps, so they leave so too."""
+    """Three adapters of two rank classes and the base; who joined first leaves first."""
     names = ("all-linear", "two targets", "rank-stabilized")
     wanted = [bases.of_the_base()]
     for place, name in enumerate(names):

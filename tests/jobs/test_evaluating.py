@@ -12,8 +12,9 @@ import torch
 
 from adapter_service.adapters.artifact import check_files, write_manifest
 from adapter_service.engine.answering import answer_together
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles, default_sampling
+from adapter_service.engine.turn import Turn
 from adapter_service.errors import JobCancelledError, NotReadyError
 from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.lora.adapter import Adapter, LoraConfig

@@ -92,8 +92,6 @@ def make_deep() -> Any:
     return LlamaForCausalLM(config).eval().requires_grad_(False)
 
 
-
-
 PEFT_OPTIONS: dict[str, dict[str, Any]] = {
     "all-linear": {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"},
     "default targets": {"r": 4},
