@@ -12,7 +12,8 @@ import torch
 
 from adapter_service.base_models.attention import layout_in_use, packed
 from adapter_service.base_models.layout import Block, Segment
-from adapter_service.base_models.pauses import apart, pause_here, pause_in_use, pausing
+from adapter_service.base_models import pauses
+from adapter_service.base_models.pauses import apart, pause_here, pausing
 
 THREADS = torch.get_num_threads()
 LAYOUT = (Segment(0, (Block(2, 4),)),)
@@ -65,7 +66,7 @@ def test_it_is_in_no_context_of_the_pass_and_leaves_none_open() -> None:
     told: ContextVar[str] = ContextVar("told", default="nothing")
 
     def work() -> tuple[str, object, object]:
-        found = told.get(), pause_in_use(), layout_in_use()
+        found = told.get(), pauses._pause.get(), layout_in_use()
         told.set("by the work")
         return found
 
