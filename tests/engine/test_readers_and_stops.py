@@ -13,10 +13,10 @@ import pytest
 
 from adapter_service.engine import generations, scheduler
 from adapter_service.engine.engine import Engine
-from adapter_service.engine.turn import Turn
 from adapter_service.engine.generations import Event, Generation, Piece
 from adapter_service.engine.requests import AdapterFiles, Sampling
 from adapter_service.engine.resident_adapters import ResidentAdapters
+from adapter_service.engine.turn import Turn
 from adapter_service.errors import InvalidParameterError, NotReadyError
 from tests.engine.asking import EIGHT, alone, assert_as_alone, assert_nothing_is_held, held, result_of, submit
 from tests.engine.conftest import WAIT_SECONDS, MakeEngine, MakeFiles
