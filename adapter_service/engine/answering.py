@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from adapter_service.engine.engine import Turn
 from adapter_service.engine.requests import Sampling
+from adapter_service.engine.turn import Turn
 from adapter_service.samples import Message
 
 if TYPE_CHECKING:

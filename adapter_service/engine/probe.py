@@ -106,7 +106,7 @@ def _is_invariant_layer(layer: torch.nn.Module, base: BaseModel, rows: int) -> b
 
     def product(together: int) -> torch.Tensor:
         with threads_for(together):
-            return torch.cat([layer(some) for some in x.split(together)])
+            return torch.cat([layer(some) for some in torch.split(x, together)])
 
     alone = product(1)
     return all(torch.equal(product(together), alone) for together in range(2, rows + 1))

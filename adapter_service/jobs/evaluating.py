@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapter_service.engine.answering import answer_together
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles, default_sampling
+from adapter_service.engine.turn import Turn
 from adapter_service.errors import JobCancelledError
 from adapter_service.jobs.streaming import Watch
 from adapter_service.languages import LANGUAGES, Language

@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from adapter_service.base_models.pauses import pause_in_use
+from adapter_service.base_models.pauses import pause_here, pausing_at_gradient
 from adapter_service.lora.adapter import Adapter, LowRankPair
 from adapter_service.lora.frozen import is_linear, widths
 from adapter_service.lora.kept_outputs import kept_outputs_in_use
@@ -66,23 +66,18 @@ class LowRankLinear(nn.Module):
         return self.out_features <= self.in_features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pause = pause_in_use()
-        if pause is not None:
-            pause()
-        y = self._with_adapter(x, _in_use.get())
-        if pause is not None and y.requires_grad:
-            y.register_hook(lambda _: pause())  # type: ignore[no-untyped-call]
-        return y
-
-    def _with_adapter(self, x: torch.Tensor, adapter: Adapter | Served | None) -> torch.Tensor:
-        if isinstance(adapter, Adapter):
-            pair = adapter.pairs.get(self.path)
-            return self.linear(x) if pair is None else self._with_product(x, pair)
+        pause_here()
+        adapter = _in_use.get()
+        pair = adapter.pairs.get(self.path) if isinstance(adapter, Adapter) else None
+        if pair is not None:
+            return self._with_product(x, pair)
         y: torch.Tensor = self.linear(x)
-        return y if adapter is None else adapter.add(self.path, x, y)
+        if adapter is None or isinstance(adapter, Adapter):
+            return pausing_at_gradient(y)
+        return adapter.add(self.path, x, y)
 
     def _with_product(self, x: torch.Tensor, pair: LowRankPair) -> torch.Tensor:
-        if pair.a.requires_grad and torch.is_grad_enabled():
+        if pair.a.requires_grad and torch.is_grad_enabled():  # its backward pass pauses by itself
             return trained_product(x, self.linear, pair, kept_outputs_in_use() if self.keeps_output else None)
         y: torch.Tensor = self.linear(x)
         return y + pair.product(x).to(y.dtype)

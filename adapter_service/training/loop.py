@@ -39,9 +39,9 @@ class Hooks:
     """How the loop meets the world; all are called on the thread that trains.
 
     `pause` returns when training may go on, and raises when the run shall end at once. It is called before every
-    micro-batch, at every layer of its passes, forward and backward, and between the blocks of its loss; each time
-    `cancelled` is asked after it. What it does with the base it does `base_models.pauses.apart`. `save` gets the state
-    after every `save_steps` steps.
+    micro-batch, at every layer of its passes, forward and backward, between the blocks of its loss, and before the
+    optimizer's step; each time `cancelled` is asked after it. What it does with the base it does
+    `base_models.pauses.apart`. `save` gets the state after every `save_steps` steps.
     """
 
     pause: Callable[[], None] = lambda: None
@@ -82,6 +82,7 @@ def train(
         rate = _set_rate(state.optimizer, number, total_steps, settings)
         vocabulary.draw(settings.seed, number)
         loss = _gradients(passes, state, chosen, dropout_seed=settings.seed * 1_000_003 + number)
+        passes.pause()  # what follows takes as long as a layer
         norm = torch.nn.utils.clip_grad_norm_(state.adapter.parameters(), settings.max_grad_norm)
         if not math.isfinite(loss) or not bool(norm.isfinite()):
             raise NonFiniteLossError(

@@ -13,9 +13,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service.api.services import Services
-from adapter_service.engine.engine import Turn
 from adapter_service.engine.generations import Generation
 from adapter_service.engine.requests import Ask, Sampling
+from adapter_service.engine.turn import Turn
 from tests.api.conftest import client_of, openai_client
 from tests.api.test_adapters_answer import trained
 
@@ -167,26 +167,29 @@ def test_something_unexpected_is_an_error_of_the_server_without_its_reason(
     assert "secret" not in answer.text
 
 
-def test_an_error_in_a_stream_is_its_last_event(tiny_services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
-        raise MemoryError("no more")
+@pytest.fixture
+def broken_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer fails at its first token for a reason that nobody foresaw."""
 
-    monkeypatch.setattr(type(tiny_services.engine), "_choice", broken)
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr("adapter_service.engine.answer.Answer.take", broken)
+
+
+@pytest.mark.usefixtures("broken_answers")
+def test_an_error_in_a_stream_is_its_last_event(tiny_services: Services) -> None:
     body = {"model": "base", "messages": HELLO, "stream": True}
     answer = client_of(tiny_services).post("/v1/chat/completions", json=body)
     *_, last, end = answer.text.split("\n\n")
     assert (answer.status_code, end) == (200, "")
     assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
     assert "[DONE]" not in answer.text
+    assert "secret" not in answer.text
 
 
-def test_the_client_raises_what_comes_in_a_stream(
-    tiny_openai: openai.OpenAI, tiny_services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> None:
-        raise MemoryError("no more")
-
-    monkeypatch.setattr(type(tiny_services.engine), "_choice", broken)
+@pytest.mark.usefixtures("broken_answers")
+def test_the_client_raises_what_comes_in_a_stream(tiny_openai: openai.OpenAI) -> None:
     with pytest.raises(openai.APIError, match="something unexpected went wrong"):
         list(ask(tiny_openai, stream=True))
 

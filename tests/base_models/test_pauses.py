@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from adapter_service.base_models import pauses
 from adapter_service.base_models.attention import layout_in_use, packed
 from adapter_service.base_models.layout import Block, Segment
-from adapter_service.base_models.pauses import apart, pause_here, pause_in_use, pausing
+from adapter_service.base_models.pauses import apart, pause_here, pausing
 
 THREADS = torch.get_num_threads()
 LAYOUT = (Segment(0, (Block(2, 4),)),)
@@ -65,7 +66,7 @@ def test_it_is_in_no_context_of_the_pass_and_leaves_none_open() -> None:
     told: ContextVar[str] = ContextVar("told", default="nothing")
 
     def work() -> tuple[str, object, object]:
-        found = told.get(), pause_in_use(), layout_in_use()
+        found = told.get(), pauses._pause.get(), layout_in_use()
         told.set("by the work")
         return found
 
@@ -104,8 +105,9 @@ def test_a_pause_holds_for_its_block_and_an_inner_one_for_its_own() -> None:
     pause_here()
     with pausing(lambda: told.append("outer")):
         pause_here()
-        with pytest.raises(KeyError), pausing(lambda: told.append("inner")):  # noqa: PT012
+        with pausing(lambda: told.append("inner")):
             pause_here()
+        with pytest.raises(KeyError), pausing(lambda: None):
             raise KeyError
         pause_here()
     pause_here()

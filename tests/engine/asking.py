@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from adapter_service.adapters.lease import unused
 from adapter_service.engine.engine import Engine
@@ -64,7 +65,8 @@ def held(engine: Engine) -> Iterator[None]:
 def assert_nothing_is_held(engine: Engine, *files: AdapterFiles) -> None:
     """No place, no use of an adapter, no folder; `files` are those that were asked."""
     engine.run(lambda turn: None)  # the last turn has come to its end
-    scheduler = engine._scheduler
+    assert engine._serving is not None
+    scheduler: Any = engine._serving.scheduler
     assert scheduler is not None
     assert (engine.waiting, engine.active) == (0, 0)
     assert (scheduler._requests, scheduler._grown_by, scheduler._batch.rows) == ([], {}, 0)
@@ -72,7 +74,7 @@ def assert_nothing_is_held(engine: Engine, *files: AdapterFiles) -> None:
         assert scheduler._batch._cache.taken_tokens == 0
         assert not scheduler._batch._places
     else:
-        assert not scheduler._batch._caches  # type: ignore[attr-defined]
+        assert not scheduler._batch._caches
     assert {key: engine._residency.users(key) for key in engine.resident_adapters()} == dict.fromkeys(
         engine.resident_adapters(), 0
     )

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from adapter_service.adapters.artifact import check_files, write_manifest
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
+from adapter_service.engine.turn import Turn
 from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.folder import write_folder
 from adapter_service.lora.layer import install

@@ -83,8 +83,9 @@ class Reads:
 
 def cancelled_after_chunk(engine: Engine, monkeypatch: pytest.MonkeyPatch, chunk: int) -> Reads:
     """Cancels `generation`, once it is set, while its `chunk`-th chunk is read."""
-    assert engine._scheduler is not None
-    reads, real = Reads(), engine._scheduler._batch.read
+    assert engine._serving is not None
+    batch = engine._serving.scheduler._batch
+    reads, real = Reads(), batch.read
     may_go_on = threading.Event()
 
     def read(sequence: Any) -> Any:
@@ -95,7 +96,7 @@ def cancelled_after_chunk(engine: Engine, monkeypatch: pytest.MonkeyPatch, chunk
             reads.generation.cancel()
         return real(sequence)
 
-    monkeypatch.setattr(engine._scheduler._batch, "read", read)
+    monkeypatch.setattr(batch, "read", read)
     return reads
 
 
@@ -157,7 +158,8 @@ def test_a_disk_that_fails_once_is_asked_again_the_next_time(
 def test_a_damaged_version_is_read_once_and_its_reason_is_kept(
     engine: Engine, make_files: MakeFiles, reading: Callable[..., None]
 ) -> None:
-    files, reads = make_files(12), []
+    reads: list[AdapterFiles] = []
+    files = make_files(12)
     (files.folder / "adapter_config.json").write_text("{}")
     reading(reads.append)
     for _ in range(2):

@@ -15,9 +15,10 @@ import torch
 from adapter_service.base_models.pauses import pausing
 from adapter_service.engine.answering import answer_all
 from adapter_service.engine.batch import MixedBatch
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.generations import Event, Generation, GenerationResult, Piece
 from adapter_service.engine.requests import AdapterFiles, Ask, Sampling
+from adapter_service.engine.turn import Turn
 from adapter_service.errors import (
     AdapterFormatError,
     BaseModelError,

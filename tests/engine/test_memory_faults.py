@@ -100,7 +100,7 @@ def test_a_step_that_fails_otherwise_ends_those_who_were_in_it(
 
 def test_no_memory_for_further_answers_leaves_none_of_them(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers to one prompt branch off one after the other."""
-    batch = type(engine._scheduler._batch)  # type: ignore[union-attr]
+    batch = type(engine._serving.scheduler._batch)  # type: ignore[union-attr]
     real, forks = batch.fork, 0
 
     def fork(self: Any, sequence: Any) -> Any:
@@ -125,7 +125,7 @@ def test_no_memory_for_a_place_is_the_newcomers_affair(engine: Engine, monkeypat
     with held(engine):
         first = submit(engine, "Once")
         second = submit(engine, "Hello")
-        batch, real = engine._scheduler._batch, engine._scheduler._batch.add  # type: ignore[union-attr]
+        batch, real = engine._serving.scheduler._batch, engine._serving.scheduler._batch.add  # type: ignore[union-attr]
         monkeypatch.setattr(batch, "add", lambda sequence: real(sequence) if len(sequence.prompt) == 5 else add())
     with pytest.raises(OverloadedError):
         result_of(second)
@@ -137,7 +137,7 @@ def test_no_memory_to_keep_a_prefix_costs_the_prompt_nothing(
     tiny_base: BaseModel, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A prompt of whole chunks, so that the last of them gives the first token; it is read again."""
-    if not isinstance(engine._scheduler._batch, MixedBatch):  # type: ignore[union-attr]
+    if not isinstance(engine._serving.scheduler._batch, MixedBatch):  # type: ignore[union-attr]
         pytest.skip("it keeps no prefixes")
     prompt = "y" * (128 - len(engine.renderer.text_ids("")))
     assert len(engine.renderer.text_ids(prompt)) == 128

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from adapter_service.engine import generations, scheduler
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.generations import Event, Generation, Piece
 from adapter_service.engine.requests import AdapterFiles, Sampling
 from adapter_service.engine.resident_adapters import ResidentAdapters
+from adapter_service.engine.turn import Turn
 from adapter_service.errors import InvalidParameterError, NotReadyError
 from tests.engine.asking import EIGHT, alone, assert_as_alone, assert_nothing_is_held, held, result_of, submit
 from tests.engine.conftest import WAIT_SECONDS, MakeEngine, MakeFiles
@@ -257,8 +258,9 @@ def test_after_serving_everything_shared_can_be_trained(engine: Engine, make_fil
         return float(sum(gradient.abs().sum() for gradient in ran.gradients))
 
     assert engine.run(work) > 0
-    batch = engine._scheduler._batch  # type: ignore[union-attr]
-    kept = [tensor for buffer in batch._cache._buffers.values() for layer in buffer.layers for tensor in layer]  # type: ignore[attr-defined]
+    assert engine._serving is not None
+    batch: Any = engine._serving.scheduler._batch
+    kept = [tensor for buffer in batch._cache._buffers.values() for layer in buffer.layers for tensor in layer]
     kept += [matrix for one in engine._residency._resident.values() for matrix in one.value.matrices()]
     assert kept
     assert not any(isinstance(tensor, torch.Tensor) and tensor.requires_grad for tensor in kept)

@@ -16,8 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from adapter_service.base_models import pauses
 from adapter_service.base_models.attention import layout_in_use
-from adapter_service.base_models.pauses import pause_in_use
 from adapter_service.errors import JobCancelledError
 from adapter_service.lora import layer
 from adapter_service.lora.kept_outputs import KeptOutputs, kept_outputs_in_use
@@ -46,6 +46,16 @@ def bits(ran: Ran) -> tuple[list[bytes], list[bytes], list[float]]:
     return ran.weights, [gradient.numpy().tobytes() for gradient in ran.gradients], ran.state.losses
 
 
+def pauses_of(preset: Preset) -> int:
+    """In a run of `SHAPE`.
+
+    For each micro-batch before it, in its forward pass, before the one block of its loss, in its backward pass and in
+    a second run; and before each of two optimizer steps.
+    """
+    passes = 3 if preset == "small" else 2
+    return 4 * (2 + passes * LAYERS) + 2
+
+
 def trained(base: BaseModel, preset: Preset, dropout: float = 0.3, hooks: Hooks | None = None) -> Ran:
     chosen = small_settings(preset=preset, **SHAPE)
     return run(base, SAMPLES, chosen, adapter=fresh_adapter(base, b=0.1, dropout=dropout), hooks=hooks)
@@ -66,9 +76,20 @@ def test_neither_training_nor_answers_differ_when_every_layer_answers(
     among = trained(base, preset, dropout, Hooks(pause=serving.pause))
     assert bits(among) == bits(alone)
     assert set(serving.answers) == {outside}
-    # Of each of four micro-batches: before it, forward, before the one block of the loss, backward, and the second run.
-    passes = 3 if preset == "small" else 2
-    assert len(serving.answers) == serving.pauses == 4 * (2 + passes * LAYERS)
+    assert len(serving.answers) == serving.pauses == pauses_of(preset)
+
+
+@pytest.mark.parametrize("preset", ["fast", "small"])
+def test_layers_that_only_pass_a_gradient_on_pause_too(tiny_base: BaseModel, preset: Preset) -> None:
+    def with_hooks(hooks: Hooks) -> Ran:
+        adapter = fresh_adapter(tiny_base, b=0.1, target_modules=("q_proj",))
+        return run(tiny_base, SAMPLES[:2], small_settings(preset=preset), adapter=adapter, hooks=hooks)
+
+    serving = Serving(tiny_base)
+    assert bits(with_hooks(Hooks(pause=serving.pause))) == bits(with_hooks(Hooks()))
+    assert set(serving.answers) == {serving.answer()}
+    # In the backward pass all but keys and values of the first layer, through which no gradient goes.
+    assert serving.pauses == 3 + 2 * LAYERS - 2 + (LAYERS if preset == "small" else 0)
 
 
 def test_answers_in_a_pass_are_not_the_base_s_nor_those_of_what_is_trained(tiny_base: BaseModel) -> None:
@@ -88,7 +109,7 @@ def undisturbed(folder: Path, preset: Preset, packs: bool, dropout: float) -> tu
     preset=st.sampled_from(["fast", "small"]),
     packs=st.booleans(),
     dropout=st.sampled_from([0.0, 0.3]),
-    places=st.sets(st.integers(0, 4 * (2 + 3 * LAYERS))),
+    places=st.sets(st.integers(0, pauses_of("small"))),
 )
 def test_wherever_it_answers_the_bits_are_the_same(
     tiny_base_folder: Path, preset: Preset, packs: bool, dropout: float, places: set[int]
@@ -152,7 +173,7 @@ def test_scores_and_answers_are_the_same_when_every_layer_answers(base: BaseMode
 
 def nothing_is_left(base: BaseModel, state: TrainingState) -> bool:
     """Of a pass: no context, no hook, no mode, no layer that is run again, no numbers for dropout."""
-    contexts: list[object] = [pause_in_use(), layout_in_use(), kept_outputs_in_use(), layer._in_use.get()]
+    contexts: list[object] = [pauses._pause.get(), layout_in_use(), kept_outputs_in_use(), layer._in_use.get()]
     contexts += [torch._C._autograd._top_saved_tensors_default_hooks(True), state.adapter.dropout_generator]
     patched = any("forward" in vars(each) for each in decoder_layers(base.model))
     modes = (torch.is_grad_enabled(), torch._C._is_multithreading_enabled(), torch.is_inference_mode_enabled())
@@ -165,7 +186,7 @@ def test_a_run_that_is_cancelled_at_any_layer_goes_on_from_its_last_step_to_the_
     tiny_base_folder: Path, preset: Preset, packs: bool, data: st.DataObject
 ) -> None:
     base, alone, _ = undisturbed(tiny_base_folder, preset, packs, 0.3)
-    pauses = 4 * (2 + (3 if preset == "small" else 2) * LAYERS)
+    pauses = pauses_of(preset)
     place, chosen = data.draw(st.integers(0, pauses - 1)), small_settings(preset=preset, **SHAPE)
     state, asked = begin(fresh_adapter(base, b=0.1, dropout=0.3), chosen), iter(range(pauses))
     with pytest.raises(JobCancelledError):
