@@ -18,9 +18,10 @@ import pytest
 
 from adapter_service.adapters.lease import unused
 from adapter_service.engine import generations
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.generations import Event, Generation, GenerationResult, Piece
 from adapter_service.engine.requests import AdapterFiles, Sampling
+from adapter_service.engine.turn import Turn
 from adapter_service.errors import BusyError, JobCancelledError, TooManyPinsError, UnknownAdapterError
 from adapter_service.settings import ServingSettings
 from adapter_service.training.loop import Hooks
