@@ -115,7 +115,8 @@ def plain(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window:
     others = torch.arange(everything)
     hidden = (others > own) | (others <= own - (window or everything))
     scores = (query @ keys.transpose(1, 2) * SCALE).masked_fill(hidden, float("-inf"))
-    return (scores.softmax(-1) @ values).transpose(0, 1)
+    attended: torch.Tensor = scores.softmax(-1) @ values
+    return attended.transpose(0, 1)
 
 
 @pytest.mark.parametrize("window", [None, 1, 20, 1000])

@@ -159,7 +159,7 @@ def trained(base: BaseModel, pause: Callable[[], None]) -> list[bytes]:
 
 
 def wanted_of(engine: Engine, files: list[AdapterFiles]) -> Known:
-    known = {(prompt, None, 1.0): alone(engine, prompt, sampling=ANSWER) for prompt in PROMPTS}
+    known: Known = {(prompt, None, 1.0): alone(engine, prompt, sampling=ANSWER) for prompt in PROMPTS}
     for prompt in PROMPTS:
         for one in files:
             for scale in (1.0, 0.5):
