@@ -40,8 +40,8 @@ class Hooks:
 
     `pause` returns when training may go on, and raises when the run shall end at once. It is called before every
     micro-batch, at every layer of its passes, forward and backward, between the blocks of its loss, and before the
-    optimizer's step; each time `cancelled` is asked after it. What it does with the base it does `base_models.pauses.apart`. `save` gets the state
-    after every `save_steps` steps.
+    optimizer's step; each time `cancelled` is asked after it. What it does with the base it does
+    `base_models.pauses.apart`. `save` gets the state after every `save_steps` steps.
     """
 
     pause: Callable[[], None] = lambda: None

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from adapter_service.base_models import pauses
 from adapter_service.base_models.attention import layout_in_use, packed
 from adapter_service.base_models.layout import Block, Segment
-from adapter_service.base_models import pauses
 from adapter_service.base_models.pauses import apart, pause_here, pausing
 
 THREADS = torch.get_num_threads()

@@ -16,8 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapter_service.base_models.attention import layout_in_use
 from adapter_service.base_models import pauses
+from adapter_service.base_models.attention import layout_in_use
 from adapter_service.errors import JobCancelledError
 from adapter_service.lora import layer
 from adapter_service.lora.kept_outputs import KeptOutputs, kept_outputs_in_use
