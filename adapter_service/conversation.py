@@ -14,7 +14,7 @@ TurnRole = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that may be called; `parameters` is the JSON schema of its arguments, an object."""
+    """A function that may be called; `parameters` is the JSON schema of its arguments, an object. Empty takes any."""
 
     name: str
     parameters: Mapping[str, Any]

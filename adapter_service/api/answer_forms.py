@@ -8,11 +8,12 @@ from adapter_service.api.closed_schemas import closed
 from adapter_service.api.schemas.chat import ChatBody
 from adapter_service.api.schemas.tools import JsonObjectFormat, JsonSchemaFormat
 from adapter_service.api.tool_calls import ToolUse
+from adapter_service.conversation import Tool
 from adapter_service.engine.constraints import Constraint
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.grammar_compiler import GrammarCompiler
 from adapter_service.engine.grammars import Grammar, json_object_grammar, json_schema_grammar
-from adapter_service.engine.tool_calls import Tool, tool_call_grammar
+from adapter_service.engine.tool_calls import tool_call_grammar
 
 
 class AnswerForms:

@@ -99,11 +99,13 @@ class Scheduler:
         read = self._read_one_chunk()
         return self._step() or read or entered
 
+    @torch.inference_mode()
     def fail_all(self, error: Exception) -> None:
         """End every answer with `error`: the scheduler itself has failed, and nobody shall wait for ever."""
         for request in list(self._requests):
             self._fail(request, error)
 
+    @torch.inference_mode()
     def end_all(self, error: AdapterServiceError) -> None:
         """Refuse whoever waits, and end every answer where it is."""
         with self._lock:
@@ -182,7 +184,7 @@ class Scheduler:
         if request is None:
             return False
         logits = self._guarded(request, lambda: self._batch.read(request.sequence), is_repeatable=True)
-        if logits is not None:
+        if logits is not None and not request.generation.cancelled:
             self._guarded(request, lambda: self._begin_answers(request, logits))
         return True
 

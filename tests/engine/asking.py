@@ -75,7 +75,6 @@ def assert_nothing_is_held(engine: Engine, *files: AdapterFiles) -> None:
         assert not scheduler._batch._places
     else:
         assert not scheduler._batch._caches
-        assert not scheduler._batch._stepped
     assert {key: engine._residency.users(key) for key in engine.resident_adapters()} == dict.fromkeys(
         engine.resident_adapters(), 0
     )

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapter_service.conversation import Tool
 from adapter_service.engine.constraints import Matcher
 from adapter_service.engine.grammar_compiler import GrammarCompiler
 from adapter_service.engine.grammars import (
@@ -25,7 +26,7 @@ from adapter_service.engine.grammars import (
     regex_grammar,
 )
 from adapter_service.engine.requests import Sampling
-from adapter_service.engine.tool_calls import Tool, parse_tool_calls, tool_call_grammar
+from adapter_service.engine.tool_calls import parse_tool_calls, tool_call_grammar
 from adapter_service.errors import InvalidParameterError
 from tests.conftest import byte_tokenizer
 from tests.decoding import decode

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapter_service.engine.tool_calls import Tool, ToolCall, parse_tool_calls, tool_call_grammar
+from adapter_service.conversation import Tool
+from adapter_service.engine.tool_calls import ReadCall, parse_tool_calls, tool_call_grammar
 from adapter_service.errors import InvalidParameterError, ToolCallFormatError
 from tests.engine.test_constraints import COMPILER, accepts, written
 
@@ -69,7 +70,7 @@ def test_what_is_written_in_the_form_is_read(seed: int, parallel: bool) -> None:
 
 def test_arguments_are_told_as_text_too() -> None:
     (call,) = parse_tool_calls(' {"arguments": {"room": "किचन"}, "name": "lamp"}\n')
-    assert call == ToolCall("lamp", {"room": "किचन"})
+    assert call == ReadCall("lamp", {"room": "किचन"})
     assert call.arguments_json == '{"room": "किचन"}'
 
 

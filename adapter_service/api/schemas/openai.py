@@ -58,7 +58,7 @@ class SamplingFields(Body):
     min_p: float | None = Field(default=None, ge=0.0, le=1.0)
     repetition_penalty: float | None = Field(
         default=None,
-        gt=0.0,
+        ge=0.01,
         le=10.0,
         description="Of tokens already generated. Not given, an adapter's free text has `serving.repetition_penalty`.",
     )
