@@ -63,6 +63,7 @@ class ServiceHere:
 
     services: Services
     measured: Recorded
+    told: Measures  # what the engine made itself, and tells of its state with
     url: str
     prompts: list[list[int]] = field(default_factory=list)
     versions: list[Version] = field(default_factory=list)
@@ -77,7 +78,7 @@ class ServiceHere:
 
     def counted(self, name: str) -> float:
         """What `/metrics` says."""
-        found = self.measured.registry.get_sample_value(name)
+        found = self.told.registry.get_sample_value(name)
         assert found is not None
         return found
 
@@ -137,14 +138,14 @@ def service_here(state: Path, base: str, *, adapters: int, **serving: int | floa
         serving=ServingSettings.model_validate({"prefix_cache_bytes": 0, **serving}),
     )
     services, measured = build_services(settings), Recorded()
-    services.engine.measures = measured
+    told, services.engine.measures = services.engine.measures, measured
     with _listening(services) as url:
         engine = services.engine
         engine.wait_until_ready()
         rows = make_rows(load_settings(), engine.base.tokenizer, 64, seed=0)
         prompts = [list(row.ids[:PROMPT_TOKENS]) for row in rows if len(row.ids) >= PROMPT_TOKENS]
         made = engine.run(lambda turn: [publish(turn, services.versions, state, number) for number in range(adapters)])
-        yield ServiceHere(services, measured, url, prompts, made)
+        yield ServiceHere(services, measured, told, url, prompts, made)
 
 
 @contextmanager
