@@ -7,11 +7,12 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' locks/constraints.in)
 SERVE ?= 1
+CLIENTS := langchain-openai litellm llm
 
-.PHONY: help run serve test lint format docs transcripts bench chaos setup lock clean
+.PHONY: help run serve test test-clients lint format docs transcripts bench chaos setup lock clean
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  variables: SERVE=0 (run: stop after the smoke results), HOURS=n (run: train for about so long),"
 	@echo "             BENCH=full (bench: the long ones too), TORCH_INDEX=url (setup: take torch from there)"
 
@@ -24,6 +25,9 @@ serve: .venv/runtime ## serve on port 8100 until Ctrl-C
 test: .venv/development lint ## format, lint, types, import rules, docs and tests
 	$(BIN)/python -m adapter_service.documentation --check
 	$(BIN)/pytest
+
+test-clients: .venv/development $(CLIENTS:%=.cache/clients/%/installed) ## OpenAI clients of others at a real service
+	$(BIN)/python -m tests.clients
 
 lint: .venv/development ## format, lint, types and import rules alone
 	$(BIN)/ruff format --check .
@@ -79,4 +83,10 @@ clean: ## remove the environment and what the service wrote
 .venv/bench: .venv/runtime locks/bench.txt
 	@echo "setting up .venv: what benchmarks have beside them …"
 	@$(PIP) --no-deps --require-hashes -r locks/bench.txt
+	@touch $@
+
+.cache/clients/%/installed: locks/clients-%.txt
+	@echo "setting up .cache/clients/$*: a client of others …"
+	@$(PYTHON) -m venv .cache/clients/$*
+	@.cache/clients/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@

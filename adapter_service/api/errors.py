@@ -1,5 +1,7 @@
 """Errors as answers: which class has which status, and how a problem looks (RFC 9457).
 
+Under /v1 the same problem is told in OpenAI's words; `openai_errors.py` has them.
+
 Every class of `adapter_service.errors` stands in `STATUS`; nothing below `api/` knows these numbers.
 An answer never has a traceback or a path of this machine in it.
 """
@@ -20,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from adapter_service import errors
+from adapter_service.api.openai_errors import openai_response, speaks_openai
 from adapter_service.api.validation import describe, first_parameter, trace_id_in
 from adapter_service.storage_faults import storage_fault
 
@@ -81,7 +84,7 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
 
 _ROUTE_ERRORS = {404: "unknown_route", 405: "method_not_allowed"}
 # A path of this machine: two components or more, and neither a URL's nor one of our own routes.
-_PATH = re.compile(r"(?<![\w:/.])/(?!adapter/|sources/)(?:[^\s/'\",;:()]+/)+([^\s/'\",;:()]*)")
+_PATH = re.compile(r"(?<![\w:/.])/(?!adapter/|sources/|v1/)(?:[^\s/'\",;:()]+/)+([^\s/'\",;:()]*)")
 
 
 def status_of(error: errors.AdapterServiceError) -> int:
@@ -122,7 +125,12 @@ def problem_of(scope: Scope, error: Exception) -> dict[str, Any]:
     return problem_object(scope, status=status_of(error), code=error.code, detail=str(error), parameter=parameter)
 
 
-def problem_response(problem: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:
+def problem_response(
+    scope: Scope, problem: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """`problem` as an answer, in the shape that the request's path promises."""
+    if speaks_openai(scope):
+        return openai_response(problem, headers or {})
     return JSONResponse(problem, problem["status"], headers, media_type=PROBLEM_JSON)
 
 
@@ -131,11 +139,11 @@ def error_response(scope: Scope, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, errors.BusyError):
         headers["Retry-After"] = str(error.retry_after_seconds)
-    if isinstance(error, errors.NotReadyError | errors.StorageError):
+    if isinstance(error, errors.NotReadyError | errors.OverloadedError | errors.StorageError):
         headers["Retry-After"] = str(NOT_READY_RETRY_SECONDS)
     if isinstance(error, errors.NotAuthenticatedError):
         headers["WWW-Authenticate"] = 'Bearer realm="adapter-service"'  # RFC 9110 wants one with every 401
-    return problem_response(problem_of(scope, error), headers)
+    return problem_response(scope, problem_of(scope, error), headers)
 
 
 async def on_service_error(request: Request, error: Exception) -> JSONResponse:
@@ -158,16 +166,15 @@ async def on_validation_error(request: Request, error: Exception) -> JSONRespons
     if trace_id := trace_id_in(error.body):
         request.state.trace_id = trace_id
     faults = describe(error, request)
-    return problem_response(
-        problem_object(
-            request.scope,
-            status=422,
-            code="invalid_parameter",
-            detail="; ".join(fault["message"] for fault in faults),
-            parameter=first_parameter(faults),
-            errors=faults,
-        )
+    problem = problem_object(
+        request.scope,
+        status=422,
+        code="invalid_parameter",
+        detail="; ".join(fault["message"] for fault in faults),
+        parameter=first_parameter(faults),
+        errors=faults,
     )
+    return problem_response(request.scope, problem)
 
 
 async def on_http_error(request: Request, error: Exception) -> JSONResponse:
@@ -175,7 +182,8 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for this class
     if error.status_code == 400 and error.__cause__ is not None:
         detail = _why_unreadable(error.__cause__)
-        return problem_response(problem_object(request.scope, status=400, code="invalid_body", detail=detail))
+        problem = problem_object(request.scope, status=400, code="invalid_body", detail=detail)
+        return problem_response(request.scope, problem)
     detail = {
         404: f"there is no {request.url.path}; /docs lists what there is",
         405: f"{request.method} is not possible on {request.url.path}; see /docs for what is",
@@ -185,7 +193,7 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
     headers = dict(error.headers or {})
     if error.status_code == 405 and (methods := _methods_of(request)):
         headers["Allow"] = ", ".join(methods)
-    return problem_response(problem, headers)
+    return problem_response(request.scope, problem, headers)
 
 
 def _methods_of(request: Request) -> list[str]:

@@ -9,12 +9,14 @@ from adapter_service.adapter_names import BASE, RESERVED
 from adapter_service.adapters import Version
 from adapter_service.api.episode_log import EpisodeLog, in_its_language
 from adapter_service.api.expectations import check_base
-from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, SampledWith, TokenDetails, Usage
+from adapter_service.api.model_choice import check_base_of
+from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, TokenDetails, Usage
 from adapter_service.api.services import Services
+from adapter_service.api.token_details import token_details
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.generations import Choice, Generation, GenerationResult
 from adapter_service.engine.requests import AdapterFiles, Ask, Sampling, default_sampling
-from adapter_service.errors import ConflictError, InvalidParameterError, PromptTooLongError, UnknownAdapterError
+from adapter_service.errors import InvalidParameterError, PromptTooLongError, UnknownAdapterError
 from adapter_service.languages import Language, detect, find
 from adapter_service.languages.instructions import answer_language
 from adapter_service.samples import Message
@@ -72,21 +74,10 @@ class Asked:
         )
 
     def _details(self, choice: Choice) -> TokenDetails:
-        base, renderer, trail = self.engine.base, self.engine.renderer, choice.tokens
-        assert trail is not None  # noqa: S101 - it was asked for in `ask`
-        as_it_stands = self.version is None and not renderer.is_chat
-        return TokenDetails(
-            prompt_ids=self.generation.ask.prompt_ids,
-            completion_ids=trail.ids,
-            logprobs=trail.logprobs,
-            sampling_logprobs=trail.sampling_logprobs,
-            sampling=SampledWith.model_validate(self.generation.ask.sampling, from_attributes=True),
-            base_model=base.name,
-            base_sha=base.identity,
-            tokenizer_sha=renderer.tokenizer_id,
-            template_sha=None if as_it_stands else renderer.template_id,
-            adapter_key=self.version.key if self.version else None,
-        )
+        assert choice.tokens is not None  # noqa: S101 - it was asked for in `ask`
+        as_it_stands = self.version is None and not self.engine.renderer.is_chat
+        template_id = None if as_it_stands else self.engine.renderer.template_id
+        return token_details(self.engine, self.generation.ask, choice.tokens, self.version, template_id)
 
     def _episode(self, answer: GenerateAnswer, choice: Choice) -> Episode:
         """On the thread that writes."""
@@ -119,7 +110,7 @@ def ask(body: GenerateBody, services: Services, *, trace_id: str, arrived_at: fl
     language = answer_language(body.prompt, None if body.lang is None else find(body.lang))
     version = chosen_version(body, services)
     sampling = sampling_for(body, settings.serving, language)
-    _check_base_of(version, services)
+    check_base_of(version, services)
     _check_tokens(body, services)
     files = AdapterFiles(version.key, version.path) if version else None
     if services.episodes.logs_generations:
@@ -216,16 +207,6 @@ def _samples(body: GenerateBody) -> bool:
         return body.do_sample
     given = (body.temperature, body.top_p, body.top_k)
     return body.temperature != 0.0 and any(value is not None for value in given)
-
-
-def _check_base_of(version: Version | None, services: Services) -> None:
-    """A version made for another base has other shapes, or fits and answers nonsense."""
-    base = services.engine.base
-    if version is not None and version.base_id != base.identity:
-        raise ConflictError(
-            f"{version.reference} was trained on another base than the resident one ({base.name}); "
-            "ask for another version, or train the adapter again"
-        )
 
 
 def _check_tokens(body: GenerateBody, services: Services) -> None:

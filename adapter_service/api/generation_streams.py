@@ -7,8 +7,9 @@ nothing of it has been read yet.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from fastapi import Request
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
@@ -54,15 +55,27 @@ def _into(queue: asyncio.Queue[Event], loop: asyncio.AbstractEventLoop) -> Calla
 
 async def result_unless_gone(request: Request, generation: Generation) -> GenerationResult | None:
     """The result; None, with the generation cancelled, when the client went away before it."""
-    result = asyncio.create_task(_result(generation))
+    results = await results_unless_gone(request, [generation])
+    return results[0] if results else None
+
+
+async def results_unless_gone(request: Request, generations: Sequence[Generation]) -> list[GenerationResult] | None:
+    """The results, in the generations' order; None, with all cancelled, when the client went away before the last.
+
+    Raises:
+        Exception: whatever ended one of the generations; the others are cancelled.
+    """
+    results = asyncio.gather(*map(_result, generations))
     gone = asyncio.create_task(_gone(request))
+    either: set[asyncio.Future[Any]] = {results, gone}
     try:
-        await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return result.result() if result.done() else None
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return results.result() if results.done() else None
     finally:
-        generation.cancel()
-        for task in (result, gone):
-            task.cancel()
+        for generation in generations:
+            generation.cancel()
+        results.cancel()
+        gone.cancel()
 
 
 async def _result(generation: Generation) -> GenerationResult:

@@ -1,4 +1,7 @@
-"""The OpenAPI document: every error as `application/problem+json`, on every operation that can have it."""
+"""The OpenAPI document: every error as `application/problem+json`, on every operation that can have it.
+
+Under /v1 errors are in OpenAI's shape, and a field at fault is 400 there.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,13 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from adapter_service.api.errors import PROBLEM_JSON
+from adapter_service.api.openai_errors import speaks_openai
 from adapter_service.api.schemas.fields import Fault, Problem
+from adapter_service.api.schemas.openai import OpenAIError, OpenAIErrorBody
 
 DESCRIPTION = """Streams text, trains small LoRA adapters on one resident base model, gates them, and serves
 them from the same process. Errors are problems (RFC 9457) with a stable `code`; every answer has the
-header `X-Trace-Id`."""
+header `X-Trace-Id`. Under /v1 is the API that OpenAI's clients speak, with its own shape of errors."""
 
 _REASONS = {
     "400": "The body is not UTF-8 text, nested too deep, or has a number of thousands of digits.",
@@ -36,6 +41,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "507": _RETRY_AFTER,
 }
 _EVERYWHERE = ("401", "422", "500", "503")
+_OF_OPENAI = {"400": "The body cannot be read, or a field is unknown, missing or impossible; `param` names it."}
 
 
 def can_fail_with(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -57,6 +63,15 @@ def event_stream(description: str, example: str, **events: dict[str, Any]) -> di
             },
         }
     }
+
+
+def data_stream(description: str, example: str) -> dict[int | str, dict[str, Any]]:
+    """As `event_stream`, of events without names: each is JSON, the last one `[DONE]`, or an error instead of it."""
+    # "message" is what an event without a name is called by whoever reads it.
+    properties = {"data": {"type": "string"}, "event": {"const": "message"}}
+    event = {"type": "object", "properties": properties, "required": ["data"]}
+    content = {"text/event-stream": {"itemSchema": {**event, "additionalProperties": False}, "example": example}}
+    return {200: {"description": description, "content": content}}
 
 
 def schema_of(name: str) -> dict[str, Any]:
@@ -95,26 +110,32 @@ def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    for model in (Fault, Problem):
+    for model in (Fault, Problem, OpenAIErrorBody, OpenAIError):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schema.pop("$defs", None)
         schemas[model.__name__] = schema
-    for path in document["paths"].values():
-        for operation in path.values():
-            _describe(operation)
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            _describe(operation, openai=speaks_openai({"path": path}))
     return document
 
 
-def _describe(operation: dict[str, Any]) -> None:
+def _describe(operation: dict[str, Any], *, openai: bool) -> None:
     responses = operation["responses"]
     statuses = {*_EVERYWHERE, *(status for status in responses if status >= "400")}
     if "requestBody" in operation:
         statuses |= {"400", "413"}
+    content: dict[str, Any] = {PROBLEM_JSON: {"schema": schema_of("Problem")}}
+    if openai:
+        content = {"application/json": {"schema": schema_of("OpenAIError")}}
+        responses.pop("422", None)
+        statuses = statuses - {"422"} | {"400"}
     for status in sorted(statuses):
         responses[status] = {
-            "description": _REASONS[status],
-            "content": {PROBLEM_JSON: {"schema": schema_of("Problem")}},
+            "description": _OF_OPENAI.get(status, _REASONS[status]) if openai else _REASONS[status],
+            "content": content,
             "headers": dict(_HEADERS.get(status, {})),
         }
+    ids = ("X-Trace-Id", "X-Request-Id") if openai else ("X-Trace-Id",)
     for response in responses.values():
-        response.setdefault("headers", {})["X-Trace-Id"] = {"schema": {"type": "string"}}
+        response.setdefault("headers", {}).update({name: {"schema": {"type": "string"}} for name in ids})

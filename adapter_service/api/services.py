@@ -17,7 +17,9 @@ from fastapi import Depends, Request
 
 from adapter_service.adapters import VersionStore
 from adapter_service.adapters.uploads import Uploads
+from adapter_service.api.answer_forms import AnswerForms
 from adapter_service.api.episode_log import EpisodeLog
+from adapter_service.api.loaded_adapters import LoadedAdapters
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import LoadBase, base_loader
@@ -79,6 +81,8 @@ class Services:
     sender: Sender
     pinned: PinnedAdapters
     episodes: EpisodeLog
+    loaded_adapters: LoadedAdapters
+    answer_forms: AnswerForms
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def start(self) -> None:
@@ -167,6 +171,8 @@ def build_services(
         sender=Sender(uploads, versions, stores, max_attempts=publishing.max_attempts),
         pinned=PinnedAdapters(engine, partial(_live_files, versions), settings.serving.pinned_adapters),
         episodes=EpisodeLog(settings.rl, state / "episodes"),
+        loaded_adapters=LoadedAdapters(versions, engine),
+        answer_forms=AnswerForms(engine),
     )
 
 

@@ -2,7 +2,8 @@
 
 The trace id is the body's `trace_id`, else the header X-Trace-Id, else X-Request-ID, else a new one.
 The body goes first because proxies put X-Request-ID on whatever passes them. It is echoed in the
-header X-Trace-Id. What was asked and answered is never logged.
+header X-Trace-Id, and under /v1 in X-Request-Id too, where OpenAI's clients look for it. What was asked
+and answered is never logged.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapter_service.api.errors import error_response
+from adapter_service.api.openai_errors import speaks_openai
 from adapter_service.api.schemas.fields import TRACE_ID
 from adapter_service.errors import InvalidParameterError
 
@@ -45,7 +47,10 @@ class Tracing:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(raw=message["headers"])["X-Trace-Id"] = state["trace_id"]
+                headers = MutableHeaders(raw=message["headers"])
+                headers["X-Trace-Id"] = state["trace_id"]
+                if speaks_openai(scope):
+                    headers["X-Request-Id"] = state["trace_id"]
             await send(message)
 
         try:

@@ -29,7 +29,7 @@ from adapter_service.api.shutdown import GRACE_SECONDS
 from adapter_service.cli.progress import run_progress
 from adapter_service.connectors.opening import configured
 from adapter_service.connectors.registry import open_source
-from adapter_service.engine.engine import Turn
+from adapter_service.engine.turn import Turn
 from adapter_service.errors import BusyError, NotReadyError, RunFailedError
 from adapter_service.measuring.evaluation_report import rich_table
 from adapter_service.measuring.evaluation_run import evaluate_version

@@ -144,7 +144,7 @@ def _url(path: str, parameters: Sequence[Json]) -> Json:
 
 
 def _path_value(path: str, name: str) -> str:
-    if name != "name":
+    if name not in {"name", "model"}:
         return f"{{{{{name}}}}}"
     return "{{source}}" if path.startswith("/sources/") else "{{adapter}}"
 

@@ -36,7 +36,7 @@ class Answer:
         if sampling.script is not None and sampling.foreign_script_penalty:
             foreign = base.foreign_to(sampling.script)
         self._chooser = TokenChooser(sampling, self._ends, self._trail, foreign)
-        self._text = TextStream(base.tokenizer, sampling.stop)
+        self._text = TextStream(base.tokenizer, sampling.stop, sequence.prompt)
         self._publish = publish
         self._pieces: list[str] = []
         self._told = 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from adapter_service.engine.engine import Turn
 from adapter_service.engine.requests import Sampling
+from adapter_service.engine.turn import Turn
 from adapter_service.samples import Message
 
 if TYPE_CHECKING:
@@ -20,21 +20,26 @@ if TYPE_CHECKING:
     from adapter_service.lora.resident import ResidentAdapter
     from adapter_service.model_utils import BaseModel
 
-# Rows of one step: a step of 32 rows takes two or three times as long as one of eight.
+# Answers that grow at a time.
 ROWS = 32
 
 
 def answer_together(
     turn: Turn, conversations: Sequence[Sequence[Message]], samplings: Sequence[Sampling], adapter: Adapter | None
 ) -> list[str]:
-    """An answer to each conversation, by its sampling, in their order; `turn.pause` is called between the steps."""
+    """An answer to each conversation, by its sampling, in their order.
+
+    `turn.pause` is called at every layer, of prompts and of steps; what it raises ends them all.
+    """
+    from adapter_service.base_models.pauses import pausing
     from adapter_service.lora.resident import ResidentAdapter
 
     base, ends = turn.base, turn.renderer.end_ids
     resident = ResidentAdapter.of("evaluated", adapter, base.adapter_dtype, base.device) if adapter else None
     prompts = [turn.renderer.prompt_ids(messages) for messages in conversations]
     samplings = [replace(sampling, extra_eos_ids=sampling.extra_eos_ids | ends) for sampling in samplings]
-    answers = answer_all(base, turn.new_batch(ROWS), prompts, samplings, resident, turn.pause)
+    with pausing(turn.pause):
+        answers = answer_all(base, turn.new_batch(ROWS), prompts, samplings, resident)
     return [answer.choice.text.strip() for answer in answers if answer.choice is not None]
 
 
@@ -44,12 +49,8 @@ def answer_all(
     prompts: Sequence[list[int]],
     samplings: Sequence[Sampling],
     adapter: ResidentAdapter | None = None,
-    pause: Callable[[], None] = lambda: None,
 ) -> list[Answer]:
-    """An answer to each prompt, in their order; as soon as one has ended, the next takes its place in the batch.
-
-    `pause` is called before each chunk of a prompt and before each step.
-    """
+    """An answer to each prompt, in their order; as soon as one has ended, the next takes its place in the batch."""
     import torch
 
     from adapter_service.engine.answer import Answer
@@ -68,22 +69,20 @@ def answer_all(
             if len(growing) < ROWS and len(answers) < len(prompts):
                 prompt, sampling = prompts[len(answers)], samplings[len(answers)]
                 sequence = Tokens(prompt, len(prompt) + sampling.max_new_tokens, adapter)
-                answers.append(Answer(base, sequence, sampling, len(answers), lambda _: None))
+                answers.append(Answer(base, sequence, sampling, 0, lambda _: None))
                 growing[sequence] = answers[-1]
-                take(answers[-1], _read(batch, sequence, pause))
+                take(answers[-1], _read(batch, sequence))
                 if sequence in growing:
                     batch.join(sequence)
             else:
-                pause()
                 for sequence, logits in batch.step():
                     take(growing[sequence], logits)
     return answers
 
 
-def _read(batch: Batch, sequence: Tokens, pause: Callable[[], None]) -> torch.Tensor:
+def _read(batch: Batch, sequence: Tokens) -> torch.Tensor:
     batch.add(sequence)
     logits = None
     while logits is None:
-        pause()
         logits = batch.read(sequence)
     return logits

@@ -58,7 +58,7 @@ class Batch(Protocol):
         ...
 
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
-        """Free all that it has, if anything; what is `poisoned` holds values that are no numbers."""
+        """Free all that it has, if anything; what is `poisoned` may hold values that are no numbers."""
         ...
 
     def free_memory(self) -> None:
@@ -98,14 +98,13 @@ class MixedBatch:
         end = min(start + CHUNK_TOKENS, len(sequence.prompt))
         tokens = torch.tensor([sequence.prompt[start:end]], device=self.base.device)
         positions = torch.arange(start, end, device=self.base.device)[None]
-        added = OneAdapter(sequence.adapter, sequence.scale) if sequence.adapter else None
         last = end == len(sequence.prompt)
         attention = PromptAttention(self._cache, place, start, end - start)
-        logits = _forward(self.base.model, tokens, positions, added, attention, wants_logits=last)
-        sequence.seen = end
+        logits = _forward(self.base.model, tokens, positions, _added(sequence), attention, wants_logits=last)
         if end - start == CHUNK_TOKENS:
             block = self._cache.read(place, start, end)
             self._prefixes.keep(self._owner(sequence), sequence.prompt[:end], block)
+        sequence.seen = end  # last: a chunk that memory ran out for is taken again
         return None if logits is None else logits[0]
 
     def fork(self, sequence: Sequence) -> Sequence:
@@ -131,7 +130,7 @@ class MixedBatch:
         positions = torch.tensor([[sequence.seen] for sequence in sequences], device=device)
         places = [self._places[sequence] for sequence in sequences]
         attention = StepAttention(self._cache, places, [sequence.seen for sequence in sequences], device)
-        with _threads_for(len(sequences)):
+        with threads_for(len(sequences)):
             logits = _forward(self.base.model, tokens, positions, self._adapters, attention)
         assert logits is not None  # noqa: S101 - they were wanted
         for sequence in sequences:
@@ -150,8 +149,8 @@ class MixedBatch:
             torch.cuda.empty_cache()
 
     def _owner(self, sequence: Sequence) -> Owner:
-        key = sequence.adapter.key if sequence.adapter else None
-        return self._states_of, key, sequence.scale if key else 1.0
+        added = _added(sequence)
+        return (self._states_of, added.adapter.key, added.scale) if added else (self._states_of, None, 1.0)
 
 
 class SingleBatch:
@@ -160,16 +159,16 @@ class SingleBatch:
     def __init__(self, base: BaseModel) -> None:
         self._base = base
         self._caches: dict[Sequence, Any] = {}
+        self._taken: dict[Sequence, list[int]] = {}  # what each cache has, or should have
         self._joined: list[Sequence] = []
+        self._stepped: dict[Sequence, torch.Tensor] = {}  # by a step that did not come to its end
 
     @property
     def rows(self) -> int:
         return len(self._joined)
 
     def add(self, sequence: Sequence) -> None:
-        from transformers import DynamicCache
-
-        self._caches[sequence] = DynamicCache(config=self._base.model.config)
+        self._taken[sequence] = []
 
     def read(self, sequence: Sequence) -> torch.Tensor | None:
         logits = self._logits(sequence, sequence.prompt)
@@ -179,6 +178,7 @@ class SingleBatch:
     def fork(self, sequence: Sequence) -> Sequence:
         other = copy.copy(sequence)
         self._caches[other] = copy.deepcopy(self._caches[sequence])
+        self._taken[other] = list(self._taken[sequence])
         return other
 
     def join(self, sequence: Sequence) -> None:
@@ -188,29 +188,44 @@ class SingleBatch:
         self._joined.remove(sequence)
 
     def step(self) -> list[tuple[Sequence, torch.Tensor]]:
-        with _threads_for(1):
-            stepped = [(sequence, self._logits(sequence, [sequence.next_token])) for sequence in self._joined]
-        for sequence, _ in stepped:
+        with threads_for(1):
+            for sequence in self._joined:
+                if sequence not in self._stepped:
+                    self._stepped[sequence] = self._logits(sequence, [sequence.next_token])
+        for sequence in self._joined:
             sequence.seen += 1
-        return stepped
+        return [(sequence, self._stepped.pop(sequence)) for sequence in self._joined]
 
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:  # noqa: ARG002 - nobody else has its cache
         if sequence in self._joined:
             self.leave(sequence)
-        self._caches.pop(sequence, None)
+        for kept in (self._caches, self._taken, self._stepped):
+            kept.pop(sequence, None)
 
     def free_memory(self) -> None:
         if self._base.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _logits(self, sequence: Sequence, tokens: list[int]) -> torch.Tensor:
-        ids = torch.tensor([tokens], device=self._base.device)
-        added = OneAdapter(sequence.adapter, sequence.scale) if sequence.adapter else None
-        with using(added):
-            cache = self._caches[sequence]
-            output = self._base.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        from transformers import DynamicCache
+
+        # Taken out for the pass: one that fails leaves some layers ahead of others, and not all kinds can be cut.
+        cache, taken = self._caches.pop(sequence, None), self._taken[sequence]
+        ids = tokens
+        if cache is None:
+            cache, ids = DynamicCache(config=self._base.model.config), [*taken, *tokens]
+        inputs = torch.tensor([ids], device=self._base.device)
+        with using(_added(sequence)):
+            output = self._base.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self._caches[sequence] = cache
+        taken += tokens
         logits: torch.Tensor = output.logits[0, -1]
         return logits
+
+
+def _added(sequence: Sequence) -> OneAdapter | None:
+    """The adapter of one sequence's pass; without strength it is none, whatever its matrices hold."""
+    return OneAdapter(sequence.adapter, sequence.scale) if sequence.adapter and sequence.scale else None
 
 
 def _forward(
@@ -233,7 +248,7 @@ def _forward(
 
 
 @contextmanager
-def _threads_for(rows: int) -> Iterator[None]:
+def threads_for(rows: int) -> Iterator[None]:
     """One thread for the small products of few rows.
 
     A product of one row takes 145 µs on one thread and 175 on two: waking the second costs more

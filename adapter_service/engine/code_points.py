@@ -85,11 +85,9 @@ class _Streamed:
     def _let_go(self, settled: tuple[str, int]) -> str:
         """Give out the text of all but the last held tokens, and begin a new stream with these."""
         text, left = settled
-        held, self._held = self._held, self._held[len(self._held) - left :]
-        if text:
-            # A stream that begins with bytes that are no character would give them out once more.
-            self._context = [] if left or text.endswith(REPLACEMENT) else held
-        self._stream = self._new_stream([] if left else self._context)
+        self._held = self._held[len(self._held) - left :]
+        # What was let go is no context: a stream that begins with bytes that are no character gives them out again.
+        self._stream = self._new_stream(self._context)
         for token in self._held:
             self._stream.step(self._fast, token)
         return text
@@ -115,22 +113,18 @@ class _Windowed:
         text = self._decode([*self._context, *self._held])
         if text.endswith(REPLACEMENT) and len(self._held) < _MOST_HELD:
             return ""
-        if not text.endswith(REPLACEMENT) and text.startswith(self._known):
-            return self._give(text[len(self._known) :], 0)
-        return self._give(*_settled(self._decode, self._held))
+        if text.endswith(REPLACEMENT) or not text.startswith(self._known):
+            piece, left = _settled(self._decode, self._held)
+            self._held = self._held[len(self._held) - left :]
+            return piece
+        if piece := text[len(self._known) :]:
+            self._context, self._known = self._held, self._decode(self._held)
+        self._held = []
+        return piece
 
     def finish(self) -> str:
         held, self._held = self._held, []
         return self._decode(held) if held else ""
-
-    def _give(self, piece: str, left: int) -> str:
-        cut = len(self._held) - left
-        if piece.endswith(REPLACEMENT):
-            self._context, self._known = [], ""
-        elif piece:
-            self._context, self._known = self._held[:cut], self._decode(self._held[:cut])
-        self._held = self._held[cut:]
-        return piece
 
 
 def _settled(decode: Callable[[Sequence[int]], str], held: Sequence[int]) -> tuple[str, int]:

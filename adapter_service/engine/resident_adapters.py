@@ -59,6 +59,8 @@ class ResidentAdapters:
         More of them would only drive each other out before anybody gets to use them.
         """
         expected = {one.key: one for one in files}
+        for key in self._faults.keys() - expected.keys():  # whoever waited for it has left
+            del self._faults[key]
         room = self._residency.max_adapters - self._residency.in_use
         for key in reversed(list(expected)[:room]):
             self._residency.touch(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,22 +37,21 @@ _SLOWEST_READER_SECONDS = 60.0
 
 @dataclass(eq=False)
 class _Request:
-    """A generation that was let in. `sequence` reads its prompt; the further answers branch off from it."""
+    """A generation that was let in. `sequence` reads its prompt; the further answers branch off from it.
+
+    `in_batch` are those that the batch has something of.
+    """
 
     generation: Generation
     sequence: Sequence
     admitted_at: float
+    in_batch: list[Sequence] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     paused_at: float | None = None
 
     @property
     def growing(self) -> list[Answer]:
         return [answer for answer in self.answers if answer.choice is None]
-
-    @property
-    def sequences(self) -> Iterator[Sequence]:
-        """Those that the batch has."""
-        return (answer.sequence for answer in self.growing) if self.answers else iter([self.sequence])
 
 
 class Scheduler:
@@ -100,11 +99,13 @@ class Scheduler:
         read = self._read_one_chunk()
         return self._step() or read or entered
 
+    @torch.inference_mode()
     def fail_all(self, error: Exception) -> None:
         """End every answer with `error`: the scheduler itself has failed, and nobody shall wait for ever."""
         for request in list(self._requests):
             self._fail(request, error)
 
+    @torch.inference_mode()
     def end_all(self, error: AdapterServiceError) -> None:
         """Refuse whoever waits, and end every answer where it is."""
         with self._lock:
@@ -117,8 +118,6 @@ class Scheduler:
     # Who is let in.
 
     def _let_in(self) -> bool:
-        if not self._line:
-            return False
         entered = False
         while (generation := self._next()) is not None:
             self._enter(generation)
@@ -147,6 +146,7 @@ class Scheduler:
     def _prepare(self, request: _Request) -> None:
         files = request.generation.ask.adapter
         request.sequence.adapter = self._adapters.acquire(files) if files else None
+        request.in_batch.append(request.sequence)
         self._batch.add(request.sequence)
 
     def _attend_to_readers(self) -> None:
@@ -168,8 +168,14 @@ class Scheduler:
                     self._batch.leave(answer.sequence)
             elif not behind and request.paused_at is not None:
                 request.paused_at = None
-                for answer in request.growing:
-                    self._batch.join(answer.sequence)
+                self._go_on_with(request)
+
+    def _go_on_with(self, request: _Request) -> None:
+        def join() -> None:
+            for answer in request.growing:
+                self._batch.join(answer.sequence)
+
+        self._guarded(request, join)
 
     # What they get.
 
@@ -178,14 +184,15 @@ class Scheduler:
         if request is None:
             return False
         logits = self._guarded(request, lambda: self._batch.read(request.sequence), is_repeatable=True)
-        if logits is not None:
+        if logits is not None and not request.generation.cancelled:
             self._guarded(request, lambda: self._begin_answers(request, logits))
         return True
 
     def _begin_answers(self, request: _Request, logits: torch.Tensor) -> None:
         ask, publish = request.generation.ask, request.generation.publish
-        for index in range(ask.count):
-            sequence = self._batch.fork(request.sequence) if index else request.sequence
+        for _ in range(1, ask.count):
+            request.in_batch.append(self._batch.fork(request.sequence))
+        for index, sequence in enumerate(request.in_batch):
             answer = Answer(self._base, sequence, ask.sampling_of(index), index, publish)
             request.answers.append(answer)
             self._grown_by[sequence] = request, answer
@@ -212,7 +219,7 @@ class Scheduler:
         if says_no_memory(fault):
             self._shed_newest()
         else:
-            for request in [request for request in self._requests if request.answers]:
+            for request in [request for request in self._requests if request.growing and request.paused_at is None]:
                 self._fail(request, fault)
         return True
 
@@ -231,14 +238,14 @@ class Scheduler:
 
     def _ended(self, request: _Request, answer: Answer) -> None:
         del self._grown_by[answer.sequence]
+        request.in_batch.remove(answer.sequence)
         self._batch.remove(answer.sequence)
         if not request.growing:
             self._finish(request)
 
     def _cut_short(self, request: _Request) -> None:
-        for sequence in list(request.sequences):
-            self._grown_by.pop(sequence, None)
-            self._batch.remove(sequence)
+        # What nothing has been chosen from may be no numbers.
+        self._remove(request, poisoned=not request.answers)
         for answer in request.growing:
             answer.end("cancelled")
         self._finish(request)
@@ -249,13 +256,17 @@ class Scheduler:
         self._measures.finished(result)
         request.generation.publish(result)
 
-    def _fail(self, request: _Request, error: Exception, *, poisoned: bool = False) -> None:
-        for sequence in list(request.sequences):
-            self._grown_by.pop(sequence, None)
-            self._batch.remove(sequence, poisoned=poisoned)
+    def _fail(self, request: _Request, error: Exception) -> None:
+        self._remove(request, poisoned=True)
         self._forget(request)
         self._measures.failed()
         request.generation.publish(error)
+
+    def _remove(self, request: _Request, *, poisoned: bool) -> None:
+        for sequence in request.in_batch:
+            self._grown_by.pop(sequence, None)
+            self._batch.remove(sequence, poisoned=poisoned)
+        request.in_batch.clear()
 
     def _forget(self, request: _Request) -> None:
         self._requests.remove(request)
@@ -276,7 +287,7 @@ class Scheduler:
         else:
             if isinstance(fault, NonFiniteLogitsError):
                 self._measures.corrupted()
-            self._fail(request, fault, poisoned=isinstance(fault, NonFiniteLogitsError))
+            self._fail(request, fault)
         return None
 
     def _shed_newest(self) -> None:

@@ -10,21 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adapter_service.conversation import Tool
 from adapter_service.engine.grammars import Grammar, json_rule, lark_grammar
 from adapter_service.errors import InvalidParameterError, ToolCallFormatError
 
 
 @dataclass(frozen=True, slots=True)
-class Tool:
-    """`parameters` is the JSON schema of the arguments, an object; empty, it takes any."""
+class ReadCall:
+    """A call as it was read from an answer."""
 
-    name: str
-    parameters: Mapping[str, Any]
-    description: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
     name: str
     arguments: Mapping[str, Any]
 
@@ -55,7 +49,7 @@ def tool_call_grammar(
     return lark_grammar("\n".join([start, f"call: {calls}", *rules]), parameter=parameter)
 
 
-def parse_tool_calls(text: str) -> list[ToolCall]:
+def parse_tool_calls(text: str) -> list[ReadCall]:
     """The calls that an answer makes, which is one call or a list of them, with blanks around it or not.
 
     Raises:
@@ -84,7 +78,7 @@ def _call_rule(tool: Tool, parameter: str) -> str:
     return f"{json.dumps(begin)} {json_rule({**tool.parameters, 'type': 'object'})} {json.dumps('}')}"
 
 
-def _call(entry: Any) -> ToolCall:
+def _call(entry: Any) -> ReadCall:
     if not isinstance(entry, dict) or entry.keys() != {"name", "arguments"}:
         raise ToolCallFormatError(
             f"a call should be an object with name and arguments, and is {_shown(entry)}; take the answer as text"
@@ -94,7 +88,7 @@ def _call(entry: Any) -> ToolCall:
             f"a call should have a text as its name and an object as its arguments, and is {_shown(entry)}; "
             "take the answer as text"
         )
-    return ToolCall(entry["name"], entry["arguments"])
+    return ReadCall(entry["name"], entry["arguments"])
 
 
 def _shown(entry: Any) -> str:

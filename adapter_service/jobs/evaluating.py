@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapter_service.engine.answering import answer_together
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles, default_sampling
+from adapter_service.engine.turn import Turn
 from adapter_service.errors import JobCancelledError
 from adapter_service.jobs.streaming import Watch
 from adapter_service.languages import LANGUAGES, Language
@@ -37,12 +38,6 @@ def measure(
     """
 
     def on_engine(turn: Turn) -> Measurements:
-        from adapter_service.lora.layer import asking
-
-        with asking(turn.pause):
-            return loss_and_answers(turn)
-
-    def loss_and_answers(turn: Turn) -> Measurements:
         from adapter_service.training.evaluation import score
 
         served, finite = _as_served(turn, adapter)
@@ -73,14 +68,12 @@ def reread(
 
     def on_engine(turn: Turn) -> float:
         from adapter_service.lora.folder import read_folder
-        from adapter_service.lora.layer import asking
         from adapter_service.training.evaluation import score
 
         loaded = read_folder(files.folder, turn.layers).frozen_copy(turn.base.adapter_dtype).to(turn.base.device)
         budget = settings.training.token_budget
         pause = _pause(turn, watch)
-        with asking(turn.pause):
-            return score(turn.base, loaded, dataset.holdout_rendered, budget_tokens=budget, pause=pause).per_token
+        return score(turn.base, loaded, dataset.holdout_rendered, budget_tokens=budget, pause=pause).per_token
 
     return replace(candidate, reloaded_loss=engine.run(on_engine))
 

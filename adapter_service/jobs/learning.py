@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapter_service.adapters import version_key
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
+from adapter_service.engine.turn import Turn
 from adapter_service.jobs.resuming import RunCheckpoint
 from adapter_service.jobs.streaming import Streamed, Watch
 from adapter_service.settings import Settings
@@ -81,7 +82,6 @@ def train(
             watch.note(found.note)
         hooks = Hooks(
             pause=turn.pause,
-            check=turn.pause,
             cancelled=watch.cancelled,
             report=watch.trained,
             save=kept.save,

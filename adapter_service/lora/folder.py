@@ -30,6 +30,14 @@ _REFUSED_WHEN_SET = (
     "trainable_token_indices", "layer_replication", "use_qalora", "use_bdlora", "arrow_config",
     "kasa_config", "monteclora_config", "auto_map",
 )  # fmt: skip
+# What else PEFT (0.21) writes: read here, or of no effect once the matrices are there.
+_KNOWN = frozenset({
+    "peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern",
+    "bias", "init_lora_weights", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+    "inference_mode", "exclude_modules", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "megatron_config",
+    "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config",
+    "qalora_group_size", "runtime_config", "ensure_weight_tying", *_REFUSED_WHEN_SET,
+})  # fmt: skip
 # Initial values that subtract from the base's weights: the folder is right only on a changed base.
 _REFUSED_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -131,6 +139,8 @@ def _refuse_other_kinds(described: Mapping[str, Any]) -> None:
         raise AdapterFormatError(f"{CONFIG_FILE} has no {missing}")
     if found := [key for key in _REFUSED_WHEN_SET if described.get(key)]:
         raise AdapterFormatError(f"adapter with {found} set; plain LoRA on linear layers is served")
+    if unknown := [key for key, value in described.items() if key not in _KNOWN and value]:
+        raise AdapterFormatError(f"adapter with {unknown} set, which is not known here; plain LoRA is served")
     if described.get("bias", "none") != "none":
         raise AdapterFormatError(f"adapter with bias {described['bias']!r}; only 'none' is served")
     init = str(described.get("init_lora_weights", True)).lower()

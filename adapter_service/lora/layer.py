@@ -12,7 +12,7 @@ The context is a `ContextVar`: another thread, or a call nested in this one, has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -20,6 +20,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from adapter_service.base_models.pauses import pause_here, pausing_at_gradient
 from adapter_service.lora.adapter import Adapter, LowRankPair
 from adapter_service.lora.frozen import is_linear, widths
 from adapter_service.lora.kept_outputs import kept_outputs_in_use
@@ -33,7 +34,6 @@ class Served(Protocol):
 
 
 _in_use: ContextVar[Adapter | Served | None] = ContextVar("adapter_in_use", default=None)
-_asked: ContextVar[Callable[[], None] | None] = ContextVar("asked_at_every_layer", default=None)
 
 
 @contextmanager
@@ -44,19 +44,6 @@ def using(adapter: Adapter | Served | None) -> Iterator[None]:
         yield
     finally:
         _in_use.reset(token)
-
-
-@contextmanager
-def asking(check: Callable[[], None]) -> Iterator[None]:
-    """Call `check` at every layer of the passes inside, forward and backward; what it raises ends them.
-
-    A micro-batch takes seconds on a slow processor, and a service that shall end does not wait for it.
-    """
-    token = _asked.set(check)
-    try:
-        yield
-    finally:
-        _asked.reset(token)
 
 
 class LowRankLinear(nn.Module):
@@ -79,24 +66,18 @@ class LowRankLinear(nn.Module):
         return self.out_features <= self.in_features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        check = _asked.get()
-        if check is not None:
-            check()
-        y = self._with_adapter(x, _in_use.get())
-        if check is not None and y.requires_grad:
-            # The backward pass on CUDA runs on a thread that has no such context.
-            y.register_hook(lambda _: check())  # type: ignore[no-untyped-call]
-        return y
-
-    def _with_adapter(self, x: torch.Tensor, adapter: Adapter | Served | None) -> torch.Tensor:
-        if isinstance(adapter, Adapter):
-            pair = adapter.pairs.get(self.path)
-            return self.linear(x) if pair is None else self._with_product(x, pair)
+        pause_here()
+        adapter = _in_use.get()
+        pair = adapter.pairs.get(self.path) if isinstance(adapter, Adapter) else None
+        if pair is not None:
+            return self._with_product(x, pair)
         y: torch.Tensor = self.linear(x)
-        return y if adapter is None else adapter.add(self.path, x, y)
+        if adapter is None or isinstance(adapter, Adapter):
+            return pausing_at_gradient(y)
+        return adapter.add(self.path, x, y)
 
     def _with_product(self, x: torch.Tensor, pair: LowRankPair) -> torch.Tensor:
-        if pair.a.requires_grad and torch.is_grad_enabled():
+        if pair.a.requires_grad and torch.is_grad_enabled():  # its backward pass pauses by itself
             return trained_product(x, self.linear, pair, kept_outputs_in_use() if self.keeps_output else None)
         y: torch.Tensor = self.linear(x)
         return y + pair.product(x).to(y.dtype)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from adapter_service.base_models.pauses import pause_here
 from adapter_service.lora.adapter import LowRankPair
 from adapter_service.lora.frozen import input_gradient
 from adapter_service.lora.kept_outputs import KeptOutputs
@@ -62,6 +63,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        pause_here()
         seen, inner, down, up, kept = ctx.saved_tensors
         gradient = grads[0].to(seen.dtype)  # (rows, out)
         of_inner = gradient @ up  # (rows, r)

@@ -138,9 +138,11 @@ class _RankClass:
         torch._foreach_copy_(targets, sources)
         if row.scale != 1.0:
             torch._foreach_mul_(targets[1::2], row.scale)
-        # The row that was here before may have changed layers that this one does not.
-        if others := [room.b[place] for path, room in self._room.items() if path not in adapter.factors]:
-            torch._foreach_zero_(others)
+        # The row that was here before may have changed layers that this one does not. Both matrices go: what one of
+        # them makes infinite, no zero of the other's takes away.
+        others = [room for path, room in self._room.items() if path not in adapter.factors]
+        if others:
+            torch._foreach_zero_([matrix[place] for room in others for matrix in (room.a, room.b)])
 
     def _make_room(self, adapter: ResidentAdapter) -> None:
         for path, f in adapter.factors.items():

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from adapter_service.adapter_names import BASE
 from adapter_service.adapters import Version
 from adapter_service.engine.answering import answer_together
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles, default_sampling
+from adapter_service.engine.turn import Turn
 from adapter_service.languages.instructions import answer_language
 from adapter_service.measuring.evaluation import Evaluation, choose_pairs, evaluate
 from adapter_service.measuring.holdout import split_source

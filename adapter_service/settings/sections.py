@@ -240,7 +240,7 @@ class ServingSettings(Section):
     max_prompt_tokens: Tokens = 1024
     default_max_new_tokens: Tokens = 100
     queue_size: Annotated[int, Field(ge=1, le=100_000)] = 32
-    repetition_penalty: Annotated[float, Field(gt=0.0, le=10.0)] = 1.2
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10.0)] = 1.2
     foreign_script_penalty: Annotated[float, Field(ge=0.0, le=100.0)] = 5.0
     max_active_requests: Annotated[int, Field(ge=1, le=64)] = 8
     max_adapters: Annotated[int, Field(ge=1, le=1024)] = 8

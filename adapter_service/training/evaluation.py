@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from adapter_service.base_models.pauses import pausing
 from adapter_service.lora.adapter import Adapter
 from adapter_service.lora.layer import using
 from adapter_service.model_utils import BaseModel
@@ -37,13 +38,15 @@ def score(
     budget_tokens: int,
     pause: Callable[[], None],
 ) -> Losses:
-    """The completion loss of each sample, in the samples' order. `pause` is called between batches."""
+    """The completion loss of each sample, in the samples' order.
+
+    `pause` is called at every layer and between the blocks of the loss; what it raises ends the scoring.
+    """
     head = Head.of(base.model)
     sums: dict[int, float] = {}
     for plan in lay_out(samples, budget_tokens, packs=base.packs_rows, shares=True):
-        pause()
         batch = collate(base, samples, plan)
-        with using(adapter):
+        with using(adapter), pausing(pause):
             losses = token_losses(completion_states(base.model, batch), batch.targets, head)
         counts = [samples[index].completion_tokens for index in plan.places]
         for index, own in zip(plan.places, torch.split(losses, counts), strict=True):

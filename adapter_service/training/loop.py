@@ -1,22 +1,23 @@
 """The training loop: from the first sample to the last step, on the base that also serves.
 
 It trains one adapter's float32 matrices beside the frozen base. It does not stream, judge or
-publish: samples come in, weights go out. It yields to whoever shares the base at `hooks.pause`.
+publish: samples come in, weights go out. It yields to whoever shares the base at `hooks.pause`, inside its passes too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 
 import torch
 
+from adapter_service.base_models.pauses import pausing
 from adapter_service.errors import JobCancelledError, NonFiniteLossError, NothingToLearnError, OutOfMemoryError
 from adapter_service.lora.adapter import Adapter
-from adapter_service.lora.layer import asking, using
+from adapter_service.lora.layer import using
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import LossSettings, TrainingSettings
@@ -35,14 +36,15 @@ _NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED")
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """How the loop meets the world; all are called on the thread that trains (`check` also on autograd's).
+    """How the loop meets the world; all are called on the thread that trains.
 
-    `pause` returns when training may go on; `check` is called at every layer, and raises when the run
-    shall end at once. `save` gets the state after every `save_steps` steps.
+    `pause` returns when training may go on, and raises when the run shall end at once. It is called before every
+    micro-batch, at every layer of its passes, forward and backward, between the blocks of its loss, and before the
+    optimizer's step; each time `cancelled` is asked after it. What it does with the base it does
+    `base_models.pauses.apart`. `save` gets the state after every `save_steps` steps.
     """
 
     pause: Callable[[], None] = lambda: None
-    check: Callable[[], None] = lambda: None
     cancelled: Callable[[], bool] = lambda: False
     report: Callable[[Progress], None] = lambda _: None
     save: Callable[[TrainingState], None] = lambda _: None
@@ -65,7 +67,7 @@ def train(
         NothingToLearnError: no samples, or not one completion token in them.
         NonFiniteLossError: a loss or gradient that is not a number; the weights before it are kept.
         OutOfMemoryError: there is no memory for one sample alone.
-        JobCancelledError: `hooks.cancelled` said so; noticed within one micro-step.
+        JobCancelledError: `hooks.cancelled` said so; noticed within one layer. `state` is as after its last whole step.
     """
     if not samples or not any(sample.completion_tokens for sample in samples):
         raise NothingToLearnError(f"{len(samples)} samples with no completion token; check the source's mapping")
@@ -80,6 +82,7 @@ def train(
         rate = _set_rate(state.optimizer, number, total_steps, settings)
         vocabulary.draw(settings.seed, number)
         loss = _gradients(passes, state, chosen, dropout_seed=settings.seed * 1_000_003 + number)
+        passes.pause()  # what follows takes as long as a layer
         norm = torch.nn.utils.clip_grad_norm_(state.adapter.parameters(), settings.max_grad_norm)
         if not math.isfinite(loss) or not bool(norm.isfinite()):
             raise NonFiniteLossError(
@@ -93,7 +96,6 @@ def train(
         hooks.report(meter.after_step(state, chosen, rate, float(norm)))
         if state.step % settings.save_steps == 0 and state.step < total_steps:
             hooks.save(state)
-    state.adapter.set_dropout(None)
     return meter.result(state, "small" if passes.recomputes else "fast")
 
 
@@ -127,6 +129,11 @@ class _Passes:
     hooks: Hooks
     recomputes: bool
 
+    def pause(self) -> None:
+        self.hooks.pause()
+        if self.hooks.cancelled():
+            raise JobCancelledError("cancelled while training")
+
     def plans(self, samples: list[RenderedSample], token_budget: int) -> Iterator[MicroPlan]:
         # Where inputs are dropped, what rows begin with is not the same in all of them.
         return lay_out(samples, token_budget, packs=self.base.packs_rows, shares=not self.adapter.drops)
@@ -138,7 +145,8 @@ class _Passes:
         """
         again = recomputing(self.base.model, self.adapter) if self.recomputes else nullcontext()
         try:
-            with using(self.adapter), asking(self.hooks.check), again:
+            # Without threads of autograd's own, which it has on CUDA, hooks run here, where the base may be used.
+            with using(self.adapter), pausing(self.pause), again, torch.autograd.set_multithreading_enabled(False):
                 made = collate(self.base, samples, plan)
                 states = completion_states(self.base.model, made)
                 loss = self.vocabulary.loss(states, made.targets, completion_tokens)
@@ -157,20 +165,19 @@ def _gradients(passes: _Passes, state: TrainingState, samples: list[RenderedSamp
     split does not change the gradient: where memory is short, the step is made anew in smaller ones.
     """
     completion_tokens = max(1, sum(sample.completion_tokens for sample in samples))
+    state.adapter.zero_grad(set_to_none=True)  # a run that was ended inside a step has left some
     while True:
-        _seed_dropout(state.adapter, passes.base, dropout_seed)
-        loss = 0.0
-        for plan in passes.plans(samples, state.token_budget):
-            passes.hooks.pause()
-            if passes.hooks.cancelled():
-                raise JobCancelledError("cancelled while training")
-            micro_loss = passes.gradients(samples, plan, completion_tokens)
-            if micro_loss is None:
-                _lower_budget(state, samples, plan, passes)
-                break
-            loss += micro_loss
-        else:
-            return loss
+        with _dropping(state.adapter, passes.base, dropout_seed):
+            loss = 0.0
+            for plan in passes.plans(samples, state.token_budget):
+                passes.pause()
+                micro_loss = passes.gradients(samples, plan, completion_tokens)
+                if micro_loss is None:
+                    _lower_budget(state, samples, plan, passes)
+                    break
+                loss += micro_loss
+            else:
+                return loss
 
 
 def _says_no_memory(error: Exception) -> bool:
@@ -213,6 +220,11 @@ def _set_rate(optimizer: torch.optim.Optimizer, step: int, total: int, settings:
     return rate
 
 
-def _seed_dropout(adapter: Adapter, base: BaseModel, seed: int) -> None:
+@contextmanager
+def _dropping(adapter: Adapter, base: BaseModel, seed: int) -> Iterator[None]:
     """Numbers of its own for each step: serving in between, or a resumed run, changes none of them."""
     adapter.set_dropout(torch.Generator(device=base.device).manual_seed(seed))
+    try:
+        yield
+    finally:
+        adapter.set_dropout(None)

@@ -25,9 +25,12 @@ from adapter_service.settings import (
     SourceEntry,
     StorageSettings,
 )
+from tests.api.listening import listening
 from tests.conftest import SMALL_BASE
 
 if TYPE_CHECKING:
+    import openai
+
     from adapter_service.model_utils import BaseModel
 
 RECORDS = [
@@ -133,3 +136,46 @@ def model_services(small_base: BaseModel, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def model_client(model_services: Services) -> TestClient:
     return client_of(model_services)
+
+
+@pytest.fixture(scope="session")
+def tiny_services(tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """The random tiny base behind a running engine."""
+    settings = settings_in(tmp_path_factory.mktemp("tiny-served"))
+    services = build_services(settings, load_base=lambda note: tiny_base, make_pipeline=lambda *_: QuickPipeline())
+    services.start()
+    services.engine.wait_until_ready(60)
+    yield services
+    services.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_address(tiny_services: Services) -> Iterator[str]:
+    with listening(tiny_services) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def model_address(model_services: Services) -> Iterator[str]:
+    with listening(model_services) as address:
+        yield address
+
+
+@pytest.fixture
+def tiny_openai(tiny_address: str) -> Iterator[openai.OpenAI]:
+    """OpenAI's client at a service over the tiny base; it tries nothing twice."""
+    with openai_client(tiny_address) as client:
+        yield client
+
+
+@pytest.fixture
+def model_openai(model_address: str) -> Iterator[openai.OpenAI]:
+    """The same over the small real base."""
+    with openai_client(model_address) as client:
+        yield client
+
+
+def openai_client(address: str) -> openai.OpenAI:
+    import openai
+
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="none is needed", max_retries=0)

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from adapter_service.adapters import Version
 from adapter_service.api.services import Services
-from adapter_service.engine.engine import Turn
+from adapter_service.engine.turn import Turn
 
 pytestmark = pytest.mark.model
 

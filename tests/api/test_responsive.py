@@ -14,7 +14,8 @@ from fastapi.testclient import TestClient
 
 from adapter_service.api.routes.sources import LOOKS
 from adapter_service.api.services import Services
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
+from adapter_service.engine.turn import Turn
 from adapter_service.jobs.context import JobContext
 from adapter_service.jobs.job import Job, Phase
 from adapter_service.settings import SourceEntry

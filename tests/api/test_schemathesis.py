@@ -27,12 +27,19 @@ from tests.api.test_adapters_answer import trained
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
 
+# What a schema cannot say (a source that is not configured, an id that the tokenizer lacks) is refused with 422.
+REFUSED = ["2xx", "403", "404", "409", "422", "429"]
 CONFIG = {
     "seed": 4,
     "max-stream-events": 5,  # a stream that has no end yet is left
     "continue-on-failure": True,
-    # What a schema cannot say (a source that is not configured, an id that the tokenizer lacks) is refused with 422.
-    "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "403", "404", "409", "422", "429"]}},
+    "checks": {"positive_data_acceptance": {"expected-statuses": REFUSED}},
+    "operations": [  # there it is 400, as in OpenAI's API
+        {
+            "include-path-regex": "^/v1/",
+            "checks": {"positive_data_acceptance": {"expected-statuses": [*REFUSED, "400"]}},
+        }
+    ],
     "generation": {"deterministic": True, "max-examples": 15, "no-shrink": True},
 }
 

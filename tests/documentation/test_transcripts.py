@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +55,19 @@ def shape(output: str) -> object:
         return json.loads(output).keys()
     except ValueError:
         return bool(output)
+
+
+@pytest.mark.model
+def test_the_example_for_openais_client_runs_as_it_stands(session: Session) -> None:
+    (example,) = re.findall(r"```python\n(from openai import .*?)```", README.read_text(), re.DOTALL)
+    program = example.replace("http://localhost:8100", session.url)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    models, answer, *_ = done.stdout.splitlines()
+    assert "multilingual" in models
+    assert answer.startswith("multilingual@1 ")
+    form = done.stdout[done.stdout.rindex("{") :]
+    assert json.loads(form).keys() == {"city", "country"}
 
 
 @pytest.mark.model

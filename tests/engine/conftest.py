@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from adapter_service.adapters.artifact import check_files, write_manifest
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
+from adapter_service.engine.turn import Turn
 from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.folder import write_folder
 from adapter_service.lora.layer import install
@@ -53,11 +54,11 @@ def make_files(tiny_base: BaseModel, tmp_path: Path) -> MakeFiles:
     """An adapter with random weights in a folder of its own."""
     layers = install(tiny_base.model, keep=tiny_base.model.get_output_embeddings())
 
-    def make(seed: int) -> AdapterFiles:
-        adapter = Adapter.fresh(LoraConfig(r=4), layers, seed=seed)
+    def make(seed: int, *, std: float = 0.3, **lora: Any) -> AdapterFiles:
+        adapter = Adapter.fresh(LoraConfig(**{"r": 4, **lora}), layers, seed=seed)
         generator = torch.Generator().manual_seed(seed)
         for pair in adapter.pairs.values():
-            pair.b.data.normal_(std=0.3, generator=generator)
+            pair.b.data.normal_(std=std, generator=generator)
         folder = tmp_path / f"adapter-{seed}"
         folder.mkdir()
         write_folder(adapter, folder, base_name="tiny")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from adapter_service.engine.decoding import decode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapter_service.conversation import Tool
 from adapter_service.engine.constraints import Matcher
 from adapter_service.engine.grammar_compiler import GrammarCompiler
 from adapter_service.engine.grammars import (
@@ -26,9 +26,10 @@ from adapter_service.engine.grammars import (
     regex_grammar,
 )
 from adapter_service.engine.requests import Sampling
-from adapter_service.engine.tool_calls import Tool, parse_tool_calls, tool_call_grammar
+from adapter_service.engine.tool_calls import parse_tool_calls, tool_call_grammar
 from adapter_service.errors import InvalidParameterError
 from tests.conftest import byte_tokenizer
+from tests.decoding import decode
 from tests.engine.test_text import by_sentencepiece
 
 if TYPE_CHECKING:
@@ -78,7 +79,11 @@ def accepts(grammar: Grammar, text: str) -> bool:
 
 def written(grammar: Grammar, seed: int, wanted: Callable[[str], float] = lambda _: 0.0) -> str:
     """What random logits write under a grammar until they end; more of the letters that are `wanted`."""
-    matcher, generator, ids = COMPILER.compile(grammar).begin(frozenset({END})), torch.Generator().manual_seed(seed), []
+    matcher, generator, ids = (
+        COMPILER.compile(grammar).begin(frozenset({END})),
+        torch.Generator().manual_seed(seed),
+        list[int](),
+    )
     bias = torch.tensor([wanted(BYTES.decode([token])) for token in range(len(BYTES))])
     while True:
         logits = matcher.mask(torch.randn(len(BYTES), generator=generator) * 3 + bias)
@@ -195,6 +200,13 @@ def test_any_json_object_is_allowed(text: str) -> None:
     assert accepts(json_object_grammar(), text)
 
 
+def test_a_schema_may_ask_for_other_blanks() -> None:
+    compact = {"item_separator": ",", "key_separator": ":"}
+    grammar = json_schema_grammar({"type": "object", "x-guidance": compact})
+    assert accepts(grammar, '{"a":1,"b":[2,3]}')
+    assert not accepts(grammar, '{"a": 1}')
+
+
 @pytest.mark.parametrize("text", ["[]", '{"a": 1', '{"a":  1}', '{"a":1}', " {}", "{'a': 1}"])
 def test_what_is_no_json_object_is_not_nor_blanks_without_end(text: str) -> None:
     assert not accepts(json_object_grammar(), text)
@@ -264,10 +276,10 @@ def test_a_token_that_was_not_allowed_is_an_error_of_this_answer_alone() -> None
 
 
 def test_a_base_whose_tokens_cannot_write_the_grammar_says_so() -> None:
-    sentencepiece = by_sentencepiece()
-    matcher = GrammarCompiler(sentencepiece).compile(regex_grammar("a")).begin(frozenset({sentencepiece.eos_token_id}))
+    """It has fewer rows than its tokenizer has tokens."""
+    matcher = COMPILER.compile(regex_grammar("z")).begin(frozenset({END}))
     with pytest.raises(InvalidParameterError, match="no token of this base can go on"):
-        matcher.mask(torch.zeros(2))
+        matcher.mask(torch.zeros(letters("z")[0]))
 
 
 def test_a_tokenizer_that_does_not_tell_its_tokens_is_refused() -> None:
@@ -318,30 +330,33 @@ def test_a_sentencepiece_model_of_ones_own_is_held_to_a_grammar() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_tiny_base_answers_in_json_that_parses_when_it_is_finished(tiny_base: BaseModel, seed: int) -> None:
-    """Cut off anywhere before, it is the beginning of such an answer."""
+    """Before that it is the beginning of such an answer, and may not end."""
     constraint = GrammarCompiler(tiny_base.tokenizer).compile(json_schema_grammar(PERSON))
     prompt = tiny_base.tokenizer("Who?")["input_ids"]
     sampling = Sampling(max_new_tokens=120, do_sample=True, seed=seed, top_p=0.95, constraint=constraint)
-    ids = list(decode(tiny_base, prompt, sampling))
+    ids = decode(tiny_base, prompt, sampling)
     assert list(json.loads(tiny_base.tokenizer.decode(ids))) == ["name", "age", "tags"]
-    for length in range(0, len(ids), 7):
-        cut = list(decode(tiny_base, prompt, Sampling(max_new_tokens=max(1, length), do_sample=True, seed=seed, top_p=0.95, constraint=constraint)))  # fmt: skip
-        assert cut == ids[: max(1, length)]
-        matcher = constraint.begin(tiny_base.eos_ids())
-        for token in cut:
-            assert token in allowed(matcher)
-            matcher.take(token)
+    matcher = constraint.begin(tiny_base.eos_ids())
+    for token in ids:
+        now = allowed(matcher)
+        assert token in now
+        assert not now & tiny_base.eos_ids()
+        matcher.take(token)
+    assert allowed(matcher) == tiny_base.eos_ids()
 
 
 @pytest.mark.model
 @pytest.mark.parametrize("text", ["It is cold.", "நல்ல நாள்", "今日は🙂"])
 def test_a_real_base_answers_in_the_form_that_is_asked_for(small_base: BaseModel, text: str) -> None:
     compiler, ends = GrammarCompiler(small_base.tokenizer), small_base.eos_ids()
-    schema = {"type": "object", "properties": {"text": {"const": text}, "mood": {"enum": ["good", "bad"]}}}
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"text": {"const": text}, "mood": {"enum": ["good", "bad"]}},
+    }
     schema |= {"required": ["text", "mood"], "additionalProperties": False}
     prompt = small_base.tokenizer(f"Repeat as JSON: {text}\n")["input_ids"]
     sampling = Sampling(max_new_tokens=80, constraint=compiler.compile(json_schema_grammar(schema)))
-    found = json.loads(small_base.tokenizer.decode(list(decode(small_base, prompt, sampling))))
+    found = json.loads(small_base.tokenizer.decode(decode(small_base, prompt, sampling)))
     assert found["text"] == text
     matcher = compiler.compile(regex_grammar(".*")).begin(ends | {7})
     assert allowed(matcher, 49152) >= ends | {7}
@@ -359,6 +374,6 @@ def test_a_real_base_calls_a_tool(small_base: BaseModel) -> None:
     grammar = tool_call_grammar([Tool("lamp", parameters), Tool("door", {})], "lamp", parallel=False)
     sampling = Sampling(max_new_tokens=60, constraint=GrammarCompiler(small_base.tokenizer).compile(grammar))
     prompt = small_base.tokenizer("Switch the lamp in the kitchen on.\n")["input_ids"]
-    (call,) = parse_tool_calls(small_base.tokenizer.decode(list(decode(small_base, prompt, sampling))))
+    (call,) = parse_tool_calls(small_base.tokenizer.decode(decode(small_base, prompt, sampling)))
     assert call.name == "lamp"
     assert call.arguments["room"] in {"kitchen", "hall"}

@@ -11,6 +11,7 @@ import torch
 
 from adapter_service.engine.requests import Sampling
 from adapter_service.languages.scripts import script_of
+from adapter_service.lora.layer import install
 from tests.decoding import answers, decode
 
 if TYPE_CHECKING:
@@ -104,11 +105,13 @@ def test_an_answer_is_never_longer_than_allowed(tiny_base: BaseModel) -> None:
     assert len(decode(tiny_base, ids, Sampling(max_new_tokens=5, min_new_tokens=5))) == 5
 
 
-def test_the_pause_comes_before_each_chunk_and_each_step(tiny_base: BaseModel) -> None:
+def test_the_pause_comes_at_every_layer_of_each_chunk_and_each_step(tiny_base: BaseModel) -> None:
     pauses: list[None] = []
+    layers = install(tiny_base.model, keep=tiny_base.model.get_output_embeddings())
     sampling = Sampling(max_new_tokens=4, min_new_tokens=4)
     answers(tiny_base, prompt_ids(tiny_base)[:2], [sampling] * 2, pause=lambda: pauses.append(None))
-    assert len(pauses) == 2 + 3  # each prompt is one chunk and gives a token, and three steps give the rest
+    # Each prompt is one chunk and gives a token; three steps give the rest.
+    assert len(pauses) == (2 + 3) * len(layers)
 
 
 def test_each_of_a_batch_is_decoded_by_a_sampling_of_its_own(tiny_base: BaseModel) -> None:

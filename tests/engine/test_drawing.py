@@ -27,7 +27,7 @@ def by_definition(logits: Sequence[float], top_k: int, top_p: float, min_p: floa
     """Each kept token's share of the draws."""
     kept = sorted(range(len(logits)), key=lambda token: -logits[token])[: top_k or None]
     shares = dict(zip(kept, torch.tensor([logits[token] for token in kept]).double().softmax(-1).tolist(), strict=True))
-    reached, nucleus = 0.0, []
+    reached, nucleus = 0.0, list[int]()
     for token in kept:
         if nucleus and reached >= top_p:
             break
@@ -107,7 +107,9 @@ def test_what_has_no_chance_is_never_drawn(uniform: float, top_p: float) -> None
 def test_the_number_next_to_one_falls_on_the_last_that_has_a_chance() -> None:
     logits = torch.zeros(5000)
     logits[4000:] = -torch.inf
-    assert draw(logits, 1 - 2**-53) == (3999, pytest.approx(1 / 4000))
+    token, share = draw(logits, 1 - 2**-53)
+    assert token == 3999
+    assert share == pytest.approx(1 / 4000)
 
 
 def test_over_a_big_vocabulary_each_is_found_where_its_share_lies() -> None:

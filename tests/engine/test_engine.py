@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from adapter_service.base_models.pauses import pausing
 from adapter_service.engine.answering import answer_all
 from adapter_service.engine.batch import MixedBatch
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.generations import Event, Generation, GenerationResult, Piece
 from adapter_service.engine.requests import AdapterFiles, Ask, Sampling
+from adapter_service.engine.turn import Turn
 from adapter_service.errors import (
     AdapterFormatError,
     BaseModelError,
@@ -226,7 +228,8 @@ def test_an_adapter_loaded_while_a_batch_is_decoded_can_be_trained_further(
     def work(turn: Turn) -> bool:
         waiting.append(submit(engine, adapter=files))
         prompts = [turn.renderer.text_ids("a"), turn.renderer.text_ids("longer")]
-        answer_all(turn.base, turn.new_batch(2), prompts, [SHORT] * 2, pause=turn.pause)
+        with pausing(turn.pause):
+            answer_all(turn.base, turn.new_batch(2), prompts, [SHORT] * 2)
         adapter = turn.read_adapter(files).trainable_copy()
         parameters = list(adapter.parameters())
         torch.autograd.backward([parameter.square().sum() for parameter in parameters])
@@ -257,10 +260,12 @@ def test_work_that_is_paused_for_an_answer_goes_on_unchanged(engine: Engine, mak
 
     def work(turn: Turn) -> list[int]:
         def pause() -> None:
-            between.append(submit(engine, adapter=files))
+            if len(between) < 5:
+                between.append(submit(engine, adapter=files))
             turn.pause()
 
-        return answer_all(turn.base, turn.new_batch(1), [ids], [SHORT], pause=pause)[0].tokens
+        with pausing(pause):
+            return answer_all(turn.base, turn.new_batch(1), [ids], [SHORT])[0].tokens
 
     assert engine.run(work) == alone
     assert len({generation.result(WAIT_SECONDS).only.text for generation in between}) == 1

@@ -12,8 +12,9 @@ import torch
 
 from adapter_service.adapters.artifact import check_files, write_manifest
 from adapter_service.engine.answering import answer_together
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles, default_sampling
+from adapter_service.engine.turn import Turn
 from adapter_service.errors import JobCancelledError, NotReadyError
 from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.lora.adapter import Adapter, LoraConfig
@@ -26,7 +27,7 @@ from adapter_service.training.dataset import Dataset
 from adapter_service.training.forward import MicroBatch, completion_states
 from adapter_service.training.gate import decide
 from tests.jobs.bench import toy_settings
-from tests.jobs.test_learning import Recorder
+from tests.jobs.test_learning import Asking, Recorder
 
 SYSTEM = Message("system", "You are terse.")
 
@@ -94,6 +95,16 @@ def test_measuring_stops_when_the_job_is_cancelled(engine: Engine, settings: Set
     with pytest.raises(JobCancelledError, match="while evaluating"):
         measure(settings, held_out(engine, *PAIRS), engine, watch, None)
     assert watch.asked == 2
+
+
+def test_requests_are_answered_at_the_layers_of_scores_and_answers_and_neither_side_differs(
+    engine: Engine, settings: Settings
+) -> None:
+    dataset, adapter, watch = held_out(engine, *PAIRS), an_adapter(engine), Asking(engine)
+    alone, outside = measure(settings, dataset, engine, Recorder(), adapter), watch.outside()
+    assert measure(settings, dataset, engine, watch, adapter) == alone
+    assert set(watch.inside()) == {outside}
+    assert len(watch.inside()) > 10
 
 
 def test_measuring_ends_between_two_layers_with_the_engine(

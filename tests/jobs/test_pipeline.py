@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from adapter_service.adapters import VersionStatus
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
+from adapter_service.engine.turn import Turn
 from adapter_service.errors import UnknownAdapterError
 from adapter_service.jobs.job import Job, JobStatus, Phase
 from adapter_service.jobs.train_request import TrainRequest

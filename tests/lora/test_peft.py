@@ -14,6 +14,7 @@ from adapter_service.lora.folder import read_folder, write_folder
 from adapter_service.lora.layer import LowRankLinear, install, using
 from adapter_service.model_utils import load_base
 from tests.lora.conftest import MakeAdapter, logits
+from tests.peft_reference import written_by_peft
 
 # PEFT asks transformers for an attribute that is about to go.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -89,19 +90,6 @@ def make_deep() -> Any:
     sizes = {"vocab_size": 258, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
     config = LlamaConfig(**sizes, num_hidden_layers=12, initializer_range=0.2)
     return LlamaForCausalLM(config).eval().requires_grad_(False)
-
-
-def written_by_peft(model: Any, folder: Path, **options: Any) -> Any:
-    from peft import LoraConfig as PeftConfig
-    from peft import get_peft_model
-
-    torch.manual_seed(3)
-    peft_model = get_peft_model(model, PeftConfig(task_type="CAUSAL_LM", **options)).eval()
-    for name, parameter in peft_model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(std=0.2)
-    peft_model.save_pretrained(folder)
-    return peft_model
 
 
 PEFT_OPTIONS: dict[str, dict[str, Any]] = {

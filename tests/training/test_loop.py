@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from adapter_service.base_models.pauses import apart
 from adapter_service.engine.requests import Sampling
 from adapter_service.errors import JobCancelledError, NonFiniteLossError, NothingToLearnError
 from adapter_service.lora.adapter import Adapter
@@ -216,9 +217,12 @@ def test_the_same_seed_gives_the_same_bytes_whatever_is_generated_between(tiny_b
             assert decode(tiny_base, [5, 6, 7], Sampling(max_new_tokens=3, min_new_tokens=3, do_sample=True))
         torch.rand(3)
 
+    def pause() -> None:
+        apart(generate, threads=tiny_base.precision.threads)
+
     undisturbed, disturbed = (
         run(tiny_base, some_samples(12), adapter=fresh_adapter(tiny_base, dropout=dropout), hooks=hooks)
-        for hooks in (Hooks(), Hooks(pause=generate))
+        for hooks in (Hooks(), Hooks(pause=pause))
     )
     assert disturbed.weights == undisturbed.weights
 
@@ -234,7 +238,7 @@ def test_dropout_drops_in_training_and_never_after(tiny_base: BaseModel) -> None
     assert all(pair.dropout_generator is None for pair in with_dropout.state.adapter.pairs.values())
 
 
-def test_a_cancelled_run_stops_before_the_next_micro_step(tiny_base: BaseModel) -> None:
+def test_a_cancelled_run_stops_at_the_next_layer(tiny_base: BaseModel) -> None:
     pauses: list[int] = []
     hooks = Hooks(pause=lambda: pauses.append(1), cancelled=lambda: len(pauses) == 3)
     settings = small_settings(per_device_train_batch_size=8, token_budget=32)

@@ -88,7 +88,7 @@ def test_the_model_is_left_as_it_was(tiny_base: BaseModel) -> None:
 def test_a_run_that_recomputes_can_be_stopped_between_two_layers(tiny_base: BaseModel) -> None:
     asked: list[int] = []
 
-    def check() -> None:
+    def pause() -> None:
         asked.append(1)
         if len(asked) > 30:
             raise NotReadyError("the service is ending")
@@ -97,5 +97,5 @@ def test_a_run_that_recomputes_can_be_stopped_between_two_layers(tiny_base: Base
     before = weights_of(adapter)
     settings = small_settings(preset="small", token_budget=512)
     with pytest.raises(NotReadyError):
-        train(tiny_base, SAMPLES, begin(adapter, settings), settings, Hooks(check=check))
+        train(tiny_base, SAMPLES, begin(adapter, settings), settings, Hooks(pause=pause))
     assert weights_of(adapter) == before

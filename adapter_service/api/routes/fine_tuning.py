@@ -70,7 +70,7 @@ def retrieve(fine_tuning_job_id: str, services: Wired) -> FineTuningJob:
 
 @router.post("/{fine_tuning_job_id}/cancel", responses=can_fail_with(404, 409, 507))
 def cancel(fine_tuning_job_id: str, services: Wired) -> FineTuningJob:
-    """End a waiting job now, a running one within a micro-step; asking again is harmless."""
+    """End a waiting job now, a running one within a layer of its pass; asking again is harmless."""
     return fine_tuning_job(job_moves.cancel(job_id_of(fine_tuning_job_id), services), services)
 
 

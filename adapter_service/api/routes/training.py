@@ -83,7 +83,7 @@ def status(
 
 @router.post("/adapter/cancel/{job_id}", responses=can_fail_with(404, 409, 507))
 def cancel(job_id: str, services: Wired) -> JobAnswer:
-    """End a waiting job now, a running one within a micro-step; asking again is harmless."""
+    """End a waiting job now, a running one within a layer of its pass; asking again is harmless."""
     return job_answer(job_moves.cancel(job_id, services), services)
 
 

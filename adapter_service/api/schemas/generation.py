@@ -42,7 +42,7 @@ class GenerateBody(Body):
     temperature: float | None = Field(default=None, ge=0.0, le=2.0, description="0 is greedy.")
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
     top_k: int | None = Field(default=None, ge=0, le=1_000_000, description="0 is all.")
-    repetition_penalty: float | None = Field(default=None, gt=0.0, le=10.0, description="Of tokens already generated.")
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=10.0, description="Of tokens already generated.")
     foreign_script_penalty: float | None = Field(
         default=None,
         ge=0.0,

@@ -1,0 +1,48 @@
+"""The form that an answer must have, as a grammar for the engine; compiled here, on the request's own thread."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from adapter_service.api.closed_schemas import closed
+from adapter_service.api.schemas.chat import ChatBody
+from adapter_service.api.schemas.tools import JsonObjectFormat, JsonSchemaFormat
+from adapter_service.api.tool_calls import ToolUse
+from adapter_service.conversation import Tool
+from adapter_service.engine.constraints import Constraint
+from adapter_service.engine.engine import Engine
+from adapter_service.engine.grammar_compiler import GrammarCompiler
+from adapter_service.engine.grammars import Grammar, json_object_grammar, json_schema_grammar
+from adapter_service.engine.tool_calls import tool_call_grammar
+
+
+class AnswerForms:
+    """For the base of one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def constraint_of(self, body: ChatBody, use: ToolUse) -> Constraint | None:
+        """What the answer to `body` is held to; None where it is free.
+
+        Raises:
+            InvalidParameterError: a schema that cannot be followed.
+        """
+        grammar = _grammar_of(body, use)
+        return None if grammar is None else self._compiler.compile(grammar)
+
+    @cached_property
+    def _compiler(self) -> GrammarCompiler:
+        return GrammarCompiler(self._engine.base.tokenizer)
+
+
+def _grammar_of(body: ChatBody, use: ToolUse) -> Grammar | None:
+    if use.mode == "forced":
+        tools = [Tool(tool.name, closed(tool.parameters), tool.description) for tool in use.tools]
+        return tool_call_grammar(tools, use.named, parallel=use.parallel)
+    form = body.response_format
+    if isinstance(form, JsonSchemaFormat) and form.json_schema.json_schema is not None:
+        return json_schema_grammar(closed(form.json_schema.json_schema), parameter="response_format")
+    if isinstance(form, JsonObjectFormat | JsonSchemaFormat):
+        return json_object_grammar()
+    return None

@@ -1,0 +1,112 @@
+"""From the body of `POST /v1/chat/completions` to what the engine is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from adapter_service.api.model_choice import ChosenModel, check_base_of, choose_model
+from adapter_service.api.openai_episodes import Recording
+from adapter_service.api.openai_requests import AnswerHead, ends_of
+from adapter_service.api.openai_sampling import check_token_ids, room_for, sampling_of
+from adapter_service.api.schemas.chat import ChatBody
+from adapter_service.api.schemas.openai import SamplingFields
+from adapter_service.api.schemas.tools import NamedChoice
+from adapter_service.api.services import Services
+from adapter_service.api.token_logprobs import TokenBytes
+from adapter_service.api.tool_calls import ToolUse
+from adapter_service.chat_rendering import conversation_ids, template_id
+from adapter_service.conversation import Turn
+from adapter_service.engine.generations import Generation, GenerationResult
+from adapter_service.engine.requests import Ask
+from adapter_service.errors import InvalidParameterError
+from adapter_service.languages import Language
+from adapter_service.languages.instructions import answer_language
+
+PATH = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class AskedChat:
+    """One conversation under way; `tokens` is there when log-probabilities were asked for."""
+
+    head: AnswerHead
+    generation: Generation
+    tool_use: ToolUse
+    turns: tuple[Turn, ...]
+    language: Language | None
+    recording: Recording
+    ends: frozenset[int]
+    tokens: TokenBytes | None
+    wants_usage: bool
+
+    @property
+    def count(self) -> int:
+        return self.generation.ask.count
+
+    def record(self, result: GenerationResult) -> None:
+        """For episodes; the whole conversation too, where it is more than one message."""
+        more = {"messages": [_told(turn) for turn in self.turns]} if len(self.turns) > 1 else {}
+        self.recording.record(self.generation, result, last_said(self.turns), self.language, **more)
+
+
+def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: float) -> AskedChat:
+    """Check everything that can be checked, then put the request into the engine's queue."""
+    body.check()
+    model = choose_model(body.model, services)
+    check_scale(body, model)
+    turns, use = tuple(message.turn() for message in body.messages), tool_use_of(body)
+    engine, serving = services.engine, services.settings.serving
+    base, renderer = engine.base, engine.renderer
+    check_base_of(model.version, services)
+    check_token_ids(body, base)
+    prompt_ids = conversation_ids(renderer, turns, use.tools, parallel=use.parallel)
+    field, wanted = body.wanted_tokens
+    room = room_for(prompt_ids, wanted, field, serving, base)
+    language = answer_language(last_said(turns), None)
+    constraint = services.answer_forms.constraint_of(body, use)
+    ours = model.version is not None and use.mode == "none" and constraint is None
+    sampling = replace(
+        sampling_of(body, room, serving, language, ours=ours),
+        constraint=constraint,
+        return_tokens=bool(body.logprobs) or services.episodes.logs_generations,
+        top_logprobs=body.top_logprobs or 0,
+    )
+    ask = Ask(prompt_ids, sampling, model.files, 1.0 if body.lora_scale is None else body.lora_scale, body.n or 1)
+    head = AnswerHead.new("chatcmpl", model, services)
+    recording = Recording(services, head.id, PATH, model, template_id(renderer, use.tools), trace_id, arrived_at)
+    tokens = TokenBytes(base.tokenizer) if body.logprobs else None
+    ends = ends_of(engine, ask)
+    return AskedChat(head, engine.submit(ask), use, turns, language, recording, ends, tokens, body.wants_usage)
+
+
+def check_scale(fields: SamplingFields, model: ChosenModel) -> None:
+    """The base is exactly the base: there is nothing in it to scale."""
+    if fields.lora_scale is not None and model.version is None:
+        raise InvalidParameterError(
+            f"'lora_scale' is {fields.lora_scale}, but 'model' is the base alone; name an adapter or leave it out",
+            parameter="lora_scale",
+        )
+
+
+def tool_use_of(body: ChatBody) -> ToolUse:
+    """With a `tool_choice` of none the base is told of no tool at all."""
+    if not body.may_call:
+        return ToolUse()
+    return ToolUse(
+        tools=tuple(tool.tool() for tool in body.tools or ()),
+        mode="forced" if body.must_call else "auto",
+        named=body.tool_choice.function.name if isinstance(body.tool_choice, NamedChoice) else None,
+        parallel=body.parallel_tool_calls is not False,
+    )
+
+
+def last_said(turns: Sequence[Turn]) -> str:
+    """What the user said last."""
+    return next((turn.content for turn in reversed(turns) if turn.role == "user"), "")
+
+
+def _told(turn: Turn) -> dict[str, object]:
+    calls = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in turn.calls]
+    told = {"role": turn.role, "content": turn.content, "tool_calls": calls, "tool_call_id": turn.call_id}
+    return {name: value for name, value in told.items() if value}

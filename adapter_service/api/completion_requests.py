@@ -1,0 +1,118 @@
+"""From the body of `POST /v1/completions` to what the engine is asked: one request for each prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from adapter_service.api.chat_requests import check_scale
+from adapter_service.api.model_choice import check_base_of, choose_model
+from adapter_service.api.openai_episodes import Recording
+from adapter_service.api.openai_requests import AnswerHead, ends_of, submit_all
+from adapter_service.api.openai_sampling import check_token_ids, room_for, sampling_of
+from adapter_service.api.schemas.completions import DEFAULT_MAX_TOKENS, CompletionBody
+from adapter_service.api.services import Services
+from adapter_service.api.token_logprobs import TokenBytes
+from adapter_service.engine.engine import Engine
+from adapter_service.engine.generations import Generation, GenerationResult
+from adapter_service.engine.requests import Ask
+from adapter_service.errors import InvalidParameterError
+from adapter_service.languages import Language
+from adapter_service.languages.instructions import answer_language
+
+PATH = "/v1/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One text to be continued."""
+
+    text: str
+    ids: list[int]
+
+    @property
+    def language(self) -> Language | None:
+        return answer_language(self.text, None)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedCompletion:
+    """Prompts under way, each a generation; of each `count` answers are told. `tokens` as in `AskedChat`."""
+
+    head: AnswerHead
+    generations: tuple[Generation, ...]
+    prompts: tuple[Prompt, ...]
+    count: int
+    recording: Recording
+    ends: frozenset[int]
+    tokens: TokenBytes | None
+    echo: bool
+    wants_usage: bool
+
+    def record(self, place: int, result: GenerationResult) -> None:
+        prompt = self.prompts[place]
+        self.recording.record(self.generations[place], result, prompt.text, prompt.language)
+
+
+def ask_completion(body: CompletionBody, services: Services, *, trace_id: str, arrived_at: float) -> AskedCompletion:
+    """Check everything that can be checked, then put all prompts into the engine's queue, or none."""
+    body.check()
+    model = choose_model(body.model, services)
+    check_scale(body, model)
+    engine, serving = services.engine, services.settings.serving
+    base = engine.base
+    check_base_of(model.version, services)
+    check_token_ids(body, base)
+    prompts = _prompts(body, engine)
+    if len(prompts) > serving.queue_size:
+        raise InvalidParameterError(
+            f"'prompt' has {len(prompts)} texts; {serving.queue_size} may wait at once (serving.queue_size): "
+            "send fewer in one request",
+            parameter="prompt",
+        )
+    best_of = body.best_of or body.n or 1
+    picks = best_of > (body.n or 1)
+    scale = 1.0 if body.lora_scale is None else body.lora_scale
+    asks = []
+    for prompt in prompts:
+        room = room_for(prompt.ids, body.max_tokens or DEFAULT_MAX_TOKENS, "max_tokens", serving, base)
+        sampling = sampling_of(body, room, serving, prompt.language, ours=model.version is not None)
+        wants_tokens = body.logprobs is not None or picks or services.episodes.logs_generations
+        sampling = replace(sampling, return_tokens=wants_tokens, top_logprobs=body.logprobs or 0)
+        asks.append(Ask(prompt.ids, sampling, model.files, scale, best_of))
+    head = AnswerHead.new("cmpl", model, services)
+    return AskedCompletion(
+        head=head,
+        generations=submit_all(engine, asks),
+        prompts=prompts,
+        count=body.n or 1,
+        recording=Recording(services, head.id, PATH, model, None, trace_id, arrived_at),
+        ends=ends_of(engine, asks[0]),
+        tokens=TokenBytes(base.tokenizer) if body.logprobs is not None else None,
+        echo=bool(body.echo),
+        wants_usage=body.wants_usage,
+    )
+
+
+def _prompts(body: CompletionBody, engine: Engine) -> tuple[Prompt, ...]:
+    given: Any = body.prompt
+    if isinstance(given, str) or isinstance(given[0], int):
+        given = [given]
+    return tuple(_prompt(one, engine) for one in given)
+
+
+def _prompt(given: str | list[int], engine: Engine) -> Prompt:
+    base = engine.base
+    if isinstance(given, list):
+        size = len(base.tokenizer)
+        if (unknown := next((token for token in given if token >= size), None)) is not None:
+            raise InvalidParameterError(
+                f"'prompt' has {unknown}; {base.name} has the tokens 0 to {size - 1}: leave it out",
+                parameter="prompt",
+            )
+        text = base.tokenizer.decode(given, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Prompt(text, given)
+    ids = engine.renderer.text_ids(given)
+    if not ids:
+        raise InvalidParameterError("'prompt' is empty; write what shall be continued", parameter="prompt")
+    return Prompt(given, ids)

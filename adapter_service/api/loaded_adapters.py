@@ -1,0 +1,60 @@
+"""Versions that were loaded by name: they stay resident until they are unloaded, or the service ends."""
+
+from __future__ import annotations
+
+import threading
+
+from adapter_service.adapters import Version, VersionStore
+from adapter_service.engine.engine import Engine
+from adapter_service.engine.requests import AdapterFiles
+from adapter_service.errors import InvalidParameterError, UnknownAdapterError
+
+
+class LoadedAdapters:
+    """By the names that they were loaded under: a version's own, or its adapter's while it is the one that is live."""
+
+    def __init__(self, versions: VersionStore, engine: Engine) -> None:
+        self._versions = versions
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._loaded: dict[str, Version] = {}
+
+    def load(self, name: str, version: Version) -> None:
+        """Pin `version`, which waits until it is resident.
+
+        Raises:
+            InvalidParameterError: `name` is loaded already, or requests for it get another version.
+        """
+        with self._lock:
+            if name in self._loaded:
+                raise InvalidParameterError(
+                    f"The lora adapter '{name}' has already been loaded.", parameter="lora_name"
+                )
+            self._check_name(name, version)
+            self._engine.pin(AdapterFiles(version.key, version.path))
+            self._loaded[name] = version
+
+    def unload(self, name: str) -> None:
+        """Unpin what was loaded as `name`; requests for it are still answered, by loading it again.
+
+        Raises:
+            UnknownAdapterError: nothing was.
+        """
+        with self._lock:
+            if name not in self._loaded:
+                raise UnknownAdapterError(f"The lora adapter '{name}' cannot be found.")
+            version = self._loaded.pop(name)
+            if version.key not in {other.key for other in self._loaded.values()}:
+                self._engine.unpin(version.key)
+
+    def _check_name(self, name: str, version: Version) -> None:
+        live = self._versions.live(version.adapter)
+        answers = version.reference if live is None else live.reference
+        if name == version.reference or (name == version.adapter and answers == version.reference):
+            return
+        asked = f" ({name!r} is answered by {answers})" if name == version.adapter else ""
+        raise InvalidParameterError(
+            f"'lora_name' is {name!r}, but requests name this version {version.reference!r}{asked}; "
+            "load it under that name",
+            parameter="lora_name",
+        )

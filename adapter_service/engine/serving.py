@@ -1,0 +1,138 @@
+"""A base that has been loaded, and all that answers by it: batch, adapters in memory, scheduler.
+
+Made by the engine's thread, and used by it alone but where a docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from adapter_service.adapters.artifact import verify_folder
+from adapter_service.engine.generations import Generation
+from adapter_service.engine.measures import Measures
+from adapter_service.engine.prefix_cache import PrefixCache
+from adapter_service.engine.probe import choose_batch
+from adapter_service.engine.requests import AdapterFiles, Ask
+from adapter_service.engine.residency import Residency
+from adapter_service.engine.resident_adapters import ResidentAdapters
+from adapter_service.engine.scheduler import Scheduler
+from adapter_service.engine.waiting import WaitingLine
+from adapter_service.errors import AdapterServiceError, InvalidParameterError, PromptTooLongError
+from adapter_service.lora.adapter import Adapter
+from adapter_service.lora.folder import read_folder
+from adapter_service.lora.layer import install
+from adapter_service.lora.resident import ResidentAdapter
+from adapter_service.model_utils import BaseModel
+from adapter_service.rendering import Renderer
+from adapter_service.samples import Message
+
+log = logging.getLogger(__name__)
+
+Order = Callable[[ResidentAdapters], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the engine has before there is a base, and others look at; `lock` is held around the line."""
+
+    line: WaitingLine[Generation]
+    residency: Residency[ResidentAdapter]
+    prefixes: PrefixCache
+    measures: Measures
+    lock: AbstractContextManager[Any]
+    wake: Callable[[], None]
+
+
+class Serving:
+    """`max_active` answers grow at a time."""
+
+    def __init__(self, base: BaseModel, kept: Kept, *, max_active: int) -> None:
+        self.base = base
+        self.layers = install(base.model, keep=base.model.get_output_embeddings())
+        self.renderer = Renderer(base.tokenizer)
+        chosen = choose_batch(base, self.renderer.template_id, rows=max_active, prefixes=kept.prefixes)
+        log.info(chosen.note, extra={"action": "batch_chosen"})
+        self.new_batch = chosen.new_batch
+        self.is_batch_invariant = chosen.is_invariant
+        self.adapters = ResidentAdapters(self._read_to_serve, kept.residency, kept.measures, kept.wake)
+        self.scheduler = Scheduler(
+            base, chosen.batch, self.adapters, kept.line, kept.measures, lock=kept.lock, max_active=max_active
+        )
+        self._line = kept.line
+        self._max_active = max_active
+        self._orders: deque[Order] = deque()
+
+    def read(self, files: AdapterFiles) -> Adapter:
+        """An adapter's weights from their folder, of whose bytes this disk has all.
+
+        Raises:
+            AdapterFormatError: it is damaged, of a kind that is not served, or for another base.
+        """
+        verify_folder(files.folder)
+        return read_folder(files.folder, self.layers)
+
+    def prompt_ids(self, messages: Sequence[Message], *, as_it_stands: bool) -> list[int]:
+        """As `Engine.prompt_ids`; from any thread."""
+        if not any(message.content.strip() for message in messages):
+            raise InvalidParameterError("the prompt is empty; write what shall be answered", parameter="prompt")
+        if as_it_stands and not self.renderer.is_chat:
+            return self.renderer.text_ids("\n".join(message.content for message in messages))
+        return self.renderer.prompt_ids(messages)
+
+    def check(self, ask: Ask) -> None:
+        """Whether it can be answered at all; from any thread.
+
+        Raises:
+            InvalidParameterError: more answers at once than may grow.
+            PromptTooLongError: prompt and answer do not fit the base's context.
+        """
+        most, wanted = self._max_active, ask.sampling.max_new_tokens
+        if not 1 <= ask.count <= most:
+            raise InvalidParameterError(
+                f"'n' is {ask.count}; this service lets {most} answers grow at a time (serving.max_active_requests): "
+                f"ask for 1 to {most}",
+                parameter="n",
+            )
+        if len(ask.prompt_ids) + wanted > self.base.context_tokens:
+            raise PromptTooLongError(
+                f"the prompt has {len(ask.prompt_ids)} tokens and {wanted} are to follow; "
+                f"{self.base.name} takes {self.base.context_tokens} in all. Shorten the prompt or max_new_tokens"
+            )
+
+    def order(self, order: Order) -> None:
+        """Have something done to the adapters in the next turn; from any thread."""
+        self._orders.append(order)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a turn has anything to do; asked at every layer of a pass, so that it takes no lock."""
+        return bool(self._line or self.scheduler.active or self._orders or self.adapters.arrived)
+
+    def turn(self) -> bool:
+        """What was ordered, then one turn for the requests; False when there was nothing to do."""
+        self._carry_out_orders()
+        try:
+            return self.scheduler.turn()
+        except Exception as error:
+            log.exception("the scheduler failed", extra={"action": "scheduler_failed"})
+            self.scheduler.fail_all(error.with_traceback(None))
+            return True
+
+    def end(self, error: AdapterServiceError) -> None:
+        """Refuse whoever waits, and end every answer where it is."""
+        self.scheduler.end_all(error)
+        self._carry_out_orders()
+        self.adapters.close(error)
+
+    def _carry_out_orders(self) -> None:
+        while self._orders:
+            self._orders.popleft()(self.adapters)
+
+    def _read_to_serve(self, files: AdapterFiles) -> ResidentAdapter:
+        """On the reader's thread."""
+        return ResidentAdapter.of(files.key, self.read(files), self.base.adapter_dtype, self.base.device)

@@ -1,0 +1,47 @@
+"""Models as OpenAI's own client lists them, and what is not one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import openai
+import pytest
+from fastapi.testclient import TestClient
+
+from adapter_service.api.services import Services
+from tests.api.test_adapters_answer import trained
+
+
+def test_the_base_and_every_live_adapter_are_listed(
+    tiny_openai: openai.OpenAI, tiny_services: Services, tmp_path: Path
+) -> None:
+    version = trained(tiny_services, tmp_path, "listed", "d")
+    found = {model.id: model.to_dict() for model in tiny_openai.models.list()}
+    assert (found["base"]["parent"], found["base"]["root"]) == (None, tiny_services.settings.model.base)
+    assert (found["listed"]["parent"], found["listed"]["root"]) == ("base", version.reference)
+    assert found["listed"]["max_model_len"] == 512
+    assert version.reference not in found
+    assert version.reference in {m.id for m in tiny_openai.models.list(extra_query={"versions": True})}
+
+
+def test_one_is_retrieved_by_each_of_its_names(
+    tiny_openai: openai.OpenAI, tiny_services: Services, tmp_path: Path
+) -> None:
+    version = trained(tiny_services, tmp_path, "found", "e")
+    for name in ("base", tiny_services.settings.model.base, "found", version.reference):
+        assert tiny_openai.models.retrieve(name).id == name
+
+
+@pytest.mark.parametrize("model", ["nobody", "nobody@3", "gpt-4o", "none", "org/model", ""])
+def test_an_unknown_model_is_not_found_and_never_answered_by_the_base(tiny_openai: openai.OpenAI, model: str) -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    with pytest.raises(openai.NotFoundError) as refused:
+        tiny_openai.chat.completions.create(model=model, messages=messages)  # type: ignore[arg-type]
+    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.NotFoundError):
+        tiny_openai.completions.create(model=model, prompt="Hello")
+
+
+def test_models_are_listed_while_the_base_loads(client: TestClient) -> None:
+    (base,) = client.get("/v1/models").json()["data"]
+    assert (base["id"], base["max_model_len"]) == ("base", None)
