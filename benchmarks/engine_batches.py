@@ -17,7 +17,6 @@ from statistics import median
 
 from rich.console import Console
 
-from adapter_service.engine.engine import Turn
 from adapter_service.engine.requests import AdapterFiles, Ask
 from adapter_service.measuring.provenance import Result
 from benchmarks.engine_service import ServiceHere, checked

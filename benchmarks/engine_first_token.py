@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from adapter_service.engine.engine import Turn
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.measuring.provenance import Result
 from benchmarks.engine_service import RANK, ServiceHere, random_adapter

@@ -25,7 +25,6 @@ import psutil
 
 from adapter_service.adapters import Version, VersionStore
 from adapter_service.database import Database
-from adapter_service.engine.engine import Turn
 from adapter_service.engine.requests import Ask
 from benchmarks.engine_service import ServiceHere, checked, files_of, publish, service_here
 

@@ -20,10 +20,11 @@ import uvicorn
 from adapter_service.adapters import Version, VersionStore
 from adapter_service.api import create_app
 from adapter_service.api.services import Services, build_services
-from adapter_service.engine.engine import Engine, Turn
+from adapter_service.engine.engine import Engine
 from adapter_service.engine.generations import GenerationResult
 from adapter_service.engine.measures import Measures
 from adapter_service.engine.requests import AdapterFiles, Ask, Sampling
+from adapter_service.engine.turn import Turn
 from adapter_service.settings import ModelSettings, ServingSettings, Settings, StorageSettings, load_settings
 from benchmarks.serving import keep_bases
 from benchmarks.training_rows import make_rows
