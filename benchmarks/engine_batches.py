@@ -18,6 +18,7 @@ from statistics import median
 from rich.console import Console
 
 from adapter_service.engine.requests import AdapterFiles, Ask
+from adapter_service.engine.turn import Turn
 from adapter_service.measuring.provenance import Result
 from benchmarks.engine_service import ServiceHere, checked
 from benchmarks.engine_size import Size

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from adapter_service.engine.requests import AdapterFiles
+from adapter_service.engine.turn import Turn
 from adapter_service.measuring.provenance import Result
 from benchmarks.engine_service import RANK, ServiceHere, random_adapter
 from benchmarks.engine_size import Size

@@ -26,6 +26,7 @@ import psutil
 from adapter_service.adapters import Version, VersionStore
 from adapter_service.database import Database
 from adapter_service.engine.requests import Ask
+from adapter_service.engine.turn import Turn
 from benchmarks.engine_service import ServiceHere, checked, files_of, publish, service_here
 
 RESIDENT = 32

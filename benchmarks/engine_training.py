@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from adapter_service.engine.turn import Turn
 from adapter_service.measuring.provenance import Result
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import TrainingSettings, load_settings
@@ -77,11 +78,12 @@ def measure(here: ServiceHere, size: Size, console: Console) -> list[Result]:
         with _asked(lambda stop: _seldom(here, stop)):
             seldom = train(here, rows, steps)
         here.measured.forget()
-        with _asked(*[_never_ceasing(here, place) for place in range(_CLIENTS)]):
-            time.sleep(min(size.train_seconds, 4.0))
-            found.quiet_p95.append(p95(here.measured.between_tokens))
-            here.measured.forget()
-            busy = train(here, rows, few)
+        here.closed_loop(here.files[:_CLIENTS], 2 * size.loops, _CLIENT_TOKENS)
+        found.quiet_p95.append(p95(here.measured.between_tokens))
+        here.measured.forget()
+        begun = threading.Event()
+        with _asked(*[_never_ceasing(here, place, begun) for place in range(_CLIENTS)]):
+            busy = train(here, rows, few, begun)
             found.training_p95.append(p95(here.measured.between_tokens))
         found.alone.append(alone.speed())
         found.seldom.append(seldom.speed())
@@ -109,7 +111,8 @@ def rows_of(found: Rounds, configured: float, steps: int) -> list[Result]:
     return [
         Result(
             "between tokens, p95 while a job trains: more than without", median(more) * 1000, "ms",
-            "a decoder layer's forward pass of a micro-batch, p95", median(found.layer_p95) * 1000, over, 1.0, over <= 1.0,
+            "a decoder layer's forward pass of a micro-batch, p95", median(found.layer_p95) * 1000, over,
+            1.0, over <= 1.0,
         ),
         Result("between tokens, p95 of two clients without training", median(found.quiet_p95) * 1000, "ms"),
         Result(
@@ -140,12 +143,12 @@ def _steps_in(here: ServiceHere, rows: Sequence[RenderedSample], seconds: float)
     return min(_MOST_STEPS, max(2, round(seconds / (sum(ran.seconds) / 2))))
 
 
-def train(here: ServiceHere, rows: Sequence[RenderedSample], steps: int) -> Ran:
-    """Train from the beginning, as a job does, on the engine's thread."""
-    return here.engine.run(lambda turn: train_on(turn, rows, steps))
+def train(here: ServiceHere, rows: Sequence[RenderedSample], steps: int, begun: threading.Event | None = None) -> Ran:
+    """Train from the beginning, as a job does, on the engine's thread; `begun` is set when it pauses the first time."""
+    return here.engine.run(lambda turn: train_on(turn, rows, steps, begun or threading.Event()))
 
 
-def train_on(turn: Turn, rows: Sequence[RenderedSample], steps: int) -> Ran:
+def train_on(turn: Turn, rows: Sequence[RenderedSample], steps: int, begun: threading.Event) -> Ran:
     from adapter_service.lora.adapter import Adapter, LoraConfig
     from adapter_service.training.loop import Hooks
     from adapter_service.training.loop import train as run_loop
@@ -167,6 +170,7 @@ def train_on(turn: Turn, rows: Sequence[RenderedSample], steps: int) -> Ran:
     counted = 0
 
     def pause() -> None:
+        begun.set()
         reached = time.perf_counter()
         turn.pause()
         ran.paused_seconds.append(time.perf_counter() - reached)
@@ -246,8 +250,11 @@ def _seldom(here: ServiceHere, stop: threading.Event) -> None:
         stop.wait(max(0.0, due - time.monotonic()))
 
 
-def _never_ceasing(here: ServiceHere, place: int) -> Client:
+def _never_ceasing(here: ServiceHere, place: int, begun: threading.Event) -> Client:
+    """From `begun` on: what waits for the engine's thread while requests never cease is another matter."""
+
     def ask(stop: threading.Event) -> None:
+        begun.wait()
         number = place
         while not stop.is_set():
             checked(here.engine.submit(here.ask(number, here.files[place], _CLIENT_TOKENS)).result())
