@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 from benchmarks import (
+    engine,
     episodes,
     service,
     streaming,
@@ -22,10 +23,12 @@ from benchmarks import (
     translation_curve,
 )
 
-_FULL = os.environ.get("BENCH") == "full"
+_SIZE = os.environ.get("BENCH", "")
+_FULL = _SIZE == "full"
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "streaming": streaming.run,
     "episodes": lambda: episodes.run(full=_FULL),
+    "engine": lambda: engine.run(size=_SIZE if _SIZE in {"quick", "full"} else "short"),
     "service": lambda: service.run(full=_FULL),
     "training": lambda: training.run(full=_FULL),
     "training_before": lambda: training_before.run(full=_FULL),

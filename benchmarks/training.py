@@ -242,10 +242,13 @@ class Child:
 
     def turn(self) -> dict[str, Any]:
         """Let it go on, until it says the next thing."""
+        self.go_on()
+        return self.said()
+
+    def go_on(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return self.said()
 
     def said(self) -> dict[str, Any]:
         assert self._process.stdout is not None

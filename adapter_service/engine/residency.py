@@ -7,6 +7,7 @@ so until somebody asks that it be tried again. Nothing in here knows threads: it
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
@@ -44,7 +45,7 @@ class Residency(Generic[T]):
         self._resident: dict[str, _Resident[T]] = {}  # from the one used longest ago to the one used last
         self._loading: set[str] = set()
         self._failed: dict[str, Exception] = {}
-        self._pinned: set[str] = set()
+        self._pinned: Counter[str] = Counter()
 
     def keys(self) -> list[str]:
         """Those that are resident, the one used longest ago first."""
@@ -152,7 +153,9 @@ class Residency(Generic[T]):
     # Pins.
 
     def pin(self, key: str) -> None:
-        """Once it is loaded, keep it. One place stays free of pins, or no other adapter could ever be used.
+        """Once it is loaded, keep it until it was unpinned as often as pinned.
+
+        One place stays free of pins, or no other adapter could ever be used.
 
         Raises:
             TooManyPinsError: as many are pinned as may be.
@@ -162,10 +165,11 @@ class Residency(Generic[T]):
                 f"{len(self._pinned)} adapters are pinned; of {self.max_adapters} (serving.max_adapters) at most "
                 f"{self.max_adapters - 1} may be: unpin one, or raise serving.max_adapters"
             )
-        self._pinned.add(key)
+        self._pinned[key] += 1
 
     def unpin(self, key: str) -> None:
-        self._pinned.discard(key)
+        self._pinned[key] -= 1
+        self._pinned = +self._pinned
 
     def pinned(self) -> frozenset[str]:
         """Their keys, resident or not."""

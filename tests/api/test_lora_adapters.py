@@ -81,6 +81,15 @@ def test_an_older_version_is_not_loaded_by_the_name_that_another_answers(
     assert "'renewed' is answered by renewed@2" in answer.json()["error"]["message"]
 
 
+def test_a_version_for_another_base_is_not_loaded(
+    tiny_client: TestClient, tiny_services: Services, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = trained(tiny_services, tmp_path_factory.mktemp("other"), "of-another", "9", base_id="another")
+    answer = load(tiny_client, other.reference, other.reference)
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (409, "false")
+    assert "another base" in answer.json()["error"]["message"]
+
+
 def test_what_was_not_loaded_cannot_be_unloaded(tiny_client: TestClient) -> None:
     answer = unload(tiny_client, "never")
     assert (answer.status_code, answer.json()["error"]["type"]) == (404, "NotFoundError")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 
+from adapter_service.api.model_choice import check_base_of
 from adapter_service.api.openapi import can_fail_with
 from adapter_service.api.schemas.lora_adapters import LoadAdapterBody, UnloadAdapterBody
 from adapter_service.api.services import Wired
@@ -32,6 +33,7 @@ def load_lora_adapter(body: LoadAdapterBody, services: Wired) -> PlainTextRespon
         raise UnknownAdapterError(
             f"Loading lora {body.lora_name} failed: No adapter found for {body.lora_path}: {error}"
         ) from error
+    check_base_of(version, services)
     services.loaded_adapters.load(body.lora_name, version)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
