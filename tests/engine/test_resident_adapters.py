@@ -161,7 +161,7 @@ def test_a_pin_is_told_when_it_is_there_and_stays(
     adapters.expect([C])
     take_in(1)
     assert residency.keys() == ["a", "c"]
-    assert (adapters.unpin("a"), adapters.unpin("a")) == (True, False)
+    assert [adapters.unpin("a") for _ in range(3)] == [True, True, False]  # as often as it was pinned
 
 
 def test_a_pin_that_cannot_be_is_told_why(adapters: ResidentAdapters, disk: Disk, take_in: TakeIn) -> None:
@@ -176,6 +176,36 @@ def test_a_pin_that_cannot_be_is_told_why(adapters: ResidentAdapters, disk: Disk
     adapters.pin(A, told.append)
     take_in(1)
     assert told[2:] == [None]
+
+
+def test_two_who_wait_for_one_pin_are_both_told_and_hold_no_place(
+    adapters: ResidentAdapters, disk: Disk, take_in: TakeIn
+) -> None:
+    told: list[Exception | None] = []
+    disk.faults = {"a": OSError("input/output error")}
+    disk.may_go_on.clear()
+    for _ in range(2):
+        adapters.pin(A, told.append)
+    disk.may_go_on.set()
+    take_in(1)
+    assert [type(one) for one in told] == [OSError, OSError]
+    adapters.pin(B, told.append)
+    take_in(1)
+    assert told[2:] == [None]
+
+
+def test_a_pin_has_it_read_again_though_somebody_is_still_to_be_told_of_a_fault(
+    adapters: ResidentAdapters, disk: Disk, take_in: TakeIn
+) -> None:
+    told: list[Exception | None] = []
+    disk.faults = {"a": OSError("input/output error")}
+    adapters.expect([A])
+    take_in(1)
+    disk.faults = {}
+    adapters.pin(A, told.append)
+    take_in(1)
+    assert told == [None]
+    assert adapters.acquire(A).key == "a"
 
 
 def test_whoever_waits_for_a_pin_at_the_end_is_told(adapters: ResidentAdapters, disk: Disk) -> None:
