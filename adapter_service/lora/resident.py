@@ -37,6 +37,7 @@ class ResidentAdapter:
         return cls.of_weights(key, adapter.pairs, dtype, device)
 
     @classmethod
+    @torch.no_grad()
     def of_weights(
         cls, key: str, pairs: Mapping[str, Weights], dtype: torch.dtype, device: torch.device
     ) -> ResidentAdapter:
