@@ -71,11 +71,11 @@ def test_a_base_that_does_not_run_in_our_way_answers_one_by_one(own_base: BaseMo
 
 
 class Neighbourly(nn.Linear):
-    """As a kernel that adds up in another order for more rows, and rounds otherwise once in some thousands."""
+    """As a kernel that adds up in another order for more rows, and rounds one row in fifty otherwise."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = super().forward(x)
-        is_rare = torch.frac(y.float().abs() * 1000) < 0.0005
+        is_rare = torch.frac(x.float().sum(-1, keepdim=True).abs() * 1234.567) < 0.02
         return torch.where(is_rare & (x.shape[0] > 2), y * 1.01, y)
 
 
