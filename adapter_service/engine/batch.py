@@ -145,6 +145,7 @@ class MixedBatch:
 
     def free_memory(self) -> None:
         self._prefixes.forget()
+        self._adapters.free_memory()
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()
 

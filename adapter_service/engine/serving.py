@@ -24,7 +24,7 @@ from adapter_service.engine.scheduler import Scheduler
 from adapter_service.engine.waiting import WaitingLine
 from adapter_service.errors import AdapterServiceError, InvalidParameterError, PromptTooLongError
 from adapter_service.lora.adapter import Adapter
-from adapter_service.lora.folder import read_folder
+from adapter_service.lora.folder import read_folder, read_weights
 from adapter_service.lora.layer import install
 from adapter_service.lora.resident import ResidentAdapter
 from adapter_service.model_utils import BaseModel
@@ -135,4 +135,6 @@ class Serving:
 
     def _read_to_serve(self, files: AdapterFiles) -> ResidentAdapter:
         """On the reader's thread."""
-        return ResidentAdapter.of(files.key, self.read(files), self.base.adapter_dtype, self.base.device)
+        verify_folder(files.folder)
+        _, weights = read_weights(files.folder, self.layers)
+        return ResidentAdapter.of_weights(files.key, weights, self.base.adapter_dtype, self.base.device)

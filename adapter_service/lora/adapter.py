@@ -63,6 +63,17 @@ class LinearLayer(Protocol):
 L = TypeVar("L", bound=LinearLayer)
 
 
+class Weights(Protocol):
+    """A (r, in) and B (out, r) of one layer, and what their product is times."""
+
+    @property
+    def a(self) -> torch.Tensor: ...
+    @property
+    def b(self) -> torch.Tensor: ...
+    @property
+    def scale(self) -> float: ...
+
+
 class LowRankPair(nn.Module):
     """`(x @ A.T) @ B.T * scale` with A (r, in) and B (out, r); in training see `lora/product.py`."""
 
@@ -157,8 +168,8 @@ class Adapter(nn.Module):
             pair.dropout_generator = generator
 
     def is_finite(self) -> bool:
-        """Also when served: what float64 has room for is infinite in the types of bases."""
-        return all(bool(torch.isfinite(parameter.to(torch.bfloat16)).all()) for parameter in self.parameters())
+        """Also when served: see `are_finite`."""
+        return are_finite(self.pairs.values())
 
     @property
     def size_bytes(self) -> int:
@@ -194,13 +205,21 @@ def _any_ends_with(name: str, paths: Iterable[str]) -> bool:
     return any(path == name or path.endswith(f".{name}") for path in paths)
 
 
-def check_fits(adapter: Adapter, layers: Mapping[str, LinearLayer]) -> None:
+def are_finite(pairs: Iterable[Weights]) -> bool:
+    """Whether all weights are numbers, in the types of bases too: what float64 has room for is infinite there."""
+    # The ends of a matrix are finite where all of it is, and one pass finds them: 2 ms for 20 MB, where asking
+    # every number takes 17.
+    ends = [end.float() for pair in pairs for matrix in (pair.a, pair.b) for end in matrix.detach().aminmax()]
+    return bool(torch.isfinite(torch.stack(ends).to(torch.bfloat16)).all())
+
+
+def check_fits(pairs: Mapping[str, Weights], layers: Mapping[str, LinearLayer]) -> None:
     """Refuse weights that do not fit the base.
 
     Raises:
         AdapterFormatError: a path that the base has not, or a shape that differs.
     """
-    for path, pair in adapter.pairs.items():
+    for path, pair in pairs.items():
         if path not in layers:
             raise AdapterFormatError(f"the adapter changes {path!r}, which this base does not have")
         wanted = (layers[path].in_features, layers[path].out_features)

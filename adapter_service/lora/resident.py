@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from adapter_service.lora.adapter import Adapter
+from adapter_service.lora.adapter import Adapter, Weights
 
 # Ranks are rounded up to the next of these, so that rows of nearly one rank are multiplied together.
 _LEAST_CLASS = 8
@@ -33,16 +33,25 @@ class ResidentAdapter:
 
     @classmethod
     def of(cls, key: str, adapter: Adapter, dtype: torch.dtype, device: torch.device) -> ResidentAdapter:
-        """A copy of `adapter`'s weights, in `dtype` on `device`, its ranks filled up with zeros."""
-        largest = max(pair.a.shape[0] for pair in adapter.pairs.values())
+        """As `of_weights`, of an adapter that was trained or read."""
+        return cls.of_weights(key, adapter.pairs, dtype, device)
+
+    @classmethod
+    @torch.no_grad()
+    def of_weights(
+        cls, key: str, pairs: Mapping[str, Weights], dtype: torch.dtype, device: torch.device
+    ) -> ResidentAdapter:
+        """A copy of weights by layer path, in `dtype` on `device`, their ranks filled up with zeros."""
+        largest = max(pair.a.shape[0] for pair in pairs.values())
         rank_class = max(_LEAST_CLASS, 1 << (largest - 1).bit_length())
         factors = {}
-        for path, pair in adapter.pairs.items():
+        for path, pair in pairs.items():
             rank, (outputs, inputs) = pair.a.shape[0], (pair.b.shape[0], pair.a.shape[1])
-            a = torch.zeros(inputs, rank_class, dtype=dtype, device=device)
-            b = torch.zeros(rank_class, outputs, dtype=dtype, device=device)
+            make = torch.empty if rank == rank_class else torch.zeros
+            a = make(inputs, rank_class, dtype=dtype, device=device)
+            b = make(rank_class, outputs, dtype=dtype, device=device)
             a[:, :rank] = pair.a.detach().T
-            b[:rank] = pair.b.detach().T * pair.scale
+            torch.mul(pair.b.detach().T, pair.scale, out=b[:rank])
             factors[path] = Factors(a, b)
         return cls(key, rank_class, factors)
 

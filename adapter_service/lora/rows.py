@@ -45,8 +45,7 @@ class AdapterRows:
         if row.adapter is None or not row.scale:
             self._plain.append(row)
         else:
-            rank = row.adapter.rank_class
-            self._classes.setdefault(rank, _RankClass(self._capacity)).join(row)
+            self._class_of(row.adapter.rank_class).join(row)
         self._parts = None
 
     def leave(self, row: Row) -> None:
@@ -54,11 +53,19 @@ class AdapterRows:
         if row in self._plain:
             self._plain.remove(row)
         else:
-            rank, group = next((rank, group) for rank, group in self._classes.items() if row in group.rows)
-            group.leave(row)
-            if not group.rows:
-                del self._classes[rank]
+            next(group for group in self._classes.values() if row in group.rows).leave(row)
         self._parts = None
+
+    def free_memory(self) -> None:
+        """Give up the room of rank classes that have no rows."""
+        self._classes = {rank: group for rank, group in self._classes.items() if group.rows}
+
+    def _class_of(self, rank: int) -> _RankClass:
+        """With its room as it was left: fresh memory costs a row that joins as much again as the copy."""
+        if rank not in self._classes:
+            self.free_memory()
+            self._classes[rank] = _RankClass(self._capacity)
+        return self._classes[rank]
 
     def add(self, path: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """`y` (rows, 1, out) of the layer at `path` and the products of its inputs `x` (rows, 1, in), in `y`'s memory.
@@ -76,6 +83,8 @@ class AdapterRows:
     def _divided(self) -> Iterator[tuple[slice, Mapping[str, Factors]]]:
         start = 0
         for group in self._classes.values():
+            if not group.rows:
+                continue
             end = start + len(group.rows)
             yield slice(start, end), group.factors()
             start = end
