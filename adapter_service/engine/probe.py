@@ -51,7 +51,7 @@ def choose_batch(base: BaseModel, template_id: str, *, rows: int, prefixes: Pref
     if not (base.packs_rows and _gives_the_same(base, new_batch(rows))):
         note = f"{base.name} answers one row at a time"
         return Chosen(SingleBatch(base), new_single, is_invariant=True, note=note)
-    is_invariant = _is_invariant(new_batch(rows), rows) and _layers_are_invariant(base, rows)
+    is_invariant = _layers_are_invariant(base, rows) and _is_invariant(new_batch(rows), rows)
     mixed = MixedBatch(base, rows=rows, template_id=template_id, prefixes=prefixes)
     words = "the same bits in every batch" if is_invariant else "not the same last bits in every batch"
     seconds = time.monotonic() - started
@@ -81,15 +81,26 @@ def _gives_the_same(base: BaseModel, batch: MixedBatch) -> bool:
 
 
 def _is_invariant(batch: MixedBatch, rows: int) -> bool:
-    """Whether one row's numbers stay the same beside 1, 2, … others."""
+    """Whether one row's steps give the same numbers beside 1, 2, … others; prompts are read by themselves anyway."""
     base = batch.base
-    first = _prompt(base, _LENGTHS[0])
-    alone = _logits(batch, [first])[0][1]
-    for others in range(1, rows):
-        beside = [_prompt(base, 5 + 11 * number) for number in range(others)]
-        if not torch.equal(_logits(batch, [first, *beside])[0][1], alone):
-            return False
-    return True
+    prompts = [_prompt(base, _LENGTHS[0]), *(_prompt(base, 5 + 11 * number) for number in range(rows - 1))]
+    begun = [_read(batch, prompt)[0] for prompt in prompts]
+    try:
+        alone = _first_beside(batch, begun[:1])
+        return all(torch.equal(_first_beside(batch, begun[:count]), alone) for count in range(2, rows + 1))
+    finally:
+        for sequence in begun:
+            batch.remove(sequence)
+
+
+def _first_beside(batch: MixedBatch, begun: list[Sequence]) -> torch.Tensor:
+    """Logits (steps, vocabulary) of the first one, which grows with the others; all are left as they were."""
+    branches = [batch.fork(sequence) for sequence in begun]
+    try:
+        return torch.stack(_grown(batch, branches)[branches[0]])
+    finally:
+        for branch in branches:
+            batch.remove(branch)
 
 
 def _layers_are_invariant(base: BaseModel, rows: int) -> bool:
@@ -114,28 +125,31 @@ def _is_invariant_layer(layer: torch.nn.Module, base: BaseModel, rows: int) -> b
 
 def _logits(batch: MixedBatch, prompts: list[list[int]]) -> list[tuple[list[int], torch.Tensor]]:
     """The first tokens of each prompt's greedy answer, and the logits (tokens, vocabulary) that they came from."""
-    sequences = [Sequence(prompt, len(prompt) + _STEPS) for prompt in prompts]
+    begun = [_read(batch, prompt) for prompt in prompts]
+    grown = _grown(batch, [sequence for sequence, _ in begun])
+    logits = [torch.stack([first, *grown[sequence]]) for sequence, first in begun]
+    for sequence, _ in begun:
+        batch.remove(sequence)
+    return [(rows.argmax(-1).tolist(), rows) for rows in logits]
+
+
+def _read(batch: MixedBatch, prompt: list[int]) -> tuple[Sequence, torch.Tensor]:
+    """A sequence with its first token, and the logits (vocabulary,) that it came from."""
+    sequence, logits = Sequence(prompt, len(prompt) + _STEPS), None
+    batch.add(sequence)
+    while logits is None:
+        logits = batch.read(sequence)
+    sequence.next_token = int(logits.argmax())
+    return sequence, logits
+
+
+def _grown(batch: MixedBatch, sequences: list[Sequence]) -> dict[Sequence, list[torch.Tensor]]:
+    """Logits (vocabulary,) of each one's further steps."""
     logits: dict[Sequence, list[torch.Tensor]] = {sequence: [] for sequence in sequences}
-    tokens: dict[Sequence, list[int]] = {sequence: [] for sequence in sequences}
-
-    def take(sequence: Sequence, row: torch.Tensor) -> None:
-        logits[sequence].append(row)
-        sequence.next_token = int(row.argmax())
-        tokens[sequence].append(sequence.next_token)
-
     for sequence in sequences:
-        batch.add(sequence)
-    try:
-        for sequence in sequences:
-            row = None
-            while row is None:
-                row = batch.read(sequence)
-            take(sequence, row)
-            batch.join(sequence)
-        for _ in range(_STEPS - 1):
-            for sequence, row in batch.step():
-                take(sequence, row)
-    finally:
-        for sequence in sequences:
-            batch.remove(sequence)
-    return [(tokens[sequence], torch.stack(logits[sequence])) for sequence in sequences]
+        batch.join(sequence)
+    for _ in range(_STEPS - 1):
+        for sequence, row in batch.step():
+            logits[sequence].append(row)
+            sequence.next_token = int(row.argmax())
+    return logits
