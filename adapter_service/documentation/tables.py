@@ -17,7 +17,7 @@ from adapter_service.documentation import ROOT
 from adapter_service.settings import Settings, StorageSettings
 from adapter_service.settings.sections import SECTIONS
 
-_TRAINING_COLUMNS = ("", "measure", "ours", "beside", "ratio", "target", "met")
+_COMPARED_COLUMNS = ("", "measure", "ours", "beside", "ratio", "target", "met")
 _MET = {True: "yes", False: "**no**", None: ""}
 _BLOCK = re.compile(r"(<!-- generated: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -108,8 +108,7 @@ def _training() -> str:
 
     What is compared without a target is in the results files alone.
     """
-    folder = ROOT / "benchmarks" / "results"
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("training*.json"))}
+    folder, found = ROOT / "benchmarks" / "results", _results("training*.json")
     if not found:
         return "Nothing was measured yet.\n"
     rows = [row for results in found.values() for row in results["rows"]]
@@ -118,7 +117,21 @@ def _training() -> str:
         f"![{path.stem}: holdout loss against time of training](benchmarks/results/{path.name})\n\n"
         for path in sorted(folder.glob("training*.png"))
     )
-    return f"{_table(_TRAINING_COLUMNS, _grouped(kept))}\n{plots}" + "\n\n".join(_places(found)) + "\n"
+    return f"{_table(_COMPARED_COLUMNS, _grouped(kept))}\n{plots}" + "\n\n".join(_places(found)) + "\n"
+
+
+def _engine() -> str:
+    """Every row of the engine's results files, and where they were measured."""
+    found = _results("engine*.json")
+    if not found:
+        return "Nothing was measured yet.\n"
+    rows = [row for results in found.values() for row in results["rows"]]
+    return f"{_table(_COMPARED_COLUMNS, _grouped(rows))}\n" + "\n\n".join(_places(found)) + "\n"
+
+
+def _results(pattern: str) -> dict[str, dict[str, Any]]:
+    folder = ROOT / "benchmarks" / "results"
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob(pattern))}
 
 
 def _grouped(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
@@ -203,6 +216,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "quality": partial(_measured, "smoke"),
     "curve": _curve,
     "training": _training,
+    "engine": _engine,
     "streaming": partial(_measured, "streaming"),
     "service": partial(_measured, "service"),
     "episodes": partial(_measured, "episodes"),
