@@ -36,16 +36,17 @@ class PrefixCache:
 
     def find(self, owner: Owner, prompt: Sequence[int]) -> list[Block]:
         """The blocks of the longest beginning of `prompt` that is here; never all of it: its last token is wanted."""
-        found = []
+        keys: list[_Key] = []
         for end in self._ends(len(prompt) - 1):
             key = (owner, tuple(prompt[:end]))
             if key not in self._blocks:
                 break
+            keys.append(key)
+        for key in reversed(keys):  # the first goes last: without it none behind it is found
             self._blocks.move_to_end(key)
-            found.append(self._blocks[key])
         self.queried_tokens += len(prompt)
-        self.found_tokens += len(found) * self.chunk_tokens
-        return found
+        self.found_tokens += len(keys) * self.chunk_tokens
+        return [self._blocks[key] for key in keys]
 
     def keep(self, owner: Owner, prompt: Sequence[int], block: Block) -> None:
         """Keep a copy of `block`, the last chunk of `prompt`, whose length is a number of whole chunks."""

@@ -92,7 +92,8 @@ class ResidentAdapters:
         except AdapterServiceError as error:
             settled(error)
             return
-        if self._residency.state(files.key) == "failed":  # whoever asks for it by name wants it tried again
+        self._faults.pop(files.key, None)  # whoever asks for it by name wants it tried again
+        if self._residency.state(files.key) == "failed":
             self._residency.forget(files.key)
         if self._residency.state(files.key) == "resident":
             settled(None)
@@ -139,7 +140,7 @@ class ResidentAdapters:
         self._residency.fail(key, error, remember=remember)
         if not remember:
             self._faults[key] = error.with_traceback(None)
-        if key in self._awaited:
+        for _ in self._awaited.get(key, ()):  # each of them has pinned it
             self._faults.pop(key, None)
             self._residency.unpin(key)
         self._settle(key, error)

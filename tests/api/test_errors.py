@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service import errors
-from adapter_service.api.errors import PROBLEM_JSON, STATUS, without_paths
+from adapter_service.api.errors import PROBLEM_JSON, STATUS, error_response, without_paths
 from adapter_service.api.services import Services
 from tests.api.conftest import client_of
 
@@ -54,6 +54,11 @@ def test_those_who_come_too_early_are_told_when_to_come_back(client: TestClient)
     response = client.get("/ready")
     assert int(response.headers["Retry-After"]) > 0
     assert "waiting to be started" in response.json()["detail"]
+
+
+def test_a_request_that_memory_ran_out_for_is_told_when_to_come_back() -> None:
+    response = error_response({"type": "http", "path": "/generate-lite"}, errors.OverloadedError("no memory is left"))
+    assert (response.status_code, int(response.headers["Retry-After"]) > 0) == (503, True)
 
 
 def test_something_unexpected_is_a_problem_without_its_reason(

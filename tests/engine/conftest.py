@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from adapter_service.engine.requests import AdapterFiles
 from adapter_service.engine.turn import Turn
 from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.folder import write_folder
-from adapter_service.lora.layer import install
+from adapter_service.lora.layer import LowRankLinear, install
 from adapter_service.settings import ServingSettings
 
 if TYPE_CHECKING:
@@ -54,18 +55,22 @@ def make_files(tiny_base: BaseModel, tmp_path: Path) -> MakeFiles:
     """An adapter with random weights in a folder of its own."""
     layers = install(tiny_base.model, keep=tiny_base.model.get_output_embeddings())
 
-    def make(seed: int, *, std: float = 0.3, **lora: Any) -> AdapterFiles:
-        adapter = Adapter.fresh(LoraConfig(**{"r": 4, **lora}), layers, seed=seed)
-        generator = torch.Generator().manual_seed(seed)
-        for pair in adapter.pairs.values():
-            pair.b.data.normal_(std=std, generator=generator)
-        folder = tmp_path / f"adapter-{seed}"
-        folder.mkdir()
-        write_folder(adapter, folder, base_name="tiny")
-        write_manifest(folder, check_files(folder))
-        return AdapterFiles(f"key-{seed}", folder)
+    return partial(write_files, layers, tmp_path)
 
-    return make
+
+def write_files(
+    layers: Mapping[str, LowRankLinear], below: Path, seed: int, *, std: float = 0.3, **lora: Any
+) -> AdapterFiles:
+    """An adapter of rank 4 for all linear layers, unless `lora` says otherwise."""
+    adapter = Adapter.fresh(LoraConfig(**{"r": 4, **lora}), layers, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for pair in adapter.pairs.values():
+        pair.b.data.normal_(std=std, generator=generator)
+    folder = below / f"adapter-{seed}"
+    folder.mkdir()
+    write_folder(adapter, folder, base_name="tiny")
+    write_manifest(folder, check_files(folder))
+    return AdapterFiles(f"key-{seed}", folder)
 
 
 class Work:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from adapter_service.adapters.artifact import verify_folder
-from adapter_service.engine import engine as engine_module
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.generations import Event, Generation, Piece
 from adapter_service.engine.requests import AdapterFiles
@@ -132,7 +131,7 @@ def reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], None]
             before(folder)
             return verify_folder(folder, *args)
 
-        monkeypatch.setattr(engine_module, "verify_folder", verify)
+        monkeypatch.setattr("adapter_service.engine.serving.verify_folder", verify)
 
     return install
 

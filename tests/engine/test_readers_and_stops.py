@@ -211,7 +211,7 @@ def test_a_pin_that_waits_for_a_slow_disk_is_told_of_the_stop(
         is_read.set()
         assert may_go_on.wait(WAIT_SECONDS)
 
-    monkeypatch.setattr("adapter_service.engine.engine.verify_folder", read)
+    monkeypatch.setattr("adapter_service.engine.serving.verify_folder", read)
     with ThreadPoolExecutor(1) as pool:
         pinning = pool.submit(engine.pin, files)
         assert is_read.wait(WAIT_SECONDS)

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from adapter_service.base_models.pauses import pausing
 from adapter_service.errors import BaseModelError
 from adapter_service.training import loss as loss_module
 from adapter_service.training.loss import Head, completion_loss, token_losses
@@ -69,6 +70,16 @@ def test_value_and_gradient_are_those_of_full_logits(
     ours = value_and_gradient(lambda h: completion_loss(h, TARGETS, head, NORMALIZER), some_hidden())
     plain = value_and_gradient(lambda h: plain_losses(h, head).sum() / NORMALIZER, some_hidden())
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_there_is_a_pause_before_each_block_of_rows_and_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_blocks(monkeypatch, 10, 30)  # of 37 rows and 101 columns
+    pauses: list[bool] = []
+    with pausing(lambda: pauses.append(torch.is_grad_enabled())):
+        completion_loss(some_hidden(), TARGETS, some_head(), NORMALIZER)
+        assert len(pauses) == 4 * 4
+        token_losses(some_hidden(), TARGETS, some_head())
+    assert pauses == [False] * (2 * 4 * 4)
 
 
 @pytest.mark.parametrize("shaping", SHAPINGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
@@ -155,6 +156,19 @@ def test_a_real_base_in_bfloat16_trains_and_answers_alike(bases_dir: Path, prese
     assert bits(with_hooks(Hooks(pause=serving.pause))) == bits(alone)
     assert set(serving.answers) == {outside}
     assert serving.pauses > 2 * 30 * 7
+
+
+def test_a_backward_pass_pauses_on_the_thread_that_trains(tiny_base: BaseModel) -> None:
+    """On CUDA autograd has threads of its own, if it may: no processor shows more than that it may not."""
+    seen: list[tuple[str, bool]] = []
+
+    def pause() -> None:
+        seen.append((threading.current_thread().name, torch._C._is_multithreading_enabled()))
+
+    run(tiny_base, SAMPLES[:2], hooks=Hooks(pause=pause))
+    before_the_step, (_, *in_passes) = seen.pop(), seen
+    assert set(in_passes) == {("MainThread", False)}
+    assert before_the_step == ("MainThread", True)
 
 
 # Scoring.
