@@ -86,10 +86,10 @@ def first_token_rows(taken: dict[str, list[float]]) -> list[Result]:
             RESIDENT, ratio <= RESIDENT,
         ),
         Result(
-            f"first token, adapter of rank {RANK} on disk (in the page cache): more than the base's", more, unit,
+            f"first token over the base's, adapter of rank {RANK} on disk (in the page cache)", more, unit,
             target=ON_DISK_MS, met=more <= ON_DISK_MS,
         ),
-        Result(f"first token, adapter of rank {RANK} on disk (pages dropped): more than the base's", cold, unit),
+        Result(f"first token over the base's, adapter of rank {RANK} on disk (pages dropped)", cold, unit),
     ]  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def _switches(here: ServiceHere, size: Size) -> list[Result]:
             target=JOINING_MS, met=median(joining) <= JOINING_MS,
         ),
         Result(
-            f"the first other adapter beside {_ROWS - 1} rows of one: each of the {_ROWS} rows copied",
+            f"each of {_ROWS} rows copied when another adapter joins {_ROWS - 1} rows of one",
             median(first_other) / _ROWS, f"{unit}, a row",
         ),
     ]  # fmt: skip

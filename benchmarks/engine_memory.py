@@ -76,7 +76,7 @@ def measure(base: Base, folder: Path, size: Size, console: Console) -> list[Resu
 
 
 def rows_of(one: tuple[float, float], two: tuple[float, float]) -> list[Result]:
-    kinds = ("resident", "proportional: shared pages of the base's file counted once")
+    kinds = ("resident", "proportional, what both map counted once")
     return [
         Result(
             f"peak memory of training and serving ({kind})", ours, "MiB", "two processes, one each", theirs,

@@ -110,7 +110,7 @@ def rows_of(found: Rounds, configured: float, steps: int) -> list[Result]:
     unit = f"tokens/s, median of {len(found.alone)} rounds of {steps} steps"
     return [
         Result(
-            "between tokens, p95 while a job trains: more than without", median(more) * 1000, "ms",
+            "between tokens, p95 while a job trains over p95 without", median(more) * 1000, "ms",
             "a decoder layer's forward pass of a micro-batch, p95", median(found.layer_p95) * 1000, over,
             1.0, over <= 1.0,
         ),

@@ -17,7 +17,7 @@ from adapter_service.documentation import ROOT
 from adapter_service.settings import Settings, StorageSettings
 from adapter_service.settings.sections import SECTIONS
 
-_TRAINING_COLUMNS = ("", "measure", "ours", "beside", "ratio", "target", "met")
+_COMPARED_COLUMNS = ("", "measure", "ours", "beside", "ratio", "target", "met")
 _MET = {True: "yes", False: "**no**", None: ""}
 _BLOCK = re.compile(r"(<!-- generated: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -103,22 +103,22 @@ def _measured(name: str) -> str:
     return f"{shown}\n{_place(results)}\n"
 
 
-def _training() -> str:
-    """What the training benchmarks hold against a target and what stands by itself, plots, and where each is from.
+def _several(pattern: str) -> str:
+    """What the benchmarks of `pattern` hold against a target and what stands by itself, plots, and where each is from.
 
     What is compared without a target is in the results files alone.
     """
     folder = ROOT / "benchmarks" / "results"
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("training*.json"))}
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob(f"{pattern}.json"))}
     if not found:
         return "Nothing was measured yet.\n"
     rows = [row for results in found.values() for row in results["rows"]]
     kept = [row for row in rows if row["target"] is not None or row["peer"] is None]
     plots = "".join(
         f"![{path.stem}: holdout loss against time of training](benchmarks/results/{path.name})\n\n"
-        for path in sorted(folder.glob("training*.png"))
+        for path in sorted(folder.glob(f"{pattern}.png"))
     )
-    return f"{_table(_TRAINING_COLUMNS, _grouped(kept))}\n{plots}" + "\n\n".join(_places(found)) + "\n"
+    return f"{_table(_COMPARED_COLUMNS, _grouped(kept))}\n{plots}" + "\n\n".join(_places(found)) + "\n"
 
 
 def _grouped(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
@@ -202,7 +202,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "connectors": _connectors,
     "quality": partial(_measured, "smoke"),
     "curve": _curve,
-    "training": _training,
+    "training": partial(_several, "training*"),
+    "engine": partial(_several, "engine*"),
     "streaming": partial(_measured, "streaming"),
     "service": partial(_measured, "service"),
     "episodes": partial(_measured, "episodes"),

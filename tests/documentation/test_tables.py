@@ -57,7 +57,7 @@ def test_the_training_table_has_the_judged_rows_of_all_files_and_says_once_where
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "ROOT", tmp_path)
-    assert "Nothing was measured" in tables._training()
+    assert "Nothing was measured" in tables._several("training*")
     for name in ("training_a", "training_b"):
         rows = [
             Result(f"{name}, fast: speed", 300.0, "tokens/s, median of 3", "the peer", 120.0, 2.5, 3.5, met=False),
@@ -67,7 +67,7 @@ def test_the_training_table_has_the_judged_rows_of_all_files_and_says_once_where
             Result(f"{name}, fast: speed", 300.0, "tokens/s", "the tuned peer", 100.0, 3.0, 2.5, met=True),
         ]
         write_results(tmp_path / "benchmarks" / "results" / f"{name}.json", rows, checkout=tmp_path)
-    shown = tables._training()
+    shown = tables._several("training*")
     for name in ("training_a", "training_b"):
         assert (
             f"| **{name}, fast** | speed | 300 tokens/s | 120, the peer | 2.500 | ≥ 3.5 | **no** |\n"
@@ -79,16 +79,16 @@ def test_the_training_table_has_the_judged_rows_of_all_files_and_says_once_where
     assert shown.count("Measured at commit") == 1
     other = tmp_path / "benchmarks" / "results" / "training_b.json"
     other.write_text(other.read_text().replace('"cores": "', '"cores": "9'))
-    assert "training_b: Measured at commit" in tables._training()
+    assert "training_b: Measured at commit" in tables._several("training*")
 
 
 def test_plots_of_training_are_shown_where_they_were_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     folder = tmp_path / "benchmarks" / "results"
     write_results(folder / "training_a.json", [Result("a: share", 0.4, "of 1")], checkout=tmp_path)
-    assert "![" not in tables._training()
+    assert "![" not in tables._several("training*")
     (folder / "training_a.png").touch()
     assert (
         "![training_a: holdout loss against time of training](benchmarks/results/training_a.png)\n"
-        in tables._training()
+        in tables._several("training*")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import torch
@@ -27,7 +28,7 @@ class Serving:
             self.answers.append(self.answer())
 
     def answer(self) -> bytes:
-        """Every bit of the logits."""
+        """A digest of every bit of the logits, which themselves are a megabyte of a real base."""
         return apart(self._logits, threads=self._base.precision.threads)
 
     @torch.inference_mode()
@@ -36,9 +37,9 @@ class Serving:
 
         torch.rand(3)  # as sampling without a seed
         model, cache = self._base.model, DynamicCache(config=self._base.model.config)
-        found = []
+        found = hashlib.sha256()
         with using(self._adapter):
             for ids in ([5, 6, 7, 8, 9], [10]):
                 output = model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True)
-                found.append(output.logits.float().numpy().tobytes())
-        return b"".join(found)
+                found.update(output.logits.float().numpy().tobytes())
+        return found.digest()
