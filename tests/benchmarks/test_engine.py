@@ -79,6 +79,7 @@ def test_memory_is_judged_both_as_each_process_has_it_and_as_the_machine_has() -
 
 @pytest.fixture
 def here(tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceHere]:
+    monkeypatch.delenv("ADAPTER_TEST_BASES", raising=False)  # no setting
     monkeypatch.setenv("ADAPTER_STATE_DIR", str(tmp_path / "settings"))
     state = tmp_path / "state"
     state.mkdir()
@@ -117,6 +118,7 @@ def test_answers_that_part_from_the_peers_where_nothing_is_near_are_no_measureme
 def test_few_and_many_registered_adapters_are_asked_for_by_name(
     tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("ADAPTER_TEST_BASES", raising=False)  # no setting
     monkeypatch.setenv("ADAPTER_STATE_DIR", str(tmp_path / "settings"))
     state = tmp_path / "state"
     state.mkdir()
