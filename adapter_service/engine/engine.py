@@ -293,7 +293,8 @@ class Engine:
             self._condition.notify_all()
         self._settled()
         while not self._is_over():
-            if not self._serve(serving) and not self._run_next_work(serving):
+            # Work first: requests have their turns in its pauses, and where they never cease it would never begin.
+            if not self._run_next_work(serving) and not self._serve(serving):
                 self._park()
         self._refuse_the_rest(serving)
 

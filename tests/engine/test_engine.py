@@ -246,6 +246,14 @@ def test_work_runs_on_the_engines_thread_and_gives_its_result(engine: Engine) ->
     assert engine.run(lambda turn: (threading.current_thread().name, turn.base.name)) == ("engine", engine.base.name)
 
 
+def test_work_begins_while_answers_are_under_way(engine: Engine) -> None:
+    under_way = submit(engine, sampling=LONG)
+    engine.run(lambda turn: turn.pause())
+    with pytest.raises(TimeoutError):
+        under_way.result(0)
+    under_way.cancel()
+
+
 def test_a_request_is_answered_while_work_runs(engine: Engine, busy: Work) -> None:
     busy.go_on()
     assert answer(engine).completion_tokens == 6
