@@ -293,8 +293,9 @@ class Engine:
             self._condition.notify_all()
         self._settled()
         while not self._is_over():
-            # Work first: requests have their turns in its pauses, and where they never cease it would never begin.
-            if not self._run_next_work(serving) and not self._serve(serving):
+            # A turn, then work: neither waits for the other to cease. In the work, requests have its pauses.
+            has_served = self._serve(serving)
+            if not self._run_next_work(serving) and not has_served:
                 self._park()
         self._refuse_the_rest(serving)
 

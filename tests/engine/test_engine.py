@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -252,6 +254,19 @@ def test_work_begins_while_answers_are_under_way(engine: Engine) -> None:
     with pytest.raises(TimeoutError):
         under_way.result(0)
     under_way.cancel()
+
+
+def test_an_answer_grows_while_one_piece_of_work_follows_the_other(engine: Engine, busy: Work) -> None:
+    """None of which pauses: between two of them the answers have their turn."""
+    generation = submit(engine)
+    is_over: list[bool] = []
+    with ThreadPoolExecutor(20) as pool:
+        asked = [pool.submit(engine.run, lambda turn: is_over.append(generation._ended())) for _ in range(20)]
+        while len(engine._work) < len(asked):
+            time.sleep(0.001)
+        busy.end()
+    assert not is_over[0]
+    assert is_over[-1]
 
 
 def test_a_request_is_answered_while_work_runs(engine: Engine, busy: Work) -> None:

@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -203,26 +204,30 @@ def test_a_version_that_is_removed_while_it_is_asked_is_answered_or_unknown(
     """Whoever got in before the removal is answered; the folder goes when the last of them has been."""
     files = make_files(1)
     wanted = alone(engine, "Once", files)
-    is_going = threading.Event()
+    is_going, is_unlisted = threading.Event(), threading.Event()
 
     def ask() -> int:
         answered = 0
-        try:
-            while True:
+        with suppress(UnknownAdapterError):
+            while not is_unlisted.is_set():
                 assert_as_alone(result_of(submit(engine, "Once", files)).only, wanted)
                 answered += 1
                 if answered == 3:
                     is_going.set()
-        except UnknownAdapterError:
-            return answered
+        return answered
 
     with ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(ask) for _ in range(3)]
-        assert is_going.wait(WAIT_SECONDS)
+        try:
+            assert is_going.wait(WAIT_SECONDS)
+        finally:
+            is_unlisted.set()  # as a version is removed: nobody new finds it, then its folder goes
         with unused(files.folder, wait=True) as free:
             assert free
             shutil.rmtree(files.folder)
         assert sum(one.result(WAIT_SECONDS) for one in asking) >= 3
+    with pytest.raises(UnknownAdapterError):
+        submit(engine, "Once", files)
     engine.run(lambda turn: None)
     assert engine.active == 0
     assert isinstance(result_of(submit(engine, "Once")), GenerationResult)
