@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from adapter_service.api.model_choice import ChosenModel, check_base_of, choose_model
 from adapter_service.api.openai_episodes import Recording
 from adapter_service.api.openai_requests import AnswerHead, ends_of
-from adapter_service.api.openai_sampling import check_token_ids, room_for, sampling_of
+from adapter_service.api.openai_sampling import check_tokens, room_for, sampling_of
 from adapter_service.api.schemas.chat import ChatBody
 from adapter_service.api.schemas.openai import SamplingFields
 from adapter_service.api.schemas.tools import NamedChoice
@@ -59,7 +59,7 @@ def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: f
     engine, serving = services.engine, services.settings.serving
     base, renderer = engine.base, engine.renderer
     check_base_of(model.version, services)
-    check_token_ids(body, base)
+    check_tokens(body, base)
     prompt_ids = conversation_ids(renderer, turns, use.tools, parallel=use.parallel)
     field, wanted = body.wanted_tokens
     room = room_for(prompt_ids, wanted, field, serving, base)

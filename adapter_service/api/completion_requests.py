@@ -9,7 +9,7 @@ from adapter_service.api.chat_requests import check_scale
 from adapter_service.api.model_choice import check_base_of, choose_model
 from adapter_service.api.openai_episodes import Recording
 from adapter_service.api.openai_requests import AnswerHead, ends_of, submit_all
-from adapter_service.api.openai_sampling import check_token_ids, room_for, sampling_of
+from adapter_service.api.openai_sampling import check_tokens, room_for, sampling_of
 from adapter_service.api.schemas.completions import DEFAULT_MAX_TOKENS, CompletionBody
 from adapter_service.api.services import Services
 from adapter_service.api.token_logprobs import TokenBytes
@@ -62,7 +62,7 @@ def ask_completion(body: CompletionBody, services: Services, *, trace_id: str, a
     engine, serving = services.engine, services.settings.serving
     base = engine.base
     check_base_of(model.version, services)
-    check_token_ids(body, base)
+    check_tokens(body, base)
     prompts = _prompts(body, engine)
     if len(prompts) > serving.queue_size:
         raise InvalidParameterError(

@@ -13,10 +13,11 @@ from adapter_service.api.model_choice import check_base_of
 from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, TokenDetails, Usage
 from adapter_service.api.services import Services
 from adapter_service.api.token_details import token_details
+from adapter_service.api.token_limits import check_prompt, check_token_ids, check_wanted
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.generations import Choice, Generation, GenerationResult
 from adapter_service.engine.requests import AdapterFiles, Ask, Sampling, default_sampling
-from adapter_service.errors import InvalidParameterError, PromptTooLongError, UnknownAdapterError
+from adapter_service.errors import InvalidParameterError, UnknownAdapterError
 from adapter_service.languages import Language, detect, find
 from adapter_service.languages.instructions import answer_language
 from adapter_service.samples import Message
@@ -112,7 +113,7 @@ def ask(body: GenerateBody, services: Services, *, trace_id: str, arrived_at: fl
     sampling = sampling_for(body, settings.serving, language)
     check_base_of(version, services)
     _check_tokens(body, services)
-    files = AdapterFiles(version.key, version.path) if version else None
+    files = AdapterFiles.of(version) if version else None
     if services.episodes.logs_generations:
         sampling = replace(sampling, return_tokens=True)
     prompt_ids = services.engine.prompt_ids([Message("user", body.prompt)], as_it_stands=version is None)
@@ -172,12 +173,7 @@ def _adapter_name(body: GenerateBody) -> str | None:
 def sampling_for(body: GenerateBody, serving: ServingSettings, language: Language | None) -> Sampling:
     """How tokens are chosen: greedy unless asked otherwise, with the configured limits and defaults."""
     max_new_tokens = body.max_new_tokens or serving.default_max_new_tokens
-    if max_new_tokens > serving.max_new_tokens_limit:
-        raise InvalidParameterError(
-            f"'max_new_tokens' is {max_new_tokens}; this service allows 1 to {serving.max_new_tokens_limit} "
-            "(serving.max_new_tokens_limit): ask for fewer",
-            parameter="max_new_tokens",
-        )
+    check_wanted(max_new_tokens, "max_new_tokens", serving)
     if body.min_new_tokens > max_new_tokens:
         raise InvalidParameterError(
             f"'min_new_tokens' is {body.min_new_tokens}, more than max_new_tokens ({max_new_tokens}); "
@@ -212,18 +208,8 @@ def _samples(body: GenerateBody) -> bool:
 def _check_tokens(body: GenerateBody, services: Services) -> None:
     """What can be checked only with the base's own tokenizer."""
     base, renderer = services.engine.base, services.engine.renderer
-    vocabulary = int(base.model.config.get_text_config().vocab_size)
-    if unknown := sorted(token for token in body.eos_ids() if token >= vocabulary):
-        raise InvalidParameterError(
-            f"'eos_token_id' has {unknown[0]}; {base.name} has the tokens 0 to {vocabulary - 1}: "
-            "POST /tokenize says which is which",
-            parameter="eos_token_id",
-        )
-    limit = services.settings.serving.max_prompt_tokens
-    if (found := len(renderer.text_ids(body.prompt))) > limit:
-        raise PromptTooLongError(
-            f"the prompt has {found} tokens; this service allows {limit} (serving.max_prompt_tokens): shorten it"
-        )
+    check_token_ids({"eos_token_id": sorted(body.eos_ids())}, base)
+    check_prompt(len(renderer.text_ids(body.prompt)), services.settings.serving)
 
 
 def _detected(text: str) -> Language | None:

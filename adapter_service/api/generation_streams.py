@@ -91,19 +91,27 @@ async def _gone(request: Request) -> None:
         pass
 
 
-class AnswerStream(EventSourceResponse):
-    """Server-sent events of one answer: `token` {text}, then `done` with the answer, or `error`."""
+class GenerationStream(EventSourceResponse):
+    """`encoded` events of the generations that it reads, which are cancelled when nobody takes it any more."""
 
-    def __init__(self, scope: Scope, asked: Asked) -> None:
-        super().__init__(or_problem(scope, _encoded(asked)), headers=HEADERS)
-        self._generation = asked.generation
+    def __init__(self, generations: Sequence[Generation], encoded: AsyncIterator[bytes]) -> None:
+        super().__init__(encoded, headers=HEADERS)
+        self._generations = generations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Not in the generator: one that was never begun has no `finally` to run.
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._generation.cancel()
+            for generation in self._generations:
+                generation.cancel()
+
+
+class AnswerStream(GenerationStream):
+    """Server-sent events of one answer: `token` {text}, then `done` with the answer, or `error`."""
+
+    def __init__(self, scope: Scope, asked: Asked) -> None:
+        super().__init__([asked.generation], or_problem(scope, _encoded(asked)))
 
 
 async def _encoded(asked: Asked) -> AsyncIterator[bytes]:

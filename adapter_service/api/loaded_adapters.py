@@ -31,7 +31,7 @@ class LoadedAdapters:
                     f"The lora adapter '{name}' has already been loaded.", parameter="lora_name"
                 )
             self._check_name(name, version)
-            self._engine.pin(AdapterFiles(version.key, version.path))
+            self._engine.pin(AdapterFiles.of(version))
             self._loaded[name] = version
 
     def unload(self, name: str) -> None:

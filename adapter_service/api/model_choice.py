@@ -24,7 +24,7 @@ class ChosenModel:
 
     @property
     def files(self) -> AdapterFiles | None:
-        return AdapterFiles(self.version.key, self.version.path) if self.version else None
+        return AdapterFiles.of(self.version) if self.version else None
 
 
 def choose_model(name: str, services: Services) -> ChosenModel:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from adapter_service.api.schemas.openai import SamplingFields
+from adapter_service.api.token_limits import check_prompt, check_token_ids, check_wanted
 from adapter_service.engine.requests import Sampling
 from adapter_service.errors import InvalidParameterError, PromptTooLongError
 from adapter_service.languages import Language
@@ -66,16 +67,9 @@ def room_for(prompt_ids: Sequence[int], wanted: int | None, field: str, serving:
         PromptTooLongError: the prompt leaves no room, or too little.
     """
     limit, context, found = serving.max_new_tokens_limit, base.context_tokens, len(prompt_ids)
-    if wanted is not None and wanted > limit:
-        raise InvalidParameterError(
-            f"'{field}' is {wanted}; this service allows 1 to {limit} (serving.max_new_tokens_limit): ask for fewer",
-            parameter=field,
-        )
-    if found > serving.max_prompt_tokens:
-        raise PromptTooLongError(
-            f"the prompt has {found} tokens; this service allows {serving.max_prompt_tokens} "
-            "(serving.max_prompt_tokens): shorten it"
-        )
+    if wanted is not None:
+        check_wanted(wanted, field, serving)
+    check_prompt(found, serving)
     if found + (wanted or 1) > context:
         raise PromptTooLongError(
             f"the prompt has {found} tokens and {wanted or 1} are to follow; {base.name} takes {context} in all: "
@@ -84,18 +78,11 @@ def room_for(prompt_ids: Sequence[int], wanted: int | None, field: str, serving:
     return wanted if wanted is not None else min(limit, context - found)
 
 
-def check_token_ids(fields: SamplingFields, base: Any) -> None:
+def check_tokens(fields: SamplingFields, base: Any) -> None:
     """What can be checked only with the resident base.
 
     Raises:
         InvalidParameterError: a token id that it lacks.
     """
-    vocabulary = int(base.model.config.get_text_config().vocab_size)
-    given = {"stop_token_ids": fields.stop_token_ids or (), "logit_bias": map(int, fields.logit_bias or ())}
-    for field, ids in given.items():
-        if (unknown := next((token for token in ids if token >= vocabulary), None)) is not None:
-            raise InvalidParameterError(
-                f"'{field}' has {unknown}; {base.name} has the tokens 0 to {vocabulary - 1}: "
-                "POST /tokenize says which is which",
-                parameter=field,
-            )
+    biased = map(int, fields.logit_bias or ())
+    check_token_ids({"stop_token_ids": fields.stop_token_ids or (), "logit_bias": biased}, base)

@@ -7,13 +7,12 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
-from starlette.types import Receive, Scope, Send
+from fastapi.sse import KEEPALIVE_COMMENT
+from starlette.types import Scope
 
 from adapter_service.api.errors import problem_of
-from adapter_service.api.generation_streams import events
+from adapter_service.api.generation_streams import GenerationStream, events
 from adapter_service.api.openai_errors import openai_error
-from adapter_service.api.sse import HEADERS
 from adapter_service.engine.generations import Generation, GenerationResult, Piece
 
 DONE = b"data: [DONE]\n\n"
@@ -24,20 +23,11 @@ def data(value: Any) -> bytes:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n".encode()
 
 
-class OpenAIStream(EventSourceResponse):
-    """`encoded` with the generations that it reads, which are cancelled when nobody takes it any more."""
+class OpenAIStream(GenerationStream):
+    """`encoded`, then `[DONE]` or an error."""
 
     def __init__(self, scope: Scope, generations: Sequence[Generation], encoded: AsyncIterator[bytes]) -> None:
-        super().__init__(_or_error(scope, encoded), headers=HEADERS)
-        self._generations = generations
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Not in the generator: one that was never begun has no `finally` to run.
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            for generation in self._generations:
-                generation.cancel()
+        super().__init__(generations, _or_error(scope, encoded))
 
 
 async def _or_error(scope: Scope, encoded: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -178,7 +178,7 @@ def build_services(
 
 def _live_files(versions: VersionStore, name: str) -> AdapterFiles | None:
     version = versions.live(name)
-    return AdapterFiles(version.key, version.path) if version else None
+    return AdapterFiles.of(version) if version else None
 
 
 def _training_pipeline(

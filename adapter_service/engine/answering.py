@@ -54,6 +54,7 @@ def answer_all(
     import torch
 
     from adapter_service.engine.answer import Answer
+    from adapter_service.engine.batch import read_whole
     from adapter_service.engine.sequence import Sequence as Tokens
 
     answers: list[Answer] = []
@@ -71,18 +72,10 @@ def answer_all(
                 sequence = Tokens(prompt, len(prompt) + sampling.max_new_tokens, adapter)
                 answers.append(Answer(base, sequence, sampling, 0, lambda _: None))
                 growing[sequence] = answers[-1]
-                take(answers[-1], _read(batch, sequence))
+                take(answers[-1], read_whole(batch, sequence))
                 if sequence in growing:
                     batch.join(sequence)
             else:
                 for sequence, logits in batch.step():
                     take(growing[sequence], logits)
     return answers
-
-
-def _read(batch: Batch, sequence: Tokens) -> torch.Tensor:
-    batch.add(sequence)
-    logits = None
-    while logits is None:
-        logits = batch.read(sequence)
-    return logits

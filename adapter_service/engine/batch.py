@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 
 from adapter_service.base_models.attention import Attending, attending
-from adapter_service.engine.kv_cache import KvCache, Place, PromptAttention, StepAttention
+from adapter_service.engine.cached_attention import PromptAttention, StepAttention
+from adapter_service.engine.kv_cache import KvCache, Place
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, Owner, PrefixCache
 from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.layer import Served, using
@@ -64,6 +65,15 @@ class Batch(Protocol):
     def free_memory(self) -> None:
         """Give up what is only kept for speed."""
         ...
+
+
+def read_whole(batch: Batch, sequence: Sequence) -> torch.Tensor:
+    """Add a sequence and take all of its prompt at once; logits (vocabulary,) of what follows."""
+    batch.add(sequence)
+    logits = None
+    while logits is None:
+        logits = batch.read(sequence)
+    return logits
 
 
 class MixedBatch:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from adapter_service.engine.batch import Batch, MixedBatch, SingleBatch, threads_for
+from adapter_service.engine.batch import Batch, MixedBatch, SingleBatch, read_whole, threads_for
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.frozen import is_linear, widths
@@ -135,10 +135,8 @@ def _logits(batch: MixedBatch, prompts: list[list[int]]) -> list[tuple[list[int]
 
 def _read(batch: MixedBatch, prompt: list[int]) -> tuple[Sequence, torch.Tensor]:
     """A sequence with its first token, and the logits (vocabulary,) that it came from."""
-    sequence, logits = Sequence(prompt, len(prompt) + _STEPS), None
-    batch.add(sequence)
-    while logits is None:
-        logits = batch.read(sequence)
+    sequence = Sequence(prompt, len(prompt) + _STEPS)
+    logits = read_whole(batch, sequence)
     sequence.next_token = int(logits.argmax())
     return sequence, logits
 

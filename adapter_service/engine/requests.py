@@ -11,6 +11,7 @@ from adapter_service.languages import Language
 from adapter_service.settings import ServingSettings
 
 if TYPE_CHECKING:
+    from adapter_service.adapters import Version
     from adapter_service.engine.constraints import Constraint
 
 
@@ -67,6 +68,10 @@ class AdapterFiles:
 
     key: str
     folder: Path
+
+    @classmethod
+    def of(cls, version: Version) -> AdapterFiles:
+        return cls(version.key, version.path)
 
 
 @dataclass(frozen=True, slots=True)

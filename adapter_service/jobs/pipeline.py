@@ -318,7 +318,7 @@ def _key(version: Version | None) -> str | None:
 
 
 def _files(version: Version) -> AdapterFiles:
-    return AdapterFiles(version.key, version.path)
+    return AdapterFiles.of(version)
 
 
 def _told_of(version: Version) -> dict[str, Any] | None:

@@ -38,7 +38,7 @@ def evaluate_version(settings: Settings, engine: Engine, version: Version, sourc
 
     def generate(prompts: list[str], adapter: str) -> list[str]:
         def on_engine(turn: Turn) -> list[str]:
-            weights = None if adapter == BASE else turn.read_adapter(AdapterFiles(version.key, version.path))
+            weights = None if adapter == BASE else turn.read_adapter(AdapterFiles.of(version))
             return translations(turn, settings, prompts, weights)
 
         return engine.run(on_engine)

@@ -14,6 +14,7 @@ from itertools import chain, islice
 
 import torch
 
+from adapter_service.base_models.memory_faults import says_no_memory
 from adapter_service.base_models.pauses import pausing
 from adapter_service.errors import JobCancelledError, NonFiniteLossError, NothingToLearnError, OutOfMemoryError
 from adapter_service.lora.adapter import Adapter
@@ -31,7 +32,6 @@ from adapter_service.training.state import TrainingState
 from adapter_service.training.vocabulary import Vocabulary, vocabulary_of
 
 _FULL_LOSS = LossSettings()
-_NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class _Passes:
                 loss.backward()  # type: ignore[no-untyped-call]
                 return float(loss.detach())
         except (RuntimeError, MemoryError) as error:
-            if not _says_no_memory(error):
+            if not says_no_memory(error):
                 raise
             return None
 
@@ -178,11 +178,6 @@ def _gradients(passes: _Passes, state: TrainingState, samples: list[RenderedSamp
                 loss += micro_loss
             else:
                 return loss
-
-
-def _says_no_memory(error: Exception) -> bool:
-    """CUDA has a class for it; a processor's allocator and the matrix libraries have words."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _lower_budget(state: TrainingState, samples: list[RenderedSample], plan: MicroPlan, passes: _Passes) -> None:

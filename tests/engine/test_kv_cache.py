@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adapter_service.engine.kv_cache import Block, KvCache, Place, PromptAttention, StepAttention
+from adapter_service.engine.cached_attention import PromptAttention, StepAttention
+from adapter_service.engine.kv_cache import Block, KvCache, Place
 
 LAYERS, HEADS, GROUPS, SIZE = 2, 4, 2, 8
 SCALE = SIZE**-0.5
