@@ -26,8 +26,8 @@ from benchmarks.training import Child
 
 ROWS = 8
 OVER_PEFT, OVER_ONE = 3.0, 0.9
-# Of the largest logit: how far the token that we chose may be from PEFT's, by the base's own pass. Both compute in
-# bfloat16, whose steps are 0.008 of a value, and over as many layers as there are the two add up in different orders.
+# Of the largest logit: how far the token that we chose may be from PEFT's, by the base's own pass. Where both compute
+# in bfloat16, its steps are 0.008 of a value, and over as many layers as there are the two add up in different orders.
 NEAR = 0.06
 
 
@@ -93,6 +93,7 @@ def _asks(here: ServiceHere, files: Sequence[AdapterFiles], tokens: int) -> list
 def _peft(here: ServiceHere, folder: Path, base_folder: Path, size: Size) -> Iterator[Child]:
     job = {
         "base_folder": str(base_folder),
+        "dtype": here.engine.base.precision.to_dict()["dtype"],  # what the machine multiplies faster is for both
         "folders": [str(one.folder) for one in here.files[:ROWS]],
         "prompts": here.prompts[:ROWS],
         "ends": sorted(here.engine.base.eos_ids() | here.engine.renderer.end_ids),  # none of which is to be chosen

@@ -53,7 +53,7 @@ def _load(job: dict[str, Any]) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(job["base_folder"], dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(job["base_folder"], dtype=getattr(torch, job["dtype"]))
     first, *others = job["folders"]
     served = PeftModel.from_pretrained(model, first, adapter_name="a0")
     for number, other in enumerate(others, start=1):

@@ -8,14 +8,13 @@ AVX512_BF16 or AMX instructions and loses where it is emulated. How many threads
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
 
-from adapter_service.base_models.threads import choose_threads, most_threads
+from adapter_service.base_models.threads import choose_threads, most_threads, on_threads
 from adapter_service.errors import BaseModelError
 
 Quantization = Literal["none", "int8", "bnb-int8", "bnb-nf4"]
@@ -57,7 +56,7 @@ def choose_precision(
         raise BaseModelError("model.device is 'cuda' but no CUDA device is visible; use 'auto' or 'cpu'")
     if device == "cpu" and use_4bit:
         raise BaseModelError("4-bit bases need CUDA, and this machine has none; use_8bit works on a CPU")
-    with _on_threads(threads or most_threads()):
+    with on_threads(threads or most_threads()):
         chosen, reason = _dtype(device, dtype)
     quantization: Quantization = "none"
     if use_8bit:
@@ -104,15 +103,5 @@ def _gflops(dtype: torch.dtype, shape: Shape, repeats: int) -> float:
 
 
 def _gflops_on(threads: int, dtype: torch.dtype) -> float:
-    with _on_threads(threads):
+    with on_threads(threads):
         return gemm_gflops(dtype, repeats=1, shapes=_PROBE)
-
-
-@contextmanager
-def _on_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

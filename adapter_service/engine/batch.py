@@ -7,13 +7,13 @@ All of it runs in torch's inference mode, which whoever calls has begun.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 
 from adapter_service.base_models.attention import Attending, attending
+from adapter_service.base_models.threads import on_threads
 from adapter_service.engine.cached_attention import PromptAttention, StepAttention
 from adapter_service.engine.kv_cache import KvCache, Place
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, Owner, PrefixCache
@@ -23,7 +23,7 @@ from adapter_service.lora.resident import OneAdapter
 from adapter_service.lora.rows import AdapterRows, Row
 from adapter_service.model_utils import BaseModel
 
-_ROWS_FOR_ONE_THREAD = 8
+_ROWS_FOR_ONE_THREAD = 4
 
 
 class Batch(Protocol):
@@ -258,17 +258,9 @@ def _forward(
     return logits
 
 
-@contextmanager
-def threads_for(rows: int) -> Iterator[None]:
+def threads_for(rows: int) -> AbstractContextManager[None]:
     """One thread for the small products of few rows.
 
-    A product of one row takes 145 µs on one thread and 175 on two: waking the second costs more
-    than it does. Only the engine's thread computes, so that the setting, which is the process's, is its own.
+    A product of one row takes 145 µs on one thread and 175 on two: waking the second costs more than it does.
     """
-    before = torch.get_num_threads()
-    if rows <= _ROWS_FOR_ONE_THREAD:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return on_threads(1) if rows <= _ROWS_FOR_ONE_THREAD else nullcontext()

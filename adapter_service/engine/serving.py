@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -134,7 +135,11 @@ class Serving:
             self._orders.popleft()(self.adapters)
 
     def _read_to_serve(self, files: AdapterFiles) -> ResidentAdapter:
-        """On the reader's thread."""
-        verify_folder(files.folder)
-        _, weights = read_weights(files.folder, self.layers)
-        return ResidentAdapter.of_weights(files.key, weights, self.base.adapter_dtype, self.base.device)
+        """On the reader's thread, and on another one, for hashing lets go of the interpreter."""
+        with ThreadPoolExecutor(1) as pool:
+            verified = pool.submit(verify_folder, files.folder)
+            try:
+                _, weights = read_weights(files.folder, self.layers)
+                return ResidentAdapter.of_weights(files.key, weights, self.base.adapter_dtype, self.base.device)
+            finally:
+                verified.result()  # that a file is damaged is what to say, not what came of reading it

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import torch
 
-from adapter_service.lora.resident import Factors, ResidentAdapter
+from adapter_service.base_models.threads import on_threads
+from adapter_service.lora.resident import Factors, ResidentAdapter, add_product
 
 
 @dataclass(eq=False, slots=True)
@@ -74,10 +75,11 @@ class AdapterRows:
         """
         if self._parts is None:
             self._parts = list(self._divided())
-        for rows, factors in self._parts:
-            if (pair := factors.get(path)) is not None:
-                inner = torch.bmm(x[rows].to(pair.a.dtype), pair.a)  # (rows of the class, 1, r)
-                y[rows].add_(torch.bmm(inner, pair.b))
+        with on_threads(1):
+            for rows, factors in self._parts:
+                if (pair := factors.get(path)) is not None:
+                    inner = torch.bmm(x[rows].to(pair.a.dtype), pair.a.mT)  # (rows of the class, 1, r)
+                    add_product(y[rows], inner, pair.b)
         return y
 
     def _divided(self) -> Iterator[tuple[slice, Mapping[str, Factors]]]:
@@ -117,7 +119,7 @@ class _RankClass:
         self._packed = min(self._packed, last)
 
     def factors(self) -> Mapping[str, Factors]:
-        """Matrices (rows, in, r) and (rows, r, out) of every layer that some row's adapter changes."""
+        """Matrices (rows, r, in) and (rows, r, out) of every layer that some row's adapter changes."""
         count = len(self.rows)
         if self._is_uniform():
             return _adapter_of(self.rows[0]).repeated(count)

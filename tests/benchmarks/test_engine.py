@@ -49,9 +49,10 @@ def test_a_first_token_may_take_a_tenth_longer_and_fifty_milliseconds_from_disk(
 
 
 def test_more_adapters_than_slots_may_make_the_median_three_times_as_long() -> None:
-    rows = engine_slots.slot_rows({16: [290.0, 900.0], 8: [100.0, 301.0]}, [12, 14], QUICK)
-    assert (rows[0].met, rows[1].figure) == (True, 13)
-    assert engine_slots.slot_rows({16: [310.0], 8: [100.0]}, [12], QUICK)[0].met is False
+    slowest = {16: [990.0, 991.0], 8: [330.0, 331.0]}
+    rows = engine_slots.slot_rows({16: [290.0, 900.0], 8: [100.0, 301.0]}, slowest, [12, 14], QUICK)
+    assert [(row.met, row.figure) for row in rows] == [(True, 595), (None, 990.5), (None, 330.5), (None, 13)]
+    assert engine_slots.slot_rows({16: [310.0], 8: [100.0]}, {16: [1.0], 8: [1.0]}, [12], QUICK)[0].met is False
 
 
 def test_a_thousand_registered_adapters_may_cost_a_tenth() -> None:

@@ -18,7 +18,7 @@ def made(key: str, rank_class: int, *paths: str, fill: float | None = None) -> R
     factors = {}
     for path in paths:
         inputs, outputs = WIDTHS[path]
-        a = torch.randn(inputs, rank_class, generator=generator)
+        a = torch.randn(rank_class, inputs, generator=generator)
         b = torch.randn(rank_class, outputs, generator=generator)
         factors[path] = Factors(a, b) if fill is None else Factors(a.fill_(fill), b.fill_(fill))
     return ResidentAdapter(key, rank_class, factors)
