@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
-from adapter_service.api.schemas.fields import TRACE_ID, TRACE_ID_PATTERN, TRACE_ID_WISH
+from adapter_service.api.schemas.fields import HALF_A_CHARACTER, TRACE_ID, TRACE_ID_PATTERN, TRACE_ID_WISH
 from adapter_service.api.schemas.training import OLDER_NAMES
 from adapter_service.suggestions import did_you_mean
 
@@ -58,6 +58,8 @@ def trace_id_in(body: Any) -> str | None:
 def _name(detail: Mapping[str, Any], body: Any) -> str:
     """Where the fault is, as `list[0].field`, without what pydantic adds for members of unions."""
     where, *path = detail["loc"]
+    if detail["type"] == HALF_A_CHARACTER and not path:
+        return str(detail["ctx"]["where"])
     if where == "body" and (detail["type"] == "json_invalid" or not path):
         return ""
     name = str(path[0])
@@ -81,8 +83,8 @@ def _sentence(detail: Mapping[str, Any], where: str, name: str, allowed: Sequenc
         return f"unknown field '{name}'{did_you_mean(word, allowed)} allowed: {', '.join(allowed) or 'none'}"
     if kind == "missing":
         return f"'{name}' is missing; add it" if name else "the body is missing; send JSON"
-    if kind == "string_unicode" and not name:
-        return "the name of a field has half a character (\\ud800 to \\udfff alone); take it out"
+    if kind == HALF_A_CHARACTER:
+        return str(detail["ctx"]["sentence"])
     if not name:
         return "the body is not a JSON object; send one, with Content-Type: application/json"
     wish = _wish(detail)
