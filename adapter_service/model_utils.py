@@ -62,6 +62,11 @@ class BaseModel:
         return torch.float32 if self.precision.device == "cpu" else self.precision.dtype
 
     @property
+    def vocabulary(self) -> int:
+        """How many token ids it can read: the rows of its input embedding. A tokenizer may have fewer or more."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
     def weight_bytes(self) -> int:
         tensors = {t.data_ptr(): t for t in (*self.model.parameters(), *self.model.buffers())}
         return sum(t.numel() * t.element_size() for t in tensors.values())

@@ -12,6 +12,7 @@ from adapter_service.api.openai_requests import AnswerHead, ends_of, submit_all
 from adapter_service.api.openai_sampling import check_tokens, room_for, sampling_of
 from adapter_service.api.schemas.completions import DEFAULT_MAX_TOKENS, CompletionBody
 from adapter_service.api.services import Services
+from adapter_service.api.token_limits import check_token_ids
 from adapter_service.api.token_logprobs import TokenBytes
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.generations import Generation, GenerationResult
@@ -104,12 +105,7 @@ def _prompts(body: CompletionBody, engine: Engine) -> tuple[Prompt, ...]:
 def _prompt(given: str | list[int], engine: Engine) -> Prompt:
     base = engine.base
     if isinstance(given, list):
-        size = len(base.tokenizer)
-        if (unknown := next((token for token in given if token >= size), None)) is not None:
-            raise InvalidParameterError(
-                f"'prompt' has {unknown}; {base.name} has the tokens 0 to {size - 1}: leave it out",
-                parameter="prompt",
-            )
+        check_token_ids({"prompt": given}, base)
         text = base.tokenizer.decode(given, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Prompt(text, given)
     ids = engine.renderer.text_ids(given)

@@ -37,7 +37,7 @@ def openai_error(problem: Mapping[str, Any]) -> dict[str, Any]:
     """The body of an answer, or the data of a stream's last event."""
     code = _CODES.get(problem["code"], problem["code"])
     path, parameter = problem["instance"], problem.get("parameter")
-    if code == "context_length_exceeded":
+    if code == "context_length_exceeded" or parameter == "prompt":
         parameter = "prompt" if path == f"{PREFIX}/completions" else "messages"
     if parameter is None and code == "model_not_found" and path not in LORA_PATHS:
         parameter = "model"

@@ -88,7 +88,7 @@ class Serving:
         """Whether it can be answered at all; from any thread.
 
         Raises:
-            InvalidParameterError: more answers at once than may grow.
+            InvalidParameterError: more answers at once than may grow, or a token that the base has no row for.
             PromptTooLongError: prompt and answer do not fit the base's context.
         """
         most, wanted = self._max_active, ask.sampling.max_new_tokens
@@ -102,6 +102,15 @@ class Serving:
             raise PromptTooLongError(
                 f"the prompt has {len(ask.prompt_ids)} tokens and {wanted} are to follow; "
                 f"{self.base.name} takes {self.base.context_tokens} in all. Shorten the prompt or max_new_tokens"
+            )
+
+        known = self.base.vocabulary
+        if (unknown := max(ask.prompt_ids)) >= known:  # some tokenizers have tokens that their base was never given
+            text = self.base.tokenizer.convert_ids_to_tokens(unknown)
+            raise InvalidParameterError(
+                f"the prompt has token {unknown} ({text!r}); {self.base.name} has the tokens 0 to {known - 1}, fewer "
+                "than its tokenizer: take that out of the text",
+                parameter="prompt",
             )
 
     def order(self, order: Order) -> None:
