@@ -94,7 +94,8 @@ class Serving:
         most, wanted = self._max_active, ask.sampling.max_new_tokens
         if not 1 <= ask.count <= most:
             raise InvalidParameterError(
-                f"'n' is {ask.count}; this service lets {most} answers grow at a time (serving.max_active_requests): "
+                f"'n' (or 'best_of') is {ask.count}; this service lets {most} answers grow at a time "
+                f"(serving.max_active_requests): "
                 f"ask for 1 to {most}",
                 parameter="n",
             )

@@ -11,7 +11,8 @@ from adapter_service.api.schemas.fields import Body, half_character
 from adapter_service.conversation import Tool, ToolCall
 
 _NONE: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
-FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+FUNCTION_NAME_PATTERN = "^[a-zA-Z0-9_-]{1,64}$"
+FunctionName = Annotated[str, Field(pattern=FUNCTION_NAME_PATTERN)]
 CallId = Annotated[str, Field(min_length=1, max_length=200)]
 
 
