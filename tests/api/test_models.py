@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import openai
 import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service.api.services import Services
+from adapter_service.settings import ServingSettings
+from tests.api.conftest import MakeServices, client_of
 from tests.api.test_adapters_answer import trained
+
+if TYPE_CHECKING:
+    from adapter_service.model_utils import BaseModel
 
 
 def test_the_base_and_every_live_adapter_are_listed(
@@ -30,6 +36,18 @@ def test_one_is_retrieved_by_each_of_its_names(
     version = trained(tiny_services, tmp_path, "found", "e")
     for name in ("base", tiny_services.settings.model.base, "found", version.reference):
         assert tiny_openai.models.retrieve(name).id == name
+
+
+def test_the_length_is_what_is_taken_and_not_what_the_base_could_read(
+    make_services: MakeServices, tiny_base: BaseModel
+) -> None:
+    serving = ServingSettings(max_prompt_tokens=100, max_new_tokens_limit=50, default_max_new_tokens=50)
+    services = make_services(load_base=lambda note: tiny_base, serving=serving)
+    services.start()
+    services.engine.wait_until_ready(60)
+    (base,) = client_of(services).get("/v1/models").json()["data"]
+    assert base["max_model_len"] == 150
+    services.stop()
 
 
 @pytest.mark.parametrize("model", ["nobody", "nobody@3", "gpt-4o", "none", "org/model", ""])

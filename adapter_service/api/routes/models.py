@@ -47,7 +47,7 @@ def _base(name: str, services: Services) -> ModelAnswer:
         created=int(services.started_at.timestamp()),
         root=services.settings.model.base,
         parent=None,
-        max_model_len=_context(services),
+        max_model_len=_longest(services),
     )
 
 
@@ -57,9 +57,13 @@ def _adapter(name: str, version: Version, services: Services) -> ModelAnswer:
         created=int(version.created_at.timestamp()),
         root=version.reference,
         parent=BASE,
-        max_model_len=_context(services),
+        max_model_len=_longest(services),
     )
 
 
-def _context(services: Services) -> int | None:
-    return services.engine.base.context_tokens if services.engine.state == "ready" else None
+def _longest(services: Services) -> int | None:
+    """Tokens of a prompt and its answer that are taken at most; not known before the base is."""
+    if services.engine.state != "ready":
+        return None
+    serving = services.settings.serving
+    return min(services.engine.base.context_tokens, serving.max_prompt_tokens + serving.max_new_tokens_limit)
