@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from adapter_service.adapter_names import BASE
 from adapter_service.adapters import Version
 from adapter_service.api.services import Services
+from adapter_service.base_models.locating import public_name
 from adapter_service.engine.requests import AdapterFiles
-from adapter_service.errors import ConflictError
+from adapter_service.errors import ConflictError, UnknownAdapterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,15 @@ def choose_model(name: str, services: Services) -> ChosenModel:
     Raises:
         UnknownAdapterError: none of them.
     """
-    if name in {BASE, services.settings.model.base}:
+    base = services.settings.model.base
+    if name in {BASE, base}:
         return ChosenModel(None)
-    return ChosenModel(services.versions.resolve(name))
+    try:
+        return ChosenModel(services.versions.resolve(name))
+    except UnknownAdapterError:
+        if name != public_name(base):  # a folder may be called like an adapter, which goes first
+            raise
+        return ChosenModel(None)
 
 
 def check_base_of(version: Version | None, services: Services) -> None:
@@ -47,6 +54,6 @@ def check_base_of(version: Version | None, services: Services) -> None:
     base = services.engine.base
     if version is not None and version.base_id != base.identity:
         raise ConflictError(
-            f"{version.reference} was trained on another base than the resident one ({base.name}); "
+            f"{version.reference} was trained on another base than the resident one ({base.public_name}); "
             "ask for another version, or train the adapter again"
         )

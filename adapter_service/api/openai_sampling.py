@@ -72,8 +72,8 @@ def room_for(prompt_ids: Sequence[int], wanted: int | None, field: str, serving:
     check_prompt(found, serving)
     if found + (wanted or 1) > context:
         raise PromptTooLongError(
-            f"the prompt has {found} tokens and {wanted or 1} are to follow; {base.name} takes {context} in all: "
-            f"shorten the prompt or lower '{field}'"
+            f"the prompt has {found} tokens and {wanted or 1} are to follow; {base.public_name} takes {context} in "
+            f"all: shorten the prompt or lower '{field}'"
         )
     return wanted if wanted is not None else min(limit, context - found)
 

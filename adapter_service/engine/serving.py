@@ -102,15 +102,15 @@ class Serving:
         if len(ask.prompt_ids) + wanted > self.base.context_tokens:
             raise PromptTooLongError(
                 f"the prompt has {len(ask.prompt_ids)} tokens and {wanted} are to follow; "
-                f"{self.base.name} takes {self.base.context_tokens} in all. Shorten the prompt or max_new_tokens"
+                f"{self.base.public_name} takes {self.base.context_tokens} in all. Shorten the prompt or max_new_tokens"
             )
 
         known = self.base.vocabulary
         if (unknown := max(ask.prompt_ids)) >= known:  # some tokenizers have tokens that their base was never given
             text = self.base.tokenizer.convert_ids_to_tokens(unknown)
             raise InvalidParameterError(
-                f"the prompt has token {unknown} ({text!r}); {self.base.name} has the tokens 0 to {known - 1}, fewer "
-                "than its tokenizer: take that out of the text",
+                f"the prompt has token {unknown} ({text!r}); {self.base.public_name} has the tokens 0 to {known - 1}, "
+                "fewer than its tokenizer: take that out of the text",
                 parameter="prompt",
             )
 

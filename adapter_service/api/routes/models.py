@@ -13,6 +13,7 @@ from adapter_service.api.model_choice import choose_model
 from adapter_service.api.openapi import can_fail_with
 from adapter_service.api.schemas.models import ModelAnswer, ModelList, ModelQuery
 from adapter_service.api.services import Services, Wired
+from adapter_service.base_models.locating import public_name
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -45,7 +46,7 @@ def _base(name: str, services: Services) -> ModelAnswer:
     return ModelAnswer(
         id=name,
         created=int(services.started_at.timestamp()),
-        root=services.settings.model.base,
+        root=public_name(services.settings.model.base),
         parent=None,
         max_model_len=_longest(services),
     )
