@@ -60,6 +60,18 @@ def test_an_unknown_model_is_not_found_and_never_answered_by_the_base(tiny_opena
         tiny_openai.completions.create(model=model, prompt="Hello")
 
 
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("none", "'none' is no adapter: 'none' means no adapter at all, which has no versions; ask for 'base'"),
+        ("base@1", "'base@1' is no adapter: 'base' means the base model alone, which has no versions; ask for 'base'"),
+    ],
+)
+def test_a_name_that_means_no_adapter_is_told_what_to_ask_for(client: TestClient, model: str, told: str) -> None:
+    answer = client.post("/v1/completions", json={"model": model, "prompt": "Hello"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, f"{told}, or for an adapter by its name")
+
+
 def test_models_are_listed_while_the_base_loads(client: TestClient) -> None:
     (base,) = client.get("/v1/models").json()["data"]
     assert (base["id"], base["max_model_len"]) == ("base", None)
