@@ -67,6 +67,25 @@ def test_the_fault_that_was_made_is_told(
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, told)
 
 
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ({"type": "text"}, "a part of type 'text' has no 'text'; add it"),
+        ({"type": "refusal"}, "a part of type 'refusal' has no 'refusal'; add it"),
+        ({"type": "text", "refusal": "x"}, "a part of type 'text' has no 'text'; add it"),
+        ({"type": "text", "text": "x", "refusal": "y"},
+         "a part of type 'text' has 'refusal' too; leave that out, or send a part of it"),
+    ],
+)  # fmt: skip
+def test_a_part_has_what_its_type_says(client: TestClient, part: dict[str, str], told: str) -> None:
+    path, body = CHAT
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Hello"}, part]}]
+    answer = client.post(path, json=body | {"messages": messages})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "messages[0].content[1]")
+    assert error["message"].endswith(f"; {told}")
+
+
 def test_a_list_that_is_wrong_throughout_is_told_once(client: TestClient) -> None:
     problem = client.post("/detokenize", json={"ids": ["a"] * 1000}).json()
     assert problem["detail"] == "'ids[0]' is 'a'; a whole number is wanted: write it without quotes"
