@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from adapter_service.adapter_names import BASE
 from adapter_service.adapters import Version
+from adapter_service.api.schemas.openai import SamplingFields
 from adapter_service.api.services import Services
+from adapter_service.api.token_limits import check_token_ids
 from adapter_service.base_models.locating import public_name
 from adapter_service.engine.requests import AdapterFiles
-from adapter_service.errors import ConflictError, UnknownAdapterError
+from adapter_service.errors import ConflictError, InvalidParameterError, UnknownAdapterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,26 @@ class ChosenModel:
     @property
     def files(self) -> AdapterFiles | None:
         return AdapterFiles.of(self.version) if self.version else None
+
+
+def model_for(fields: SamplingFields, services: Services) -> ChosenModel:
+    """Who answers a request under /v1, with what is checked beside it before its prompt is looked at.
+
+    Raises:
+        UnknownAdapterError: nobody of that name.
+        InvalidParameterError: the base alone is to be scaled, or lacks a token id.
+        ConflictError: the version is of another base.
+    """
+    model = choose_model(fields.model, services)
+    if fields.lora_scale is not None and model.version is None:
+        raise InvalidParameterError(
+            f"'lora_scale' is {fields.lora_scale}, but 'model' is the base alone; name an adapter or leave it out",
+            parameter="lora_scale",
+        )
+    check_base_of(model.version, services)
+    biased = map(int, fields.logit_bias or ())
+    check_token_ids({"stop_token_ids": fields.stop_token_ids or (), "logit_bias": biased}, services.engine.base)
+    return model
 
 
 def choose_model(name: str, services: Services) -> ChosenModel:

@@ -48,7 +48,7 @@ def openai_error(problem: Mapping[str, Any]) -> dict[str, Any]:
     if parameter is None and code == "model_not_found" and path not in LORA_PATHS:
         parameter = "model"
     if path == JOBS_PATH:
-        parameter = "training_file" if code in _OF_THE_FILE else _JOB_FIELDS.get(parameter, parameter)
+        parameter = "training_file" if code in _OF_THE_FILE else _JOB_FIELDS.get(parameter or "", parameter)
     return {
         "error": {
             "message": with_shown_ids(problem["detail"]),

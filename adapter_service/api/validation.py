@@ -115,7 +115,8 @@ def _steps(detail: Mapping[str, Any], body: Any) -> list[tuple[Any, bool]]:
     first, *more = path
     if where == "body" and first not in written:
         first = next((old for old, new in OLDER_NAMES.items() if new == first and old in written), first)
-    steps, value = [(str(first), False)], written.get(first)
+    steps: list[tuple[Any, bool]] = [(str(first), False)]
+    value = written.get(first)
     for place, part in enumerate(more, 1):
         is_absent = detail["type"] == "missing" and place == len(more)
         if isinstance(part, int):

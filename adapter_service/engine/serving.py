@@ -102,7 +102,8 @@ class Serving:
         if len(ask.prompt_ids) + wanted > self.base.context_tokens:
             raise PromptTooLongError(
                 f"the prompt has {len(ask.prompt_ids)} tokens and {wanted} are to follow; "
-                f"{self.base.public_name} takes {self.base.context_tokens} in all. Shorten the prompt or max_new_tokens"
+                f"{self.base.public_name} takes {self.base.context_tokens} in all: shorten the "
+                "prompt, or ask for a shorter answer"
             )
 
         known = self.base.vocabulary
