@@ -6,7 +6,7 @@ import re
 
 PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 BASE = "base"
-RESERVED = {BASE: "the base model alone", "none": "no adapter, in bodies of the older service"}
+RESERVED = {BASE: "the base model alone", "none": "no adapter at all"}
 _NAME = re.compile(PATTERN)
 
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from adapter_service.base_models import attention, norms
 from adapter_service.base_models.importing import import_gguf
 from adapter_service.base_models.int8 import quantize_linears
-from adapter_service.base_models.locating import BaseLocation, locate
+from adapter_service.base_models.locating import BaseLocation, locate, public_name
 from adapter_service.base_models.own_tokenizer import check_fits, load_tokenizer, locate_tokenizer, tokenizer_digest
 from adapter_service.base_models.precision import Precision, choose_precision
 from adapter_service.base_models.quiet import quiet_transformers
@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 class BaseModel:
     """A frozen causal language model, its tokenizer, and what is known of both.
 
-    `identity` changes when the weights or the tokenizer do; it is part of every adapter version's key.
+    `name` is the configured one, which may be a path; answers have `public_name`. `identity` changes when the weights
+    or the tokenizer do; it is part of every adapter version's key.
     """
 
     name: str
@@ -50,6 +51,10 @@ class BaseModel:
     token_scripts: TokenScripts
 
     @property
+    def public_name(self) -> str:
+        return public_name(self.name)
+
+    @property
     def device(self) -> torch.device:
         return torch.device(self.precision.device)
 
@@ -60,6 +65,11 @@ class BaseModel:
         One row through 640 → 16 → 2048: 18 µs in float32, 53 in bfloat16 (one thread).
         """
         return torch.float32 if self.precision.device == "cpu" else self.precision.dtype
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token ids it can read: the rows of its input embedding. A tokenizer may have fewer or more."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
     @property
     def weight_bytes(self) -> int:

@@ -350,7 +350,10 @@ class VersionStore:
         versions = self.list()
         own = [f"{version.reference} ({version.status})" for version in versions if version.adapter == name]
         if name in adapter_names.RESERVED:
-            return UnknownAdapterError(f"{name!r} means {adapter_names.RESERVED[name]} and has no versions")
+            return UnknownAdapterError(
+                f"{reference!r} is no adapter: {name!r} means {adapter_names.RESERVED[name]}, which has no versions; "
+                f"ask for {adapter_names.BASE!r}, or for an adapter by its name"
+            )
         if own:
             return UnknownAdapterError(f"no version to serve under {reference!r}; there are: {', '.join(own)}")
         live = [version.adapter for version in versions if version.status is VersionStatus.LIVE]

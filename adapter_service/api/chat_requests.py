@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from adapter_service.api.model_choice import ChosenModel, check_base_of, choose_model
+from adapter_service.api.model_choice import model_for
 from adapter_service.api.openai_episodes import Recording
 from adapter_service.api.openai_requests import AnswerHead, ends_of
-from adapter_service.api.openai_sampling import check_tokens, room_for, sampling_of
+from adapter_service.api.openai_sampling import room_for, sampling_of
 from adapter_service.api.schemas.chat import ChatBody
-from adapter_service.api.schemas.openai import SamplingFields
 from adapter_service.api.schemas.tools import NamedChoice
 from adapter_service.api.services import Services
 from adapter_service.api.token_logprobs import TokenBytes
@@ -19,7 +18,6 @@ from adapter_service.chat_rendering import conversation_ids, template_id
 from adapter_service.conversation import Turn
 from adapter_service.engine.generations import Generation, GenerationResult
 from adapter_service.engine.requests import Ask
-from adapter_service.errors import InvalidParameterError
 from adapter_service.languages import Language
 from adapter_service.languages.instructions import answer_language
 
@@ -53,13 +51,10 @@ class AskedChat:
 def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: float) -> AskedChat:
     """Check everything that can be checked, then put the request into the engine's queue."""
     body.check()
-    model = choose_model(body.model, services)
-    check_scale(body, model)
+    model = model_for(body, services)
     turns, use = tuple(message.turn() for message in body.messages), tool_use_of(body)
     engine, serving = services.engine, services.settings.serving
     base, renderer = engine.base, engine.renderer
-    check_base_of(model.version, services)
-    check_tokens(body, base)
     prompt_ids = conversation_ids(renderer, turns, use.tools, parallel=use.parallel)
     field, wanted = body.wanted_tokens
     room = room_for(prompt_ids, wanted, field, serving, base)
@@ -78,15 +73,6 @@ def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: f
     tokens = TokenBytes(base.tokenizer) if body.logprobs else None
     ends = ends_of(engine, ask)
     return AskedChat(head, engine.submit(ask), use, turns, language, recording, ends, tokens, body.wants_usage)
-
-
-def check_scale(fields: SamplingFields, model: ChosenModel) -> None:
-    """The base is exactly the base: there is nothing in it to scale."""
-    if fields.lora_scale is not None and model.version is None:
-        raise InvalidParameterError(
-            f"'lora_scale' is {fields.lora_scale}, but 'model' is the base alone; name an adapter or leave it out",
-            parameter="lora_scale",
-        )
 
 
 def tool_use_of(body: ChatBody) -> ToolUse:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from adapter_service.api.chat_requests import check_scale
-from adapter_service.api.model_choice import check_base_of, choose_model
+from adapter_service.api.model_choice import model_for
 from adapter_service.api.openai_episodes import Recording
 from adapter_service.api.openai_requests import AnswerHead, ends_of, submit_all
-from adapter_service.api.openai_sampling import check_tokens, room_for, sampling_of
+from adapter_service.api.openai_sampling import room_for, sampling_of
 from adapter_service.api.schemas.completions import DEFAULT_MAX_TOKENS, CompletionBody
 from adapter_service.api.services import Services
+from adapter_service.api.token_limits import check_token_ids
 from adapter_service.api.token_logprobs import TokenBytes
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.generations import Generation, GenerationResult
@@ -57,12 +57,9 @@ class AskedCompletion:
 def ask_completion(body: CompletionBody, services: Services, *, trace_id: str, arrived_at: float) -> AskedCompletion:
     """Check everything that can be checked, then put all prompts into the engine's queue, or none."""
     body.check()
-    model = choose_model(body.model, services)
-    check_scale(body, model)
+    model = model_for(body, services)
     engine, serving = services.engine, services.settings.serving
     base = engine.base
-    check_base_of(model.version, services)
-    check_tokens(body, base)
     prompts = _prompts(body, engine)
     if len(prompts) > serving.queue_size:
         raise InvalidParameterError(
@@ -104,12 +101,7 @@ def _prompts(body: CompletionBody, engine: Engine) -> tuple[Prompt, ...]:
 def _prompt(given: str | list[int], engine: Engine) -> Prompt:
     base = engine.base
     if isinstance(given, list):
-        size = len(base.tokenizer)
-        if (unknown := next((token for token in given if token >= size), None)) is not None:
-            raise InvalidParameterError(
-                f"'prompt' has {unknown}; {base.name} has the tokens 0 to {size - 1}: leave it out",
-                parameter="prompt",
-            )
+        check_token_ids({"prompt": given}, base)
         text = base.tokenizer.decode(given, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Prompt(text, given)
     ids = engine.renderer.text_ids(given)

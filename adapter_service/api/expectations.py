@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path, PurePath
 
+from adapter_service.base_models.locating import public_name
 from adapter_service.errors import InvalidParameterError
 from adapter_service.settings import ModelSettings, QuantizationSettings
 
 
 def check_base(parameter: str, wanted: str | None, model: ModelSettings) -> None:
-    """Nothing, or the resident base by the name that the settings give it."""
-    if wanted is not None and wanted != model.base:
+    """Nothing, or the resident base by the name that the settings give it, or that answers do."""
+    known = public_name(model.base)
+    if wanted is not None and wanted not in {model.base, known}:
         raise InvalidParameterError(
-            f"'{parameter}' is {wanted[:200]!r}; the resident base is {model.base!r}, and no other is loaded "
+            f"'{parameter}' is {wanted[:200]!r}; the resident base is {known!r}, and no other is loaded "
             "for a request: leave the field out, or change model.base in the configuration and start again",
             parameter=parameter,
         )

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from adapter_service.adapter_names import BASE
 from adapter_service.adapters import Version, VersionStatus
 from adapter_service.api.errors import without_paths
-from adapter_service.api.fine_tuning_requests import shown_event_id, shown_file, shown_job_id
+from adapter_service.api.fine_tuning_ids import shown_event_id, shown_job_id
+from adapter_service.api.fine_tuning_requests import shown_file
 from adapter_service.api.schemas.fine_tuning import (
     CheckpointMetrics,
     FineTuningCheckpoint,

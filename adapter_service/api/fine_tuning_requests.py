@@ -1,4 +1,4 @@
-"""From what OpenAI's clients ask of fine-tuning to a request of ours, and from their ids to ours."""
+"""From what OpenAI's clients ask of fine-tuning to a request of ours."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import Any
 
 from adapter_service.adapter_names import BASE, fault_of
 from adapter_service.api.schemas.fine_tuning import FineTuningBody, Hyperparameters, JobListQuery
-from adapter_service.errors import InvalidParameterError, UnknownAdapterError, UnknownFileError, UnknownJobError
+from adapter_service.errors import InvalidParameterError, UnknownAdapterError, UnknownFileError
 from adapter_service.jobs.train_request import TrainRequest
 from adapter_service.jobs.training_file import is_file_id
 from adapter_service.settings import Settings
 from adapter_service.suggestions import did_you_mean
 
 SOURCE = "source:"
-_JOB, _THEIR_JOB, _THEIR_EVENT = "job_", "ftjob-", "ftevent-"
 _METADATA = re.compile(r"metadata\[(.*)\]", re.DOTALL)
-_LARGEST = 2**63 - 1
 
 
 def train_request(body: FineTuningBody, settings: Settings) -> TrainRequest:
@@ -102,41 +100,6 @@ def _source(training_file: str) -> str:
 def shown_file(source: str) -> str:
     """What `_source` was made of."""
     return source if is_file_id(source) else f"{SOURCE}{source}"
-
-
-def shown_job_id(job_id: str) -> str:
-    return _THEIR_JOB + job_id.removeprefix(_JOB)
-
-
-def job_id_of(shown: str) -> str:
-    """Our id of a job that is `ftjob-…` here.
-
-    Raises:
-        UnknownJobError: it has another form, which no job's has.
-    """
-    if not shown.startswith(_THEIR_JOB):
-        raise UnknownJobError(
-            f"no fine-tuning job {shown[:100]!r}; their ids begin with {_THEIR_JOB!r}, and GET /v1/fine_tuning/jobs "
-            "lists them"
-        )
-    return _JOB + shown.removeprefix(_THEIR_JOB)
-
-
-def shown_event_id(number: int) -> str:
-    return f"{_THEIR_EVENT}{number}"
-
-
-def event_number(shown: str | None) -> int | None:
-    """The number of an event that is `ftevent-…` here."""
-    if shown is None:
-        return None
-    digits = shown.removeprefix(_THEIR_EVENT)
-    if digits == shown or not digits.isascii() or not digits.isdecimal() or int(digits) > _LARGEST:
-        raise InvalidParameterError(
-            f"'after' is {shown!r}; an event's id is wanted, such as {_THEIR_EVENT}17: take that of the last one",
-            parameter="after",
-        )
-    return int(digits)
 
 
 def wanted_metadata(query: JobListQuery) -> dict[str, str]:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from adapter_service.adapter_names import BASE
 from adapter_service.adapters import Version
+from adapter_service.api.schemas.openai import SamplingFields
 from adapter_service.api.services import Services
+from adapter_service.api.token_limits import check_token_ids
+from adapter_service.base_models.locating import public_name
 from adapter_service.engine.requests import AdapterFiles
-from adapter_service.errors import ConflictError
+from adapter_service.errors import ConflictError, InvalidParameterError, UnknownAdapterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +30,41 @@ class ChosenModel:
         return AdapterFiles.of(self.version) if self.version else None
 
 
+def model_for(fields: SamplingFields, services: Services) -> ChosenModel:
+    """Who answers a request under /v1, with what is checked beside it before its prompt is looked at.
+
+    Raises:
+        UnknownAdapterError: nobody of that name.
+        InvalidParameterError: the base alone is to be scaled, or lacks a token id.
+        ConflictError: the version is of another base.
+    """
+    model = choose_model(fields.model, services)
+    if fields.lora_scale is not None and model.version is None:
+        raise InvalidParameterError(
+            f"'lora_scale' is {fields.lora_scale}, but 'model' is the base alone; name an adapter or leave it out",
+            parameter="lora_scale",
+        )
+    check_base_of(model.version, services)
+    biased = map(int, fields.logit_bias or ())
+    check_token_ids({"stop_token_ids": fields.stop_token_ids or (), "logit_bias": biased}, services.engine.base)
+    return model
+
+
 def choose_model(name: str, services: Services) -> ChosenModel:
     """What `name` means now: `base` or the base's own name, `adapter` (its live version) or `adapter@version`.
 
     Raises:
         UnknownAdapterError: none of them.
     """
-    if name in {BASE, services.settings.model.base}:
+    base = services.settings.model.base
+    if name in {BASE, base}:
         return ChosenModel(None)
-    return ChosenModel(services.versions.resolve(name))
+    try:
+        return ChosenModel(services.versions.resolve(name))
+    except UnknownAdapterError:
+        if name != public_name(base):  # a folder may be called like an adapter, which goes first
+            raise
+        return ChosenModel(None)
 
 
 def check_base_of(version: Version | None, services: Services) -> None:
@@ -47,6 +76,6 @@ def check_base_of(version: Version | None, services: Services) -> None:
     base = services.engine.base
     if version is not None and version.base_id != base.identity:
         raise ConflictError(
-            f"{version.reference} was trained on another base than the resident one ({base.name}); "
+            f"{version.reference} was trained on another base than the resident one ({base.public_name}); "
             "ask for another version, or train the adapter again"
         )

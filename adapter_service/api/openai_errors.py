@@ -13,6 +13,8 @@ from typing import Any
 from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
+from adapter_service.api.fine_tuning_ids import with_shown_ids
+
 PREFIX = "/v1"
 LORA_PATHS = frozenset({f"{PREFIX}/load_lora_adapter", f"{PREFIX}/unload_lora_adapter"})
 # A field at fault is 400 in that API; its clients would take 422 as well.
@@ -25,6 +27,10 @@ _CODES = {
     "prompt_too_long": "context_length_exceeded",
     "busy": "rate_limit_exceeded",
 }
+# Of what trains, the fields by the names that they have there.
+JOBS_PATH = f"{PREFIX}/fine_tuning/jobs"
+_OF_THE_FILE = frozenset({"unknown_file", "invalid_file", "unknown_source"})
+_JOB_FIELDS = {"source": "training_file", "init_adapter": "model", "adapter": "suffix"}
 
 
 def speaks_openai(scope: Scope) -> bool:
@@ -37,13 +43,15 @@ def openai_error(problem: Mapping[str, Any]) -> dict[str, Any]:
     """The body of an answer, or the data of a stream's last event."""
     code = _CODES.get(problem["code"], problem["code"])
     path, parameter = problem["instance"], problem.get("parameter")
-    if code == "context_length_exceeded":
+    if code == "context_length_exceeded" or parameter == "prompt":
         parameter = "prompt" if path == f"{PREFIX}/completions" else "messages"
     if parameter is None and code == "model_not_found" and path not in LORA_PATHS:
         parameter = "model"
+    if path == JOBS_PATH:
+        parameter = "training_file" if code in _OF_THE_FILE else _JOB_FIELDS.get(parameter or "", parameter)
     return {
         "error": {
-            "message": problem["detail"],
+            "message": with_shown_ids(problem["detail"]),
             "type": _type_of(status_of(problem), path),
             "param": parameter,
             "code": code,

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from adapter_service.api.schemas.openai import SamplingFields
-from adapter_service.api.token_limits import check_prompt, check_token_ids, check_wanted
+from adapter_service.api.token_limits import check_prompt, check_wanted
 from adapter_service.engine.requests import Sampling
-from adapter_service.errors import InvalidParameterError, PromptTooLongError
+from adapter_service.errors import InvalidParameterError
 from adapter_service.languages import Language
 from adapter_service.settings import ServingSettings
 
@@ -62,27 +62,15 @@ def _given(value: float | None, default: float) -> float:
 def room_for(prompt_ids: Sequence[int], wanted: int | None, field: str, serving: ServingSettings, base: Any) -> int:
     """How many tokens may follow the prompt: as many as are wanted, else what the base and the settings leave.
 
+    At least one: that a prompt leaves no room for it is what the engine says.
+
     Raises:
         InvalidParameterError: more are wanted than the settings allow.
-        PromptTooLongError: the prompt leaves no room, or too little.
+        PromptTooLongError: the prompt is longer than they allow.
     """
-    limit, context, found = serving.max_new_tokens_limit, base.context_tokens, len(prompt_ids)
+    check_prompt(len(prompt_ids), serving)
     if wanted is not None:
         check_wanted(wanted, field, serving)
-    check_prompt(found, serving)
-    if found + (wanted or 1) > context:
-        raise PromptTooLongError(
-            f"the prompt has {found} tokens and {wanted or 1} are to follow; {base.name} takes {context} in all: "
-            f"shorten the prompt or lower '{field}'"
-        )
-    return wanted if wanted is not None else min(limit, context - found)
-
-
-def check_tokens(fields: SamplingFields, base: Any) -> None:
-    """What can be checked only with the resident base.
-
-    Raises:
-        InvalidParameterError: a token id that it lacks.
-    """
-    biased = map(int, fields.logit_bias or ())
-    check_token_ids({"stop_token_ids": fields.stop_token_ids or (), "logit_bias": biased}, base)
+        return wanted
+    left: int = base.context_tokens - len(prompt_ids)
+    return max(1, min(serving.max_new_tokens_limit, left))

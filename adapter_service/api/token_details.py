@@ -20,7 +20,7 @@ def token_details(
         logprobs=trail.logprobs,
         sampling_logprobs=trail.sampling_logprobs,
         sampling=SampledWith.model_validate(ask.sampling, from_attributes=True),
-        base_model=base.name,
+        base_model=base.public_name,
         base_sha=base.identity,
         tokenizer_sha=engine.renderer.tokenizer_id,
         template_sha=template_id,

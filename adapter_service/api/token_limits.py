@@ -42,11 +42,10 @@ def check_token_ids(given: Mapping[str, Iterable[int]], base: Any) -> None:
     Raises:
         InvalidParameterError: the base lacks one.
     """
-    vocabulary = int(base.model.config.get_text_config().vocab_size)
     for field, ids in given.items():
-        if (unknown := next((token for token in ids if token >= vocabulary), None)) is not None:
+        if (unknown := next((token for token in ids if not 0 <= token < base.vocabulary), None)) is not None:
             raise InvalidParameterError(
-                f"'{field}' has {unknown}; {base.name} has the tokens 0 to {vocabulary - 1}: "
+                f"'{field}' has {unknown}; {base.public_name} has the tokens 0 to {base.vocabulary - 1}: "
                 "POST /tokenize says which is which",
                 parameter=field,
             )

@@ -80,6 +80,15 @@ class BaseLocation:
     revision: str | None = None
 
 
+def public_name(name: str) -> str:
+    """What answers call the base that `name` names: of a path the last part, which tells nothing of this machine."""
+    if name.startswith(PACKAGE_PREFIX):
+        return name
+    path = Path(name)
+    is_hub_id = _HUB_ID.fullmatch(name) and path.suffix != ".gguf" and not path.exists()
+    return name if is_hub_id else path.name
+
+
 def locate(name: str, revision: str | None = None) -> BaseLocation:
     """Tell what `name` means.
 

@@ -166,7 +166,7 @@ class Engine:
 
         Raises:
             NotReadyError: the base still loads, could not be loaded, or the engine stops.
-            InvalidParameterError: more answers at once than may grow.
+            InvalidParameterError: more answers at once than may grow, or a token that the base has no row for.
             UnknownAdapterError: the version was removed a moment ago.
             PromptTooLongError: prompt and answer do not fit the base's context.
             BusyError: the queue is full.

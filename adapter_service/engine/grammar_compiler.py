@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 # What llguidance has before the name of a special token in a grammar.
 _SPECIAL = b"\xff"
 _ADDED = '"added_tokens"'
+_SHOWN_CHARACTERS = 300
+_UNKNOWN_KEYS = re.compile(r"Unimplemented keys: \[(.*?)\]")
+# What llguidance tells beside its reason: a place in the grammar that we made of the schema, that grammar itself and
+# the parser's state behind it, and a pattern once more before what is wrong with it.
+_NOT_THE_CALLERS = (
+    (re.compile(r"^at \d+\(\d+\): failed to compile JSON schema: "), ""),
+    (re.compile(r"\n *\d+ \| .*", re.DOTALL), ""),
+    (re.compile(r"\n<state>.*", re.DOTALL), ""),
+    (re.compile(r"regex parse error:\n.*\nerror: ", re.DOTALL), "regex parse error: "),
+)
 
 
 class GrammarCompiler:
@@ -43,7 +54,7 @@ class GrammarCompiler:
         matcher = LLMatcher(self._table, grammar.source, log_level=0)
         if reason := matcher.get_error():
             raise InvalidParameterError(
-                f"{grammar.parameter} cannot be followed: {_brief(reason)}. Change it, or leave it out",
+                f"{grammar.parameter} cannot be followed: {_told(reason, 'Change it, or leave it out')}",
                 parameter=grammar.parameter,
             )
         return _Compiled(matcher, self._table, grammar.parameter)
@@ -106,14 +117,28 @@ class _Follower:
 
     def _failed(self, reason: str) -> InvalidParameterError:
         return InvalidParameterError(
-            f"the answer cannot keep to {self._parameter}: {_brief(reason)}. Make it simpler",
+            f"the answer cannot keep to {self._parameter}: {_told(reason, 'Make it simpler')}",
             parameter=self._parameter,
         )
 
 
-def _brief(reason: str) -> str:
-    """Without the parser's state, which llguidance puts behind some reasons."""
-    return reason.split("\n<state>", maxsplit=1)[0].strip()
+def _told(reason: str, otherwise: str) -> str:
+    """llguidance's reason and what to do, which is `otherwise` where it is not one that we know."""
+    if found := _UNKNOWN_KEYS.search(reason):
+        keys = found[1].replace('"', "'")
+        return f"this service does not know {_cut(keys)} in a schema: take that out"
+    if "NoExtensionBias" in reason:
+        return (
+            'no answer that ends is allowed; a schema that is {"$ref": "#"} alone refers to itself and nothing else: '
+            "write there what the answer shall be"
+        )
+    for pattern, rest in _NOT_THE_CALLERS:
+        reason = pattern.sub(rest, reason)
+    return f"{_cut(reason.strip())}. {otherwise}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def _vocabulary(tokenizer: Any, parameter: str) -> Any:

@@ -60,7 +60,7 @@ def choose_batch(base: BaseModel, template_id: str, *, rows: int, prefixes: Pref
 
 
 def _prompt(base: BaseModel, tokens: int) -> list[int]:
-    vocabulary = base.model.get_input_embeddings().weight.shape[0]
+    vocabulary = base.vocabulary
     return [(20 + 7 * place) % vocabulary for place in range(tokens)]
 
 

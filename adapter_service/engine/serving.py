@@ -89,20 +89,31 @@ class Serving:
         """Whether it can be answered at all; from any thread.
 
         Raises:
-            InvalidParameterError: more answers at once than may grow.
+            InvalidParameterError: more answers at once than may grow, or a token that the base has no row for.
             PromptTooLongError: prompt and answer do not fit the base's context.
         """
         most, wanted = self._max_active, ask.sampling.max_new_tokens
         if not 1 <= ask.count <= most:
             raise InvalidParameterError(
-                f"'n' is {ask.count}; this service lets {most} answers grow at a time (serving.max_active_requests): "
+                f"'n' (or 'best_of') is {ask.count}; this service lets {most} answers grow at a time "
+                f"(serving.max_active_requests): "
                 f"ask for 1 to {most}",
                 parameter="n",
             )
         if len(ask.prompt_ids) + wanted > self.base.context_tokens:
             raise PromptTooLongError(
                 f"the prompt has {len(ask.prompt_ids)} tokens and {wanted} are to follow; "
-                f"{self.base.name} takes {self.base.context_tokens} in all. Shorten the prompt or max_new_tokens"
+                f"{self.base.public_name} takes {self.base.context_tokens} in all: shorten the "
+                "prompt, or ask for a shorter answer"
+            )
+
+        known = self.base.vocabulary
+        if (unknown := max(ask.prompt_ids)) >= known:  # some tokenizers have tokens that their base was never given
+            text = self.base.tokenizer.convert_ids_to_tokens(unknown)
+            raise InvalidParameterError(
+                f"the prompt has token {unknown} ({text!r}); {self.base.public_name} has the tokens 0 to {known - 1}, "
+                "fewer than its tokenizer: take that out of the text",
+                parameter="prompt",
             )
 
     def order(self, order: Order) -> None:

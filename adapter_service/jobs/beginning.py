@@ -23,7 +23,7 @@ def check_same_base(parent: Version, engine: Engine) -> None:
     """Raise InvalidParameterError for an adapter of another base than the resident one."""
     if parent.base_id != engine.base.identity:
         raise InvalidParameterError(
-            f"{parent.reference} was trained on another base than {engine.base.name!r}; "
+            f"{parent.reference} was trained on another base than {engine.base.public_name!r}; "
             "start from a version of this base, or without init_adapter",
             parameter="init_adapter",
         )

@@ -95,7 +95,7 @@ class TrainingPipeline:
         if parent is not None:
             settings = going_on_from(trained_with(parent), request, settings)
         watch = _JobWatch(context, self._pace, work_of(settings, self._pace.tokens_per_sample))
-        context.report(phase=Phase.STREAMING, base=base.name, precision=base.precision.to_dict())
+        context.report(phase=Phase.STREAMING, base=base.public_name, precision=base.precision.to_dict())
         streamed = self._stream(settings, folder, watch)
         context.report(samples=streamed.counts, source=streamed.source)
         version, trained = self._train(job, settings, streamed, parent, folder, context, watch)
@@ -110,7 +110,7 @@ class TrainingPipeline:
             "gate": decision.as_dict() if decision else dict(version.gate),
             "samples": dict(streamed.counts),
             "source": streamed.source,
-            "base": base.name,
+            "base": base.public_name,
             "precision": base.precision.to_dict(),
             "recipe": {name: getattr(settings, name).model_dump(mode="json") for name in _RECIPE},
         }

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 # A report is made on the thread that answers requests, and the next one says the same again.
 REPORT_WAIT_SECONDS = 3.0
 
+_ANOTHER = ": to train again, ask for another"
 _WAITING = (JobStatus.QUEUED, JobStatus.PAUSED)
 _BY_KEY = "SELECT * FROM jobs WHERE idempotency_key = ?"
 
@@ -211,7 +212,9 @@ class JobStore:
         with self._database.transaction() as connection:
             job = _get(connection, job_id)
             if job.status.finished:
-                raise WrongJobStateError(f"{job_id} is {job.status}; only a job that is not finished can be cancelled")
+                raise WrongJobStateError(
+                    f"{job_id} is {job.status}; only a job that is not finished can be cancelled{_ANOTHER}"
+                )
             if job.status is JobStatus.RUNNING:
                 event = None if job.cancel_requested else "cancel_requested"
                 return self._write(connection, job, replace(job, cancel_requested=True), event=event)
@@ -228,7 +231,7 @@ class JobStore:
             job = _get(connection, job_id)
             if job.status.finished or job.cancel_requested:
                 stands = job.status if job.status.finished else "being cancelled"
-                raise WrongJobStateError(f"{job_id} is {stands}; only a job that waits or runs can be paused")
+                raise WrongJobStateError(f"{job_id} is {stands}; only a job that waits or runs can be paused{_ANOTHER}")
             if job.status is JobStatus.QUEUED:
                 return self._write(connection, job, job.moved(JobStatus.PAUSED), event=JobStatus.PAUSED)
             if job.status is JobStatus.PAUSED or job.pause_requested:
@@ -244,7 +247,7 @@ class JobStore:
         with self._database.transaction() as connection:
             job = _get(connection, job_id)
             if job.status.finished:
-                raise WrongJobStateError(f"{job_id} is {job.status}; only a paused job can be resumed")
+                raise WrongJobStateError(f"{job_id} is {job.status}; only a paused job can be resumed{_ANOTHER}")
             if job.status is JobStatus.PAUSED:
                 return self._write(connection, job, job.moved(JobStatus.QUEUED), event=JobStatus.QUEUED)
             if job.pause_requested:

@@ -176,7 +176,7 @@ def fit(demand: Demand) -> Fit:
     can_recompute = bool(decoder_layers(base.model))
     if settings.preset == "small" and not can_recompute:
         raise InvalidParameterError(
-            f"preset 'small' runs decoder layers twice, and {base.name!r} has none that transformers would; "
+            f"preset 'small' runs decoder layers twice, and {base.public_name!r} has none that transformers would; "
             "use 'fast' with a smaller token_budget",
             parameter="preset",
         )

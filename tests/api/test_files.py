@@ -153,7 +153,7 @@ def test_the_other_training_route_takes_a_file_as_its_source_too(client: TestCli
     job = client.get(f"/v1/fine_tuning/jobs/{accepted.json()['job_id'].replace('job_', 'ftjob-')}").json()
     assert (job["training_file"], job["metadata"], job["model"]) == (file_id, None, "base")
     in_use = client.delete(f"/v1/files/{file_id}")
-    assert (in_use.status_code, accepted.json()["job_id"] in in_use.text) == (409, True)
+    assert (in_use.status_code, job["id"] in in_use.text) == (409, True)
 
 
 def test_no_job_begins_on_a_file_that_somebody_deletes_meanwhile(

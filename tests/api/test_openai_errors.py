@@ -118,9 +118,10 @@ def test_a_conflict_that_lasts_is_not_tried_again(
     assert seconds == []
 
 
-def test_a_conversation_that_is_too_long_has_openais_code(tiny_openai: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
-        ask(tiny_openai, messages=[{"role": "user", "content": "x" * 600}])
+@pytest.mark.parametrize("max_tokens", [4, None])
+def test_a_conversation_that_is_too_long_has_openais_code(tiny_openai: openai.OpenAI, max_tokens: int | None) -> None:
+    with pytest.raises(openai.BadRequestError, match="takes 512 in all: shorten the prompt") as refused:
+        ask(tiny_openai, messages=[{"role": "user", "content": "x" * 600}], max_tokens=max_tokens)
     assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
 
 

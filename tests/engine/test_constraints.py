@@ -245,7 +245,7 @@ def test_text_in_json_is_whole_code_points_of_any_script(seed: int) -> None:
     ("grammar", "parameter", "reason"),
     [
         (json_schema_grammar({"type": "thing"}), "json_schema", "Invalid type: thing"),
-        (json_schema_grammar({"if": {}}, parameter="response_format"), "response_format", "Unimplemented keys"),
+        (json_schema_grammar({"if": {}}, parameter="response_format"), "response_format", "does not know 'if' in"),
         (json_schema_grammar({"$ref": "http://127.0.0.1/x"}), "json_schema", "does not fetch"),
         (json_schema_grammar({"type": "object", "properties": {"a": False}, "required": ["a"]}), "json_schema", "a"),
         (regex_grammar("((("), "regex", "unclosed group"),
@@ -260,6 +260,35 @@ def test_a_grammar_that_is_none_is_refused_with_the_reason(grammar: Grammar, par
     assert reason in str(error.value)
     assert error.value.parameter == parameter
     assert "<state>" not in str(error.value)
+
+
+MANY = {f"name_{place}": {"type": "string"} for place in range(3000)}
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"properties": MANY, "not": {}}, "this service does not know 'not' in a schema: take that out"),
+        ({"properties": MANY, "if": {}, "then": {}}, "does not know 'if', 'then' in a schema: take that out"),
+        ({"type": "integer", "minimum": 5, "maximum": 3, "title": "x" * 9000},
+         "followed: Unsatisfiable schema: minimum (5) is greater than maximum (3). Change it, or leave it out"),
+        ({"pattern": f"(?=a){'x' * 9000}"}, "regex parse error: look-around, including look-ahead and look-behind, is"),
+        ({"$ref": f"#/{'x' * 9000}"}, f"followed: Pointer '/{'x' * 290}…. Change it, or leave it out"),
+    ],
+)  # fmt: skip
+def test_a_reason_is_short_and_has_nothing_that_the_caller_never_sent(schema: dict[str, object], told: str) -> None:
+    with pytest.raises(InvalidParameterError) as error:
+        COMPILER.compile(json_schema_grammar(schema))
+    assert told in str(error.value)
+    assert len(str(error.value)) < 400
+    assert "start:" not in str(error.value)
+    assert "x-guidance" not in str(error.value)
+
+
+def test_a_schema_of_itself_alone_is_told_so() -> None:
+    matcher = COMPILER.compile(json_schema_grammar({"$ref": "#"})).begin(frozenset({END}))
+    with pytest.raises(InvalidParameterError, match=r"no answer that ends is allowed; .* refers to itself"):
+        matcher.mask(torch.zeros(258))
 
 
 def test_no_choices_are_refused() -> None:

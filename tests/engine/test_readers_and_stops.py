@@ -119,7 +119,7 @@ def test_several_greedy_answers_are_one(engine: Engine) -> None:
 
 def test_more_answers_than_may_grow_are_refused(make_engine: MakeEngine) -> None:
     engine = make_engine(max_active_requests=2)
-    with pytest.raises(InvalidParameterError, match="'n' is 3; this service lets 2 answers grow"):
+    with pytest.raises(InvalidParameterError, match=r"'n' \(or 'best_of'\) is 3; this service lets 2 answers grow"):
         submit(engine, "Once", count=3)
     assert len(result_of(submit(engine, "Once", count=2)).choices) == 2
 

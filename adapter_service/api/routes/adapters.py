@@ -13,6 +13,7 @@ from adapter_service.adapters.uploads import Upload
 from adapter_service.api.openapi import can_fail_with
 from adapter_service.api.schemas.adapters import AdapterAnswer, AdapterList, RollbackAnswer, VersionAnswer
 from adapter_service.api.services import Wired
+from adapter_service.base_models.locating import public_name
 
 router = APIRouter(prefix="/adapter", tags=["adapters"])
 
@@ -26,7 +27,7 @@ def list_adapters(services: Wired) -> AdapterList:
     by_name = groupby(services.versions.list(), key=lambda version: version.adapter)
     return AdapterList(
         adapters=[_adapter(name, list(versions), uploads) for name, versions in by_name],
-        base=services.settings.model.base,
+        base=public_name(services.settings.model.base),
         default_adapter=services.settings.serving.default_adapter,
     )
 

@@ -24,6 +24,7 @@ from adapter_service.api.schemas.health import (
     StorageAnswer,
 )
 from adapter_service.api.services import Services, Wired
+from adapter_service.base_models.locating import public_name
 from adapter_service.engine.engine import EngineState
 from adapter_service.errors import StorageError
 from adapter_service.jobs.job import JobStatus
@@ -69,7 +70,7 @@ def _look_at(services: Services) -> HealthAnswer:
             working=engine.working,
         ),
         runner=RunnerAnswer(alive=services.runner.alive),
-        base=services.settings.model.base,
+        base=public_name(services.settings.model.base),
         precision=_precision(services),
         storage=storage,
         active_job=active_job,

@@ -15,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from adapter_service.api.services import Services, Wired
+from adapter_service.base_models.locating import public_name
 from adapter_service.storage_faults import storage_fault
 
 router = APIRouter(tags=["health"])
@@ -54,7 +55,7 @@ class _Scrape(Collector):
 
         Without the times at which series began, which double their number and are of no use in this format.
         """
-        model = {"model_name": self._services.settings.model.base}
+        model = {"model_name": public_name(self._services.settings.model.base)}
         metric.samples = [
             sample._replace(labels=model | self._named(sample.labels))
             for sample in metric.samples

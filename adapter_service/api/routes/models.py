@@ -13,6 +13,7 @@ from adapter_service.api.model_choice import choose_model
 from adapter_service.api.openapi import can_fail_with
 from adapter_service.api.schemas.models import ModelAnswer, ModelList, ModelQuery
 from adapter_service.api.services import Services, Wired
+from adapter_service.base_models.locating import public_name
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -45,9 +46,9 @@ def _base(name: str, services: Services) -> ModelAnswer:
     return ModelAnswer(
         id=name,
         created=int(services.started_at.timestamp()),
-        root=services.settings.model.base,
+        root=public_name(services.settings.model.base),
         parent=None,
-        max_model_len=_context(services),
+        max_model_len=_longest(services),
     )
 
 
@@ -57,9 +58,13 @@ def _adapter(name: str, version: Version, services: Services) -> ModelAnswer:
         created=int(version.created_at.timestamp()),
         root=version.reference,
         parent=BASE,
-        max_model_len=_context(services),
+        max_model_len=_longest(services),
     )
 
 
-def _context(services: Services) -> int | None:
-    return services.engine.base.context_tokens if services.engine.state == "ready" else None
+def _longest(services: Services) -> int | None:
+    """Tokens of a prompt and its answer that are taken at most; not known before the base is."""
+    if services.engine.state != "ready":
+        return None
+    serving = services.settings.serving
+    return min(services.engine.base.context_tokens, serving.max_prompt_tokens + serving.max_new_tokens_limit)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 
 from adapter_service.api.openapi import can_fail_with
 from adapter_service.api.schemas.tokens import DetokenizeAnswer, DetokenizeBody, TokenizeAnswer, TokenizeBody
 from adapter_service.api.services import Wired
-from adapter_service.errors import InvalidParameterError
+from adapter_service.api.token_limits import check_token_ids
 
 router = APIRouter(tags=["generation"], responses=can_fail_with(503))
 
@@ -26,16 +24,8 @@ def tokenize(body: TokenizeBody, services: Wired) -> TokenizeAnswer:
 def detokenize(body: DetokenizeBody, services: Wired) -> DetokenizeAnswer:
     """Token ids to text."""
     base = services.engine.base
-    _check_ids(body.ids, base.tokenizer, base.name)
+    check_token_ids({"ids": body.ids}, base)
     text: str = base.tokenizer.decode(
         body.ids, skip_special_tokens=body.skip_special_tokens, clean_up_tokenization_spaces=False
     )
     return DetokenizeAnswer(text=text)
-
-
-def _check_ids(ids: list[int], tokenizer: Any, base: str) -> None:
-    size = len(tokenizer)
-    if (unknown := next((token for token in ids if not 0 <= token < size), None)) is not None:
-        raise InvalidParameterError(
-            f"'ids' has {unknown}; {base} has the tokens 0 to {size - 1}: leave it out", parameter="ids"
-        )

@@ -27,6 +27,15 @@ class ContentPart(Body):
     text: str | None = None
     refusal: str | None = Field(default=None, description="An earlier answer's; read as text.")
 
+    @model_validator(mode="after")
+    def _has_its_own(self) -> Self:
+        other = "refusal" if self.type == "text" else "text"
+        if getattr(self, self.type) is None:
+            raise ValueError(f"a part of type {self.type!r} has no {self.type!r}; add it")
+        if getattr(self, other) is not None:
+            raise ValueError(f"a part of type {self.type!r} has {other!r} too; leave that out, or send a part of it")
+        return self
+
 
 class ChatMessage(Body):
     """What one side said; the fields that are left are null, or have no effect."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from adapter_service.api.schemas.fields import Answer
 from adapter_service.api.schemas.generation import TokenId
-from adapter_service.api.schemas.openai import MAX_CHOICES, CompletionUsage, SamplingFields
+from adapter_service.api.schemas.openai import CompletionUsage, SamplingFields
 from adapter_service.errors import InvalidParameterError
 
 PromptIds = Annotated[list[TokenId], Field(min_length=1)]
@@ -28,7 +28,6 @@ class CompletionBody(SamplingFields):
     best_of: int | None = Field(
         default=None,
         ge=1,
-        le=MAX_CHOICES,
         description="So many are made, and the `n` with the highest mean log-probability answered; not with `stream`.",
     )
     logprobs: int | None = Field(default=None, ge=0, le=5, description="So many of the likeliest tokens at each place.")

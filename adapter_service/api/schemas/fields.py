@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 # ASCII, because the trace id is echoed in a header.
 TRACE_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
@@ -24,8 +26,50 @@ TraceId = Annotated[
 # Not pydantic's own `deprecated`, which warns the service whenever it reads the field.
 DEPRECATED: JsonDict = {"deprecated": True}
 
+HALF_A_CHARACTER = "half_a_character"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
-class Body(BaseModel):
+
+def half_character(given: Any) -> tuple[str, str] | None:
+    """The first text in decoded JSON with half of a surrogate pair, which is in no UTF-8: where, and what about it.
+
+    Names of fields are texts too. Without recursion: tools' schemas may lie as deep as JSON's parser goes.
+    """
+    rest = [("", given)]
+    while rest:
+        where, value = rest.pop()
+        if isinstance(value, str):
+            if not value.isascii() and (found := _SURROGATE.search(value)):
+                return where, f"{f'{where!r}' if where else 'the text'} has {_half(found[0])}"
+        elif isinstance(value, Mapping):
+            for name in value:
+                if not name.isascii() and (found := _SURROGATE.search(name)):
+                    return where, f"the name of a field {f'in {where!r} ' if where else ''}has {_half(found[0])}"
+            members = [(f"{where}.{name}" if where else name, member) for name, member in value.items()]
+            rest += reversed(members)
+        elif isinstance(value, list):
+            places = [(place, member) for place, member in enumerate(value) if isinstance(member, str | Mapping | list)]
+            rest += [(f"{where}[{place}]", member) for place, member in reversed(places)]
+    return None
+
+
+def _half(found: str) -> str:
+    return f"half a character (\\u{ord(found):04x} without its other half); send both halves, or take it out"
+
+
+class WholeTexts(BaseModel):
+    """A body every text of which can be written in UTF-8."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_half_characters(cls, given: Any) -> Any:
+        if found := half_character(given):
+            where, sentence = found
+            raise PydanticCustomError(HALF_A_CHARACTER, "{sentence}", {"where": where, "sentence": sentence})
+        return given
+
+
+class Body(WholeTexts):
     """What a caller sends: unknown fields are refused, and "5" is not 5."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

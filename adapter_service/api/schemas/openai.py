@@ -15,10 +15,10 @@ from adapter_service.api.schemas.generation import StopText, TokenId
 from adapter_service.errors import InvalidParameterError
 
 IGNORED = "Accepted, without effect."
-MAX_CHOICES = 16
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
 Bias = Annotated[float, Field(ge=-100.0, le=100.0)]
-TokenKey = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+BIASED_ID_PATTERN = r"^\d{1,9}$"
+TokenKey = Annotated[str, Field(pattern=BIASED_ID_PATTERN)]
 FinishWord = Literal["stop", "length", "tool_calls"]
 
 
@@ -37,7 +37,7 @@ class SamplingFields(Body):
     )
     temperature: float | None = Field(default=None, ge=0.0, le=2.0, description="1 if not given; 0 is greedy.")
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
-    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES, description="So many answers to one prompt.")
+    n: int | None = Field(default=None, ge=1, description="So many answers to one prompt.")
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = Field(
         default=None, description="Texts before which an answer ends."
     )

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from adapter_service.api.schemas.fields import Body
+from adapter_service.api.schemas.fields import Body, half_character
 from adapter_service.conversation import Tool, ToolCall
 
 _NONE: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
-FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+FUNCTION_NAME_PATTERN = "^[a-zA-Z0-9_-]{1,64}$"
+FunctionName = Annotated[str, Field(pattern=FUNCTION_NAME_PATTERN)]
 CallId = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -22,6 +23,8 @@ def _object_as_text(text: str) -> str:
         raise ValueError(f"it is not JSON ({error}); send the call's arguments as they came") from error
     if not isinstance(value, dict):
         raise ValueError("it is not the JSON of an object; send the call's arguments as they came")
+    if found := half_character(value):
+        raise ValueError(f"in its JSON, {found[1]}")
     return text
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from adapter_service.api.schemas.fields import DEPRECATED, Answer, TraceId
+from adapter_service.api.schemas.fields import DEPRECATED, Answer, TraceId, WholeTexts
 from adapter_service.errors import InvalidParameterError
 from adapter_service.jobs.job import JobStatus, Phase
 from adapter_service.jobs.train_request import OVERRIDES, TrainRequest
@@ -48,7 +48,7 @@ def _schema(schema: dict[str, Any]) -> None:
     properties["lang"]["anyOf"] = [{"type": "string"}, *properties["lang"]["anyOf"]]
 
 
-class TrainBody(TrainRequest):
+class TrainBody(WholeTexts, TrainRequest):
     """What `POST /adapter/train-lite` takes; whatever is left out comes from adapter_config.yaml."""
 
     model_config = ConfigDict(title="TrainBody", json_schema_extra=_schema, strict=True)
