@@ -20,6 +20,7 @@ State = Literal["absent", "loading", "resident", "failed"]
 DEFAULT_MAX_BYTES = 2**30
 # Failures are small, but keys of versions that came and went would pile up for as long as the service runs.
 _REMEMBERED_FAILURES = 1024
+_LET_ONE_GO = "let one go (POST /v1/unload_lora_adapter, or take it from serving.pinned_adapters)"
 
 
 @dataclass(slots=True)
@@ -163,7 +164,7 @@ class Residency(Generic[T]):
         if key not in self._pinned and len(self._pinned) >= self.max_adapters - 1:
             raise TooManyPinsError(
                 f"{len(self._pinned)} adapters are pinned; of {self.max_adapters} (serving.max_adapters) at most "
-                f"{self.max_adapters - 1} may be: unpin one, or raise serving.max_adapters"
+                f"{self.max_adapters - 1} may be: {_LET_ONE_GO}, or raise serving.max_adapters"
             )
         self._pinned[key] += 1
 
@@ -202,7 +203,7 @@ class Residency(Generic[T]):
         pinned = sum(self._resident[other].size_bytes for other in self._pinned if other in self._resident)
         if size_bytes + pinned > self.max_bytes:
             beside = f" beside {pinned} bytes of pinned adapters" if pinned else ""
-            unpin = " or unpin one" if pinned else ""
+            unpin = f", or {_LET_ONE_GO}" if pinned else ""
             raise AdapterTooLargeError(
                 f"adapter version {key} takes {size_bytes} bytes{beside}; serving.max_adapter_bytes allows "
                 f"{self.max_bytes} for all that are loaded: raise it{unpin}"
