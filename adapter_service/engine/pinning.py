@@ -19,7 +19,8 @@ _RETRY_SECONDS = 60.0
 class PinnedAdapters:
     """Pins the live versions of `names` on a thread of its own, for a disk may be slow.
 
-    What fails is tried again, now and then and whenever a version goes live. `live` gives an adapter's live version, or None while it has none.
+    What fails is tried again, now and then and whenever a version goes live. `live` gives an adapter's live
+    version, or None while it has none.
     """
 
     def __init__(self, engine: Engine, live: Callable[[str], AdapterFiles | None], names: Sequence[str]) -> None:
@@ -51,7 +52,7 @@ class PinnedAdapters:
             self._woken.wait(_RETRY_SECONDS if failed else None)
             self._woken.clear()
             if not self._stopping and self._engine.state == "ready":
-                failed = not all([self._pin(name) for name in self._names])
+                failed = not all(list(map(self._pin, self._names)))  # each of them, whatever another comes to
 
     def _pin(self, name: str) -> bool:
         """False when it is to be tried again."""
