@@ -34,6 +34,7 @@ from adapter_service.samples import Message
 from adapter_service.settings import ServingSettings
 
 if TYPE_CHECKING:
+    from adapter_service.engine.resident_adapters import ResidentAdapters, Settled
     from adapter_service.engine.serving import Order, Serving
     from adapter_service.lora.layer import LowRankLinear
     from adapter_service.lora.resident import ResidentAdapter
@@ -216,22 +217,16 @@ class Engine:
         Raises:
             AdapterServiceError: as many are pinned as may be, or why it cannot be read.
         """
-        future: Future[None] = Future()
+        self._order(lambda adapters, settled: adapters.pin(files, settled))
 
-        def settled(error: Exception | None) -> None:
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
+    def unpin(self, key: str) -> None:
+        """Let a version go when its place is wanted; nothing where it is not pinned."""
 
-        self._order(lambda adapters: adapters.pin(files, settled))
-        future.result()
+        def unpin(adapters: ResidentAdapters, settled: Settled) -> None:
+            adapters.unpin(key)
+            settled(None)
 
-    def unpin(self, key: str) -> bool:
-        """Let a version go when its place is wanted; False when it was not pinned."""
-        future: Future[bool] = Future()
-        self._order(lambda adapters: future.set_result(adapters.unpin(key)))
-        return future.result()
+        self._order(unpin)
 
     def _reading(self) -> Reading:
         """For whoever scrapes; numbers that are read while they change may be a moment apart."""
@@ -257,12 +252,23 @@ class Engine:
         )
 
     def _order(self, order: Order) -> None:
-        """Have the engine's thread do something to its adapters."""
+        """Have the engine's thread do something to its adapters, and wait until it is done."""
         serving = self._ready()
+        future: Future[None] = Future()
+
+        def settled(error: Exception | None) -> None:
+            if future.done():  # it failed halfway, and what it had begun ends now
+                return
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
         with self._condition:
             self._refuse_when_stopping()
-            serving.order(order)
+            serving.order(order, settled)
             self._wake()
+        future.result()
 
     def _refuse_when_stopping(self) -> None:
         if self._ends_at is not None:

@@ -101,11 +101,9 @@ class ResidentAdapters:
             self._awaited.setdefault(files.key, []).append(settled)
             self._want(files)
 
-    def unpin(self, key: str) -> bool:
-        """False when it was not pinned."""
-        was_pinned = key in self._residency.pinned()
+    def unpin(self, key: str) -> None:
+        """Nothing where it is not pinned."""
         self._residency.unpin(key)
-        return was_pinned
 
     def take_in(self) -> None:
         """Make resident what has arrived; what there is no room for yet waits."""

@@ -242,6 +242,34 @@ def test_a_fault_in_the_scheduler_itself_ends_answers_and_not_the_engine(
     assert "the scheduler failed" in caplog.text
 
 
+def test_an_order_that_fails_fails_alone(
+    engine: Engine, make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = make_files(1), make_files(2)
+    asked = answers_under_way(engine, one, two)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("of our own making")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ResidentAdapters, "unpin", fail)
+        with pytest.raises(ZeroDivisionError):
+            engine.unpin(one.key)
+    with monkeypatch.context() as patched:
+        patched.setattr(ResidentAdapters, "_want", fail)  # halfway: whoever ordered it is to be told later
+        with pytest.raises(ZeroDivisionError):
+            engine.pin(make_files(3))
+    engine.pin(one)
+    assert engine.state == "ready"
+    assert engine._thread.is_alive()
+    for generation in asked:
+        generation.cancel()
+        assert result_of(generation).completion_tokens
+    assert "an order failed" in caplog.text
+    engine.stop(WAIT_SECONDS)
+    assert not engine._thread.is_alive()
+
+
 def test_after_serving_everything_shared_can_be_trained(engine: Engine, make_files: MakeFiles) -> None:
     """Decoding is in inference mode, and what is made there takes part in no backward pass, ever."""
     import torch
