@@ -97,7 +97,7 @@ class Residency(Generic[T]):
         """
         if key in self._resident:
             return True
-        self._refuse_too_large(key, size_bytes)
+        self._refuse_too_large(size_bytes)
         leaving = self._leaving_for(size_bytes)
         if leaving is None:
             return False
@@ -199,12 +199,12 @@ class Residency(Generic[T]):
     def _free(self) -> Iterator[str]:
         return (key for key, one in self._resident.items() if not one.users and key not in self._pinned)
 
-    def _refuse_too_large(self, key: str, size_bytes: int) -> None:
+    def _refuse_too_large(self, size_bytes: int) -> None:
         pinned = sum(self._resident[other].size_bytes for other in self._pinned if other in self._resident)
         if size_bytes + pinned > self.max_bytes:
             beside = f" beside {pinned} bytes of pinned adapters" if pinned else ""
             unpin = f", or {_LET_ONE_GO}" if pinned else ""
             raise AdapterTooLargeError(
-                f"adapter version {key} takes {size_bytes} bytes{beside}; serving.max_adapter_bytes allows "
+                f"the adapter takes {size_bytes} bytes{beside}; serving.max_adapter_bytes allows "
                 f"{self.max_bytes} for all that are loaded: raise it{unpin}"
             )

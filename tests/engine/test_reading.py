@@ -24,7 +24,7 @@ from tests.engine.conftest import WAIT_SECONDS, MakeFiles
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
 
-A, B, C = (AdapterFiles(key, Path(key)) for key in "abc")
+A, B, C = (AdapterFiles(key, Path(key), key) for key in "abc")
 
 
 class Mailbox:
@@ -88,9 +88,9 @@ def test_a_folder_is_read_and_a_damaged_one_is_told(
 
 def test_a_missing_folder_is_told_and_the_thread_goes_on(mailbox: Mailbox, tmp_path: Path) -> None:
     reader = mailbox.reader(lambda files: list(files.folder.iterdir()))
-    reader.ask(AdapterFiles("gone", tmp_path / "gone"))
+    reader.ask(AdapterFiles("gone", tmp_path / "gone", "gone"))
     assert isinstance(mailbox.next()[1], FileNotFoundError)
-    reader.ask(AdapterFiles("there", tmp_path))
+    reader.ask(AdapterFiles("there", tmp_path, "there"))
     assert mailbox.next()[1] == []
 
 

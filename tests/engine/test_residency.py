@@ -87,7 +87,9 @@ def test_one_place_is_never_pinned() -> None:
 
 def test_one_that_never_fits_says_which_setting_to_raise() -> None:
     residency = filled("a")
-    with pytest.raises(AdapterTooLargeError, match=r"x takes 101 bytes; serving.max_adapter_bytes allows 100 .*raise"):
+    with pytest.raises(
+        AdapterTooLargeError, match=r"the adapter takes 101 bytes; serving.max_adapter_bytes allows 100 .*raise"
+    ):
         residency.add("x", "X", 101)
     assert residency.keys() == ["a"]
 

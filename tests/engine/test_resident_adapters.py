@@ -17,7 +17,7 @@ from adapter_service.errors import AdapterFormatError, NotReadyError, TooManyPin
 from adapter_service.lora.resident import ResidentAdapter
 from tests.engine.conftest import WAIT_SECONDS
 
-A, B, C = (AdapterFiles(key, Path(key)) for key in "abc")
+A, B, C = (AdapterFiles(key, Path(key), f"{key}@1") for key in "abc")
 
 
 class Disk:
