@@ -17,7 +17,8 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from adapter_service.engine.generations import Generation, never_begun
+from adapter_service.engine.generations import Generation
+from adapter_service.engine.leaving import drop_cancelled
 from adapter_service.engine.measures import Measures, Reading
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.requests import AdapterFiles, Ask
@@ -179,7 +180,7 @@ class Engine:
         generation.when_changed(self._wake)
         if sampling.script is not None and sampling.foreign_script_penalty:
             serving.base.foreign_to(sampling.script)  # the first time it takes a second, which is better spent here
-        self._drop_those_who_left()
+        drop_cancelled(self._line, self._condition, self.measures)
         with self._condition:
             self._refuse_when_stopping()
             if len(self._line) >= self._settings.queue_size:
@@ -188,13 +189,6 @@ class Engine:
             self._line.add(generation)
             self._wake()
         return generation
-
-    def _drop_those_who_left(self) -> None:
-        """A client that went away keeps nobody out."""
-        with self._condition:
-            left = self._line.remove(lambda waiting: waiting.cancelled)
-        for generation in left:
-            generation.publish(never_begun(generation))
 
     def run(self, work: Callable[[Turn], T]) -> T:
         """Run `work` on the engine's thread and wait for what it returns or raises."""
@@ -234,9 +228,9 @@ class Engine:
         with self._condition:
             waiting = [generation for generation in self._line if not generation.cancelled]
         return Reading(
-            running=self.active,
+            running=serving.scheduler.running if serving else 0,
             waiting=len(waiting),
-            kv_cache_share=self.active / self._settings.max_active_requests,
+            kv_cache_share=serving.scheduler.cache_share if serving else 0.0,
             prefix_queried_tokens=self._prefixes.queried_tokens,
             prefix_found_tokens=self._prefixes.found_tokens,
             max_adapters=residency.max_adapters,

@@ -72,8 +72,12 @@ class Measures:
         self._loading = self._histogram(
             "adapter_service_adapter_load_seconds", "From the wish for an adapter until it was resident.", _LOADING
         )
-        self._prompt = self._counter("vllm:prompt_tokens", "Prompt tokens of requests that have ended.")
-        self._generated = self._counter("vllm:generation_tokens", "Tokens of answers that have ended.")
+        self._prompt = self._counter(
+            "vllm:prompt_tokens", "Prompt tokens that have been read, or found in the prefix cache."
+        )
+        self._generated = self._counter(
+            "vllm:generation_tokens", "Tokens of answers, those that are being written too."
+        )
         self._corrupted = self._counter(
             "vllm:corrupted_requests", "Requests that ended because a logit was not finite."
         )
@@ -98,6 +102,14 @@ class Measures:
         """A request left the line."""
         self._queue.observe(queue_seconds)
 
+    def prompt_read(self, tokens: int) -> None:
+        """All of a request's, those that were in the prefix cache too."""
+        self._prompt.inc(tokens)
+
+    def generated(self, tokens: int) -> None:
+        """More of an answer."""
+        self._generated.inc(tokens)
+
     def first_token(self, seconds: float) -> None:
         """Since the request arrived."""
         self._first_token.observe(seconds)
@@ -107,10 +119,9 @@ class Measures:
         self._between_tokens.observe(seconds)
 
     def finished(self, result: GenerationResult) -> None:
+        """Also one that never began; that, from any thread."""
         reasons = {choice.finish_reason for choice in result.choices}
         self._ended.labels(next(word for reason, word in _REASONS if reason in reasons)).inc()
-        self._prompt.inc(result.prompt_tokens)
-        self._generated.inc(result.completion_tokens)
         self._whole.observe(result.waited_seconds + result.seconds)
 
     def failed(self) -> None:
@@ -141,9 +152,9 @@ class _Watched(Collector):
     def collect(self) -> Iterator[Metric]:
         now = self.read()
         gauge, counter = GaugeMetricFamily, CounterMetricFamily
-        yield gauge("vllm:num_requests_running", "Answers that are being written.", now.running)
+        yield gauge("vllm:num_requests_running", "Requests that are being answered.", now.running)
         yield gauge("vllm:num_requests_waiting", "Requests that wait to be taken up.", now.waiting)
-        yield gauge("vllm:kv_cache_usage_perc", "Share of the KV cache in use; 1 is all.", now.kv_cache_share)
+        yield gauge("vllm:kv_cache_usage_perc", "Share of the allocated KV cache in use; 1 is all.", now.kv_cache_share)
         yield counter(
             "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_queried_tokens
         )
