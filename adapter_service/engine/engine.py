@@ -59,7 +59,7 @@ class Engine:
         self._settings = settings = settings or ServingSettings()
         self._condition = threading.Condition()
         self._woken = False
-        self._line: WaitingLine[Generation] = WaitingLine(settings.queue_size)
+        self._line: WaitingLine[Generation] = WaitingLine()
         self._work: deque[tuple[Callable[[Turn], Any], Future[Any]]] = deque()
         self._residency: Residency[ResidentAdapter] = Residency(settings.max_adapters, settings.max_adapter_bytes)
         self._prefixes = PrefixCache(CHUNK_TOKENS, settings.prefix_cache_bytes)

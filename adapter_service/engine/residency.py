@@ -17,7 +17,6 @@ from adapter_service.errors import AdapterTooLargeError, TooManyPinsError
 T = TypeVar("T")
 State = Literal["absent", "loading", "resident", "failed"]
 
-DEFAULT_MAX_BYTES = 2**30
 # Failures are small, but keys of versions that came and went would pile up for as long as the service runs.
 _REMEMBERED_FAILURES = 1024
 _LET_ONE_GO = "let one go (POST /v1/unload_lora_adapter, or take it from serving.pinned_adapters)"
@@ -37,7 +36,7 @@ class Residency(Generic[T]):
     used longest ago goes first. `loads` and `evictions` count since the beginning.
     """
 
-    def __init__(self, max_adapters: int, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(self, max_adapters: int, max_bytes: int) -> None:
         self.max_adapters = max_adapters
         self.max_bytes = max_bytes
         self.size_bytes = 0

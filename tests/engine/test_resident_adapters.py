@@ -45,7 +45,7 @@ def disk() -> Disk:
 
 @pytest.fixture
 def residency() -> Residency[ResidentAdapter]:
-    return Residency(2)
+    return Residency(2, 2**30)
 
 
 @pytest.fixture
