@@ -24,8 +24,9 @@ _BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.
 _LATENCY = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0,
             40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0)  # fmt: skip
 _LOADING = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_ABORTED = "abort"
 # vLLM's words; of several answers to one request the first of these that applies to any is the request's.
-_REASONS: tuple[tuple[FinishReason, str], ...] = (("cancelled", "abort"), ("length", "length"), ("stop", "stop"))
+_REASONS: tuple[tuple[FinishReason, str], ...] = (("cancelled", _ABORTED), ("length", "length"), ("stop", "stop"))
 _FAILED = "error"
 
 
@@ -124,9 +125,9 @@ class Measures:
         self._ended.labels(next(word for reason, word in _REASONS if reason in reasons)).inc()
         self._whole.observe(result.waited_seconds + result.seconds)
 
-    def failed(self) -> None:
-        """A request ended with an error after it had been admitted."""
-        self._ended.labels(_FAILED).inc()
+    def failed(self, *, aborted: bool = False) -> None:
+        """A request ended with an error after it had been admitted; `aborted`, because of whoever asked."""
+        self._ended.labels(_ABORTED if aborted else _FAILED).inc()
 
     def corrupted(self) -> None:
         """It failed because logits were not finite."""

@@ -23,7 +23,7 @@ from adapter_service.engine.measures import Measures
 from adapter_service.engine.resident_adapters import ResidentAdapters
 from adapter_service.engine.sequence import Sequence
 from adapter_service.engine.waiting import WaitingLine
-from adapter_service.errors import AdapterServiceError, NonFiniteLogitsError, OverloadedError
+from adapter_service.errors import AdapterServiceError, NonFiniteLogitsError, OverloadedError, SlowReaderError
 
 if TYPE_CHECKING:
     from adapter_service.engine.batch import Batch
@@ -34,6 +34,10 @@ T = TypeVar("T")
 
 # A reader that takes nothing for so long is gone, though its connection may not say so.
 _SLOWEST_READER_SECONDS = 60.0
+_NOBODY_READS = (
+    f"nothing of this answer was taken for {_SLOWEST_READER_SECONDS:.0f} s, so it was given up; ask again, and read "
+    "the stream as it comes, or ask without one"
+)
 
 
 @dataclass(eq=False)
@@ -166,10 +170,10 @@ class Scheduler:
         drop_cancelled(self._line, self._lock, self._measures)
         for request in list(self._requests):
             behind = request.generation.waits_for_reader
-            if request.paused_at is not None and now - request.paused_at > _SLOWEST_READER_SECONDS:
-                request.generation.cancel()
             if request.generation.cancelled:
                 self._cut_short(request)
+            elif behind and request.paused_at is not None and now - request.paused_at > _SLOWEST_READER_SECONDS:
+                self._fail(request, SlowReaderError(_NOBODY_READS))
             elif behind and request.paused_at is None:
                 request.paused_at = now
                 for answer in request.growing:
@@ -275,7 +279,7 @@ class Scheduler:
     def _fail(self, request: _Request, error: Exception) -> None:
         self._remove(request, poisoned=True)
         self._forget(request)
-        self._measures.failed()
+        self._measures.failed(aborted=isinstance(error, SlowReaderError))
         request.generation.publish(error)
 
     def _remove(self, request: _Request, *, poisoned: bool) -> None:

@@ -17,7 +17,7 @@ from adapter_service.engine.generations import Event, Generation, Piece
 from adapter_service.engine.requests import AdapterFiles, Sampling
 from adapter_service.engine.resident_adapters import ResidentAdapters
 from adapter_service.engine.turn import Turn
-from adapter_service.errors import InvalidParameterError, NotReadyError
+from adapter_service.errors import InvalidParameterError, NotReadyError, SlowReaderError
 from tests.engine.asking import EIGHT, alone, assert_as_alone, assert_nothing_is_held, held, result_of, submit
 from tests.engine.conftest import WAIT_SECONDS, MakeEngine, MakeFiles
 
@@ -91,7 +91,9 @@ def test_a_reader_that_never_reads_is_given_up(engine: Engine, monkeypatch: pyte
     slow = SlowReader(submit(engine, "Once", sampling=NEVER_ENDING))
     assert slow.has_two.wait(WAIT_SECONDS)
     engine._wake()  # as anybody who asks for something does
-    assert result_of(slow.generation).only.finish_reason == "cancelled"
+    with pytest.raises(SlowReaderError, match="taken for 60 s, so it was given up; ask again, and read the stream"):
+        result_of(slow.generation)
+    assert engine.measures.registry.get_sample_value("vllm:request_success_total", {"finished_reason": "abort"}) == 1
     assert_nothing_is_held(engine)
 
 
