@@ -35,6 +35,7 @@
     ├── AdapterFormatError           an adapter folder is not one we serve
     ├── AdapterTooLargeError         an adapter alone is more than may be loaded in all
     ├── NonFiniteLogitsError         an answer's next token cannot be computed; other answers go on
+    ├── SlowReaderError              nobody took what there was of an answer, for too long
     ├── ToolCallFormatError          an answer is no call of a tool, or only the beginning of one
     ├── StoreError                   a place for versions says no, and will again; so trying again helps nobody
     │   └── StoreUnreachableError    it does not answer, or not now
@@ -213,6 +214,10 @@ class AdapterTooLargeError(AdapterServiceError):
 
 class NonFiniteLogitsError(AdapterServiceError):
     code = "non_finite_logits"
+
+
+class SlowReaderError(AdapterServiceError):
+    code = "slow_reader"
 
 
 class ToolCallFormatError(AdapterServiceError):

@@ -122,7 +122,7 @@ def _start(folder: Path | None) -> AdapterFiles | None:
     if missing := [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]:
         raise InvalidParameterError(f"--init_adapter {str(folder)!r} is no adapter folder: no {missing[0]}")
     with (folder / WEIGHTS_FILE).open("rb") as file:
-        return AdapterFiles(hashlib.file_digest(file, "sha256").hexdigest(), folder)
+        return AdapterFiles(hashlib.file_digest(file, "sha256").hexdigest(), folder, folder.name)
 
 
 def _shape(folder: Path) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def checked(result: GenerationResult) -> GenerationResult:
 
 
 def files_of(version: Version) -> AdapterFiles:
-    return AdapterFiles(version.key, version.path)
+    return AdapterFiles.of(version)
 
 
 @contextmanager

@@ -64,6 +64,8 @@ def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: f
     sampling = replace(
         sampling_of(body, room, serving, language, ours=ours),
         constraint=constraint,
+        # Clients take a call that did not run out of room for whole; the grammar says where it ends.
+        stop=() if use.mode == "forced" else body.stop_texts(),
         return_tokens=bool(body.logprobs) or services.episodes.logs_generations,
         top_logprobs=body.top_logprobs or 0,
     )

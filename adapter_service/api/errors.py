@@ -67,6 +67,7 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.AdapterFormatError: 500,
     errors.AdapterTooLargeError: 500,
     errors.NonFiniteLogitsError: 500,
+    errors.SlowReaderError: 408,
     errors.ToolCallFormatError: 500,
     errors.StoreError: 502,
     errors.StoreUnreachableError: 502,

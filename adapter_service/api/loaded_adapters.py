@@ -11,13 +11,17 @@ from adapter_service.errors import InvalidParameterError, UnknownAdapterError
 
 
 class LoadedAdapters:
-    """By the names that they were loaded under: a version's own, or its adapter's while it is the one that is live."""
+    """By the names that they were loaded under: a version's own, or its adapter's while it is the one that is live.
+
+    A version that has both names is pinned once for each.
+    """
 
     def __init__(self, versions: VersionStore, engine: Engine) -> None:
         self._versions = versions
         self._engine = engine
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held around the names alone: to pin one is to wait for its disk
         self._loaded: dict[str, Version] = {}
+        self._loading: dict[str, Version] = {}
 
     def load(self, name: str, version: Version) -> None:
         """Pin `version`, which waits until it is resident.
@@ -26,13 +30,17 @@ class LoadedAdapters:
             InvalidParameterError: `name` is loaded already, or requests for it get another version.
         """
         with self._lock:
-            if name in self._loaded:
-                raise InvalidParameterError(
-                    f"The lora adapter '{name}' has already been loaded.", parameter="lora_name"
-                )
+            self._refuse_taken(name, version)
+            self._loading[name] = version
+        try:
             self._check_name(name, version)
             self._engine.pin(AdapterFiles.of(version))
-            self._loaded[name] = version
+        except BaseException:
+            with self._lock:
+                del self._loading[name]
+            raise
+        with self._lock:
+            self._loaded[name] = self._loading.pop(name)
 
     def unload(self, name: str) -> None:
         """Unpin what was loaded as `name`; requests for it are still answered, by loading it again.
@@ -42,10 +50,23 @@ class LoadedAdapters:
         """
         with self._lock:
             if name not in self._loaded:
-                raise UnknownAdapterError(f"The lora adapter '{name}' cannot be found.")
+                loading = ": it is still being loaded; unload it when it is" if name in self._loading else "."
+                raise UnknownAdapterError(f"The lora adapter '{name}' cannot be found{loading}")
             version = self._loaded.pop(name)
-            if version.key not in {other.key for other in self._loaded.values()}:
-                self._engine.unpin(version.key)
+        self._engine.unpin(version.key)
+
+    def _refuse_taken(self, name: str, version: Version) -> None:
+        taken = self._loaded.get(name) or self._loading.get(name)
+        if taken is None:
+            return
+        begun = "has already been loaded" if name in self._loaded else "is already being loaded"
+        other = "."
+        if taken.key != version.key:
+            other = (
+                f", as {taken.reference}; for {version.reference}, unload it first "
+                "(POST /v1/unload_lora_adapter), then load it again"
+            )
+        raise InvalidParameterError(f"The lora adapter '{name}' {begun}{other}", parameter="lora_name")
 
     def _check_name(self, name: str, version: Version) -> None:
         live = self._versions.live(version.adapter)

@@ -2,7 +2,8 @@
 
 What went wrong is a problem as everywhere (`errors.py`); here are its words for those clients. They map the
 status to a class of theirs and try again by themselves after 408, 409, 429 and 5xx, twice, unless the answer
-says `x-should-retry: false`: every conflict of this service lasts until somebody does something, so it says so.
+says `x-should-retry: false`. Every conflict of this service lasts until somebody does something, and so does what an
+adapter's files are to blame for: they say so.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _CODES = {
 JOBS_PATH = f"{PREFIX}/fine_tuning/jobs"
 _OF_THE_FILE = frozenset({"unknown_file", "invalid_file", "unknown_source"})
 _JOB_FIELDS = {"source": "training_file", "init_adapter": "model", "adapter": "suffix"}
+_LASTING = frozenset({"adapter_format", "adapter_too_large"})
 
 
 def speaks_openai(scope: Scope) -> bool:
@@ -66,8 +68,8 @@ def status_of(problem: Mapping[str, Any]) -> int:
 
 def openai_response(problem: Mapping[str, Any], headers: Mapping[str, str]) -> JSONResponse:
     status = status_of(problem)
-    lasts = {"x-should-retry": "false"} if status == 409 else {}
-    return JSONResponse(openai_error(problem), status, {**headers, **lasts})
+    lasts = status == 409 or problem["code"] in _LASTING
+    return JSONResponse(openai_error(problem), status, {**headers, **({"x-should-retry": "false"} if lasts else {})})
 
 
 def _type_of(status: int, path: str) -> str:

@@ -77,8 +77,8 @@ def finish_word(reason: str) -> Any:
     """The reason as that API has it.
 
     Raises:
-        NotReadyError: the answer was cut off, which it has no word for; only the end of the service does that to one
-            who still reads.
+        NotReadyError: the answer was cut off, which it has no word for: whoever reads this did not cancel it, and one
+            that nobody read has an error of its own, so that the service stops.
     """
     if reason == "cancelled":
         raise NotReadyError("the service is stopping")

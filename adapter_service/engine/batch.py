@@ -34,6 +34,11 @@ class Batch(Protocol):
         """How many sequences a step goes on with."""
         ...
 
+    @property
+    def cache_share(self) -> float:
+        """How much is taken, from 0 to 1, of the room that there is for keys and values; from any thread."""
+        ...
+
     def add(self, sequence: Sequence) -> None:
         """Reserve what the sequence needs; its prompt may be found in part."""
         ...
@@ -95,6 +100,11 @@ class MixedBatch:
     @property
     def rows(self) -> int:
         return len(self._rows)
+
+    @property
+    def cache_share(self) -> float:
+        tokens = self._cache.tokens
+        return min(1.0, self._cache.taken_tokens / tokens) if tokens else 0.0
 
     def add(self, sequence: Sequence) -> None:
         place = self._places[sequence] = self._cache.take(sequence.max_tokens)
@@ -177,6 +187,11 @@ class SingleBatch:
     @property
     def rows(self) -> int:
         return len(self._joined)
+
+    @property
+    def cache_share(self) -> float:
+        """Each cache is made for its sequence, and none is kept: there is no room that nobody has taken."""
+        return 1.0 if self._caches else 0.0
 
     def add(self, sequence: Sequence) -> None:
         self._taken[sequence] = []

@@ -17,7 +17,8 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from adapter_service.engine.generations import Generation, never_begun
+from adapter_service.engine.generations import Generation
+from adapter_service.engine.leaving import drop_cancelled
 from adapter_service.engine.measures import Measures, Reading
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.requests import AdapterFiles, Ask
@@ -34,6 +35,7 @@ from adapter_service.samples import Message
 from adapter_service.settings import ServingSettings
 
 if TYPE_CHECKING:
+    from adapter_service.engine.resident_adapters import ResidentAdapters, Settled
     from adapter_service.engine.serving import Order, Serving
     from adapter_service.lora.layer import LowRankLinear
     from adapter_service.lora.resident import ResidentAdapter
@@ -57,7 +59,7 @@ class Engine:
         self._settings = settings = settings or ServingSettings()
         self._condition = threading.Condition()
         self._woken = False
-        self._line: WaitingLine[Generation] = WaitingLine(settings.queue_size)
+        self._line: WaitingLine[Generation] = WaitingLine()
         self._work: deque[tuple[Callable[[Turn], Any], Future[Any]]] = deque()
         self._residency: Residency[ResidentAdapter] = Residency(settings.max_adapters, settings.max_adapter_bytes)
         self._prefixes = PrefixCache(CHUNK_TOKENS, settings.prefix_cache_bytes)
@@ -178,7 +180,7 @@ class Engine:
         generation.when_changed(self._wake)
         if sampling.script is not None and sampling.foreign_script_penalty:
             serving.base.foreign_to(sampling.script)  # the first time it takes a second, which is better spent here
-        self._drop_those_who_left()
+        drop_cancelled(self._line, self._condition, self.measures)
         with self._condition:
             self._refuse_when_stopping()
             if len(self._line) >= self._settings.queue_size:
@@ -187,13 +189,6 @@ class Engine:
             self._line.add(generation)
             self._wake()
         return generation
-
-    def _drop_those_who_left(self) -> None:
-        """A client that went away keeps nobody out."""
-        with self._condition:
-            left = self._line.remove(lambda waiting: waiting.cancelled)
-        for generation in left:
-            generation.publish(never_begun(generation))
 
     def run(self, work: Callable[[Turn], T]) -> T:
         """Run `work` on the engine's thread and wait for what it returns or raises."""
@@ -216,22 +211,16 @@ class Engine:
         Raises:
             AdapterServiceError: as many are pinned as may be, or why it cannot be read.
         """
-        future: Future[None] = Future()
+        self._order(lambda adapters, settled: adapters.pin(files, settled))
 
-        def settled(error: Exception | None) -> None:
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
+    def unpin(self, key: str) -> None:
+        """Let a version go when its place is wanted; nothing where it is not pinned."""
 
-        self._order(lambda adapters: adapters.pin(files, settled))
-        future.result()
+        def unpin(adapters: ResidentAdapters, settled: Settled) -> None:
+            adapters.unpin(key)
+            settled(None)
 
-    def unpin(self, key: str) -> bool:
-        """Let a version go when its place is wanted; False when it was not pinned."""
-        future: Future[bool] = Future()
-        self._order(lambda adapters: future.set_result(adapters.unpin(key)))
-        return future.result()
+        self._order(unpin)
 
     def _reading(self) -> Reading:
         """For whoever scrapes; numbers that are read while they change may be a moment apart."""
@@ -239,9 +228,9 @@ class Engine:
         with self._condition:
             waiting = [generation for generation in self._line if not generation.cancelled]
         return Reading(
-            running=self.active,
+            running=serving.scheduler.running if serving else 0,
             waiting=len(waiting),
-            kv_cache_share=self.active / self._settings.max_active_requests,
+            kv_cache_share=serving.scheduler.cache_share if serving else 0.0,
             prefix_queried_tokens=self._prefixes.queried_tokens,
             prefix_found_tokens=self._prefixes.found_tokens,
             max_adapters=residency.max_adapters,
@@ -257,12 +246,23 @@ class Engine:
         )
 
     def _order(self, order: Order) -> None:
-        """Have the engine's thread do something to its adapters."""
+        """Have the engine's thread do something to its adapters, and wait until it is done."""
         serving = self._ready()
+        future: Future[None] = Future()
+
+        def settled(error: Exception | None) -> None:
+            if future.done():  # it failed halfway, and what it had begun ends now
+                return
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
         with self._condition:
             self._refuse_when_stopping()
-            serving.order(order)
+            serving.order(order, settled)
             self._wake()
+        future.result()
 
     def _refuse_when_stopping(self) -> None:
         if self._ends_at is not None:

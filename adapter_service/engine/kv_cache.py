@@ -73,13 +73,14 @@ class KvCache:
         return self._buffers[capacity]
 
     @property
-    def size_bytes(self) -> int:
-        return sum(tensor.nbytes for buffer in self._buffers.values() for layer in buffer.layers for tensor in layer)
+    def taken_tokens(self) -> int:
+        """Tokens that there is room for in the places that are taken; from any thread."""
+        return sum(buffer.capacity * len(buffer.taken) for buffer in list(self._buffers.values()))
 
     @property
-    def taken_tokens(self) -> int:
-        """Tokens that there is room for in the places that are taken."""
-        return sum(buffer.capacity * len(buffer.taken) for buffer in self._buffers.values())
+    def tokens(self) -> int:
+        """Tokens that there is room for in all places, taken or not; from any thread."""
+        return sum(buffer.capacity * buffer.places for buffer in list(self._buffers.values()))
 
 
 @dataclass(eq=False)

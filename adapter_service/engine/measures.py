@@ -24,8 +24,9 @@ _BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.
 _LATENCY = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0,
             40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0)  # fmt: skip
 _LOADING = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_ABORTED = "abort"
 # vLLM's words; of several answers to one request the first of these that applies to any is the request's.
-_REASONS: tuple[tuple[FinishReason, str], ...] = (("cancelled", "abort"), ("length", "length"), ("stop", "stop"))
+_REASONS: tuple[tuple[FinishReason, str], ...] = (("cancelled", _ABORTED), ("length", "length"), ("stop", "stop"))
 _FAILED = "error"
 
 
@@ -72,8 +73,12 @@ class Measures:
         self._loading = self._histogram(
             "adapter_service_adapter_load_seconds", "From the wish for an adapter until it was resident.", _LOADING
         )
-        self._prompt = self._counter("vllm:prompt_tokens", "Prompt tokens of requests that have ended.")
-        self._generated = self._counter("vllm:generation_tokens", "Tokens of answers that have ended.")
+        self._prompt = self._counter(
+            "vllm:prompt_tokens", "Prompt tokens that have been read, or found in the prefix cache."
+        )
+        self._generated = self._counter(
+            "vllm:generation_tokens", "Tokens of answers, those that are being written too."
+        )
         self._corrupted = self._counter(
             "vllm:corrupted_requests", "Requests that ended because a logit was not finite."
         )
@@ -98,6 +103,14 @@ class Measures:
         """A request left the line."""
         self._queue.observe(queue_seconds)
 
+    def prompt_read(self, tokens: int) -> None:
+        """All of a request's, those that were in the prefix cache too."""
+        self._prompt.inc(tokens)
+
+    def generated(self, tokens: int) -> None:
+        """More of an answer."""
+        self._generated.inc(tokens)
+
     def first_token(self, seconds: float) -> None:
         """Since the request arrived."""
         self._first_token.observe(seconds)
@@ -107,15 +120,14 @@ class Measures:
         self._between_tokens.observe(seconds)
 
     def finished(self, result: GenerationResult) -> None:
+        """Also one that never began; that, from any thread."""
         reasons = {choice.finish_reason for choice in result.choices}
         self._ended.labels(next(word for reason, word in _REASONS if reason in reasons)).inc()
-        self._prompt.inc(result.prompt_tokens)
-        self._generated.inc(result.completion_tokens)
         self._whole.observe(result.waited_seconds + result.seconds)
 
-    def failed(self) -> None:
-        """A request ended with an error after it had been admitted."""
-        self._ended.labels(_FAILED).inc()
+    def failed(self, *, aborted: bool = False) -> None:
+        """A request ended with an error after it had been admitted; `aborted`, because of whoever asked."""
+        self._ended.labels(_ABORTED if aborted else _FAILED).inc()
 
     def corrupted(self) -> None:
         """It failed because logits were not finite."""
@@ -141,9 +153,9 @@ class _Watched(Collector):
     def collect(self) -> Iterator[Metric]:
         now = self.read()
         gauge, counter = GaugeMetricFamily, CounterMetricFamily
-        yield gauge("vllm:num_requests_running", "Answers that are being written.", now.running)
+        yield gauge("vllm:num_requests_running", "Requests that are being answered.", now.running)
         yield gauge("vllm:num_requests_waiting", "Requests that wait to be taken up.", now.waiting)
-        yield gauge("vllm:kv_cache_usage_perc", "Share of the KV cache in use; 1 is all.", now.kv_cache_share)
+        yield gauge("vllm:kv_cache_usage_perc", "Share of the allocated KV cache in use; 1 is all.", now.kv_cache_share)
         yield counter(
             "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", now.prefix_queried_tokens
         )

@@ -12,11 +12,15 @@ from adapter_service.errors import AdapterServiceError
 
 log = logging.getLogger(__name__)
 
+# A disk or a database may be better by then; nobody is told when it is.
+_RETRY_SECONDS = 60.0
+
 
 class PinnedAdapters:
     """Pins the live versions of `names` on a thread of its own, for a disk may be slow.
 
-    `live` gives an adapter's live version, or None while it has none.
+    What fails is tried again, now and then and whenever a version goes live. `live` gives an adapter's live
+    version, or None while it has none.
     """
 
     def __init__(self, engine: Engine, live: Callable[[str], AdapterFiles | None], names: Sequence[str]) -> None:
@@ -43,21 +47,28 @@ class PinnedAdapters:
         self.wake()
 
     def _loop(self) -> None:
-        while self._woken.wait() and not self._stopping:
+        failed = False
+        while not self._stopping:
+            self._woken.wait(_RETRY_SECONDS if failed else None)
             self._woken.clear()
-            if self._engine.state == "ready":
-                for name in self._names:
-                    self._pin(name)
+            if not self._stopping and self._engine.state == "ready":
+                failed = not all(list(map(self._pin, self._names)))  # each of them, whatever another comes to
 
-    def _pin(self, name: str) -> None:
+    def _pin(self, name: str) -> bool:
+        """False when it is to be tried again."""
         try:
-            files, earlier = self._live(name), self._pinned.get(name)
-            if files is None or files.key == earlier:
-                return
-            if earlier is not None:
-                self._engine.unpin(earlier)
+            files = self._live(name)
+            if files is None or files.key == self._pinned.get(name):
+                return True
+            if name in self._pinned:
+                self._engine.unpin(self._pinned.pop(name))
             self._engine.pin(files)
             self._pinned[name] = files.key
         except AdapterServiceError as error:
-            self._pinned.pop(name, None)
             log.warning("adapter %s is not kept resident: %s", name, error, extra={"action": "pin_failed"})
+            return False
+        except Exception:
+            # Whatever a disk or a database comes to: without this thread no version is pinned any more.
+            log.exception("adapter %s is not kept resident", name, extra={"action": "pin_failed"})
+            return False
+        return True

@@ -40,13 +40,11 @@ class AdapterReader(Generic[T]):
                 self._asked[files.key] = files
                 self._condition.notify()
 
-    def close(self, timeout_seconds: float = 0.0) -> bool:
-        """Deliver no more, and wait for the thread: False where its disk is too slow for that, and it ends later."""
+    def close(self) -> None:
+        """Deliver no more; the thread is not waited for, and ends when its disk lets it."""
         with self._condition:
             self._closed = True
             self._condition.notify()
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while (files := self._first()) is not None:

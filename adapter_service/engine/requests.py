@@ -64,14 +64,18 @@ def default_sampling(serving: ServingSettings, language: Language | None, *, max
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
-    """An immutable version's folder; `key` names its content and is what the engine remembers it by."""
+    """An immutable version's folder; `key` names its content and is what the engine remembers it by.
+
+    `reference` is what people call it.
+    """
 
     key: str
     folder: Path
+    reference: str
 
     @classmethod
     def of(cls, version: Version) -> AdapterFiles:
-        return cls(version.key, version.path)
+        return cls(version.key, version.path, version.reference)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from adapter_service.errors import AdapterTooLargeError, TooManyPinsError
 T = TypeVar("T")
 State = Literal["absent", "loading", "resident", "failed"]
 
-DEFAULT_MAX_BYTES = 2**30
 # Failures are small, but keys of versions that came and went would pile up for as long as the service runs.
 _REMEMBERED_FAILURES = 1024
+_LET_ONE_GO = "let one go (POST /v1/unload_lora_adapter, or take it from serving.pinned_adapters)"
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Residency(Generic[T]):
     used longest ago goes first. `loads` and `evictions` count since the beginning.
     """
 
-    def __init__(self, max_adapters: int, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(self, max_adapters: int, max_bytes: int) -> None:
         self.max_adapters = max_adapters
         self.max_bytes = max_bytes
         self.size_bytes = 0
@@ -96,7 +96,7 @@ class Residency(Generic[T]):
         """
         if key in self._resident:
             return True
-        self._refuse_too_large(key, size_bytes)
+        self._refuse_too_large(size_bytes)
         leaving = self._leaving_for(size_bytes)
         if leaving is None:
             return False
@@ -163,7 +163,7 @@ class Residency(Generic[T]):
         if key not in self._pinned and len(self._pinned) >= self.max_adapters - 1:
             raise TooManyPinsError(
                 f"{len(self._pinned)} adapters are pinned; of {self.max_adapters} (serving.max_adapters) at most "
-                f"{self.max_adapters - 1} may be: unpin one, or raise serving.max_adapters"
+                f"{self.max_adapters - 1} may be: {_LET_ONE_GO}, or raise serving.max_adapters"
             )
         self._pinned[key] += 1
 
@@ -198,12 +198,12 @@ class Residency(Generic[T]):
     def _free(self) -> Iterator[str]:
         return (key for key, one in self._resident.items() if not one.users and key not in self._pinned)
 
-    def _refuse_too_large(self, key: str, size_bytes: int) -> None:
+    def _refuse_too_large(self, size_bytes: int) -> None:
         pinned = sum(self._resident[other].size_bytes for other in self._pinned if other in self._resident)
         if size_bytes + pinned > self.max_bytes:
             beside = f" beside {pinned} bytes of pinned adapters" if pinned else ""
-            unpin = " or unpin one" if pinned else ""
+            unpin = f", or {_LET_ONE_GO}" if pinned else ""
             raise AdapterTooLargeError(
-                f"adapter version {key} takes {size_bytes} bytes{beside}; serving.max_adapter_bytes allows "
+                f"the adapter takes {size_bytes} bytes{beside}; serving.max_adapter_bytes allows "
                 f"{self.max_bytes} for all that are loaded: raise it{unpin}"
             )

@@ -36,7 +36,7 @@ class ResidentAdapters:
         self._measures = measures
         self._wanted_at: dict[str, float] = {}
         self._wake = wake
-        self._arrived: deque[tuple[str, ResidentAdapter | Exception]] = deque()
+        self._arrived: deque[tuple[AdapterFiles, ResidentAdapter | Exception]] = deque()
         # Why those could not be had that will be tried again: told to whoever waits, and not remembered.
         self._faults: dict[str, Exception] = {}
         self._awaited: dict[str, list[Settled]] = {}
@@ -101,27 +101,26 @@ class ResidentAdapters:
             self._awaited.setdefault(files.key, []).append(settled)
             self._want(files)
 
-    def unpin(self, key: str) -> bool:
-        """False when it was not pinned."""
-        was_pinned = key in self._residency.pinned()
+    def unpin(self, key: str) -> None:
+        """Nothing where it is not pinned."""
         self._residency.unpin(key)
-        return was_pinned
 
     def take_in(self) -> None:
         """Make resident what has arrived; what there is no room for yet waits."""
         for _ in range(len(self._arrived)):
-            key, found = self._arrived.popleft()
+            files, found = self._arrived.popleft()
             if isinstance(found, Exception):
-                self._failed(key, found)
+                self._failed(files, found, lasts=isinstance(found, AdapterFormatError))
                 continue
             try:
-                if self._residency.add(key, found, found.size_bytes):
-                    self._measures.adapter_loaded(time.monotonic() - self._wanted_at.pop(key))
-                    self._settle(key, None)
+                if self._residency.add(files.key, found, found.size_bytes):
+                    self._measures.adapter_loaded(time.monotonic() - self._wanted_at.pop(files.key))
+                    self._settle(files.key, None)
                 else:
-                    self._arrived.append((key, found))
+                    self._arrived.append((files, found))
             except AdapterTooLargeError as error:
-                self._failed(key, error)
+                # Pins may go, and leave room for it.
+                self._failed(files, error, lasts=found.size_bytes > self._residency.max_bytes)
 
     def _want(self, files: AdapterFiles) -> None:
         if files.key not in self._faults and self._residency.begin_loading(files.key):
@@ -130,15 +129,17 @@ class ResidentAdapters:
 
     def _deliver(self, files: AdapterFiles, found: ResidentAdapter | Exception) -> None:
         """On the reader's thread."""
-        self._arrived.append((files.key, found))
+        self._arrived.append((files, found))
         self._wake()
 
-    def _failed(self, key: str, error: Exception) -> None:
-        # A version never changes: what its content is to blame for stays so. A disk may be better the next time.
+    def _failed(self, files: AdapterFiles, error: Exception, *, lasts: bool) -> None:
+        """A version never changes: what its content is to blame for `lasts`. A disk may be better the next time."""
+        key = files.key
+        if isinstance(error, AdapterFormatError | AdapterTooLargeError):
+            error = type(error)(f"{files.reference}: {error}")
         self._wanted_at.pop(key, None)
-        remember = isinstance(error, AdapterFormatError)
-        self._residency.fail(key, error, remember=remember)
-        if not remember:
+        self._residency.fail(key, error, remember=lasts)
+        if not lasts:
             self._faults[key] = error.with_traceback(None)
         for _ in self._awaited.get(key, ()):  # each of them has pinned it
             self._faults.pop(key, None)

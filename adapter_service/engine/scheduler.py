@@ -18,11 +18,12 @@ import torch
 from adapter_service.base_models.memory_faults import says_no_memory
 from adapter_service.engine.answer import Answer
 from adapter_service.engine.generations import Generation, GenerationResult, never_begun
+from adapter_service.engine.leaving import drop_cancelled
 from adapter_service.engine.measures import Measures
 from adapter_service.engine.resident_adapters import ResidentAdapters
 from adapter_service.engine.sequence import Sequence
 from adapter_service.engine.waiting import WaitingLine
-from adapter_service.errors import AdapterServiceError, NonFiniteLogitsError, OverloadedError
+from adapter_service.errors import AdapterServiceError, NonFiniteLogitsError, OverloadedError, SlowReaderError
 
 if TYPE_CHECKING:
     from adapter_service.engine.batch import Batch
@@ -33,6 +34,10 @@ T = TypeVar("T")
 
 # A reader that takes nothing for so long is gone, though its connection may not say so.
 _SLOWEST_READER_SECONDS = 60.0
+_NOBODY_READS = (
+    f"nothing of this answer was taken for {_SLOWEST_READER_SECONDS:.0f} s, so it was given up; ask again, and read "
+    "the stream as it comes, or ask without one"
+)
 
 
 @dataclass(eq=False)
@@ -83,6 +88,16 @@ class Scheduler:
     def active(self) -> int:
         """Answers that grow, or will when their prompt is read."""
         return sum(request.generation.ask.count for request in self._requests)
+
+    @property
+    def running(self) -> int:
+        """Requests, of which each may have several answers."""
+        return len(self._requests)
+
+    @property
+    def cache_share(self) -> float:
+        """As `Batch.cache_share`."""
+        return self._batch.cache_share
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -152,16 +167,13 @@ class Scheduler:
     def _attend_to_readers(self) -> None:
         """End answers that nobody wants any more; those whose reader is behind wait for it, by themselves."""
         now = time.monotonic()
-        with self._lock:
-            left = self._line.remove(lambda generation: generation.cancelled)
-        for generation in left:
-            generation.publish(never_begun(generation))
+        drop_cancelled(self._line, self._lock, self._measures)
         for request in list(self._requests):
             behind = request.generation.waits_for_reader
-            if request.paused_at is not None and now - request.paused_at > _SLOWEST_READER_SECONDS:
-                request.generation.cancel()
             if request.generation.cancelled:
                 self._cut_short(request)
+            elif behind and request.paused_at is not None and now - request.paused_at > _SLOWEST_READER_SECONDS:
+                self._fail(request, SlowReaderError(_NOBODY_READS))
             elif behind and request.paused_at is None:
                 request.paused_at = now
                 for answer in request.growing:
@@ -196,9 +208,10 @@ class Scheduler:
             answer = Answer(self._base, sequence, ask.sampling_of(index), index, publish)
             request.answers.append(answer)
             self._grown_by[sequence] = request, answer
+        self._measures.prompt_read(len(ask.prompt_ids))
         self._measures.first_token(time.monotonic() - request.generation.submitted_at)
         for answer in list(request.answers):
-            if answer.take(logits):
+            if self._take(answer, logits):
                 self._batch.join(answer.sequence)
             else:
                 self._ended(request, answer)
@@ -227,12 +240,19 @@ class Scheduler:
         if sequence not in self._grown_by:  # a fault in another answer to its request has just ended it
             return
         request, answer = self._grown_by[sequence]
-        goes_on = self._guarded(request, lambda: answer.take(logits))
+        goes_on = self._guarded(request, lambda: self._take(answer, logits))
         now = time.monotonic()
         self._measures.token(now - answer.token_at)
         answer.token_at = now
         if goes_on is False:
             self._ended(request, answer)
+
+    def _take(self, answer: Answer, logits: torch.Tensor) -> bool:
+        """As `Answer.take`; the token that ends an answer is none of its own."""
+        before = len(answer.tokens)
+        goes_on = answer.take(logits)
+        self._measures.generated(len(answer.tokens) - before)
+        return goes_on
 
     # How it ends.
 
@@ -259,7 +279,7 @@ class Scheduler:
     def _fail(self, request: _Request, error: Exception) -> None:
         self._remove(request, poisoned=True)
         self._forget(request)
-        self._measures.failed()
+        self._measures.failed(aborted=isinstance(error, SlowReaderError))
         request.generation.publish(error)
 
     def _remove(self, request: _Request, *, poisoned: bool) -> None:

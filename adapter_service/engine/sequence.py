@@ -23,8 +23,3 @@ class Sequence:
     seen: int = 0
     next_token: int = 0
     cached_tokens: int = 0
-
-    @property
-    def is_read(self) -> bool:
-        """Whether the whole prompt has been through the base."""
-        return self.seen >= len(self.prompt)

@@ -20,7 +20,7 @@ from adapter_service.engine.prefix_cache import PrefixCache
 from adapter_service.engine.probe import choose_batch
 from adapter_service.engine.requests import AdapterFiles, Ask
 from adapter_service.engine.residency import Residency
-from adapter_service.engine.resident_adapters import ResidentAdapters
+from adapter_service.engine.resident_adapters import ResidentAdapters, Settled
 from adapter_service.engine.scheduler import Scheduler
 from adapter_service.engine.waiting import WaitingLine
 from adapter_service.errors import AdapterServiceError, InvalidParameterError, PromptTooLongError
@@ -34,7 +34,8 @@ from adapter_service.samples import Message
 
 log = logging.getLogger(__name__)
 
-Order = Callable[[ResidentAdapters], None]
+# Has something done to the adapters; whoever ordered it is told once it is done, or why it will not be.
+Order = Callable[[ResidentAdapters, Settled], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Serving:
         )
         self._line = kept.line
         self._max_active = max_active
-        self._orders: deque[Order] = deque()
+        self._orders: deque[tuple[Order, Settled]] = deque()
 
     def read(self, files: AdapterFiles) -> Adapter:
         """An adapter's weights from their folder, of whose bytes this disk has all.
@@ -116,9 +117,9 @@ class Serving:
                 parameter="prompt",
             )
 
-    def order(self, order: Order) -> None:
+    def order(self, order: Order, settled: Settled) -> None:
         """Have something done to the adapters in the next turn; from any thread."""
-        self._orders.append(order)
+        self._orders.append((order, settled))
 
     @property
     def is_wanted(self) -> bool:
@@ -143,7 +144,12 @@ class Serving:
 
     def _carry_out_orders(self) -> None:
         while self._orders:
-            self._orders.popleft()(self.adapters)
+            order, settled = self._orders.popleft()
+            try:
+                order(self.adapters, settled)
+            except Exception as error:
+                log.exception("an order failed", extra={"action": "order_failed"})
+                settled(error.with_traceback(None))
 
     def _read_to_serve(self, files: AdapterFiles) -> ResidentAdapter:
         """On the reader's thread, and on another one, for hashing lets go of the interpreter."""

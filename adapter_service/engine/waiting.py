@@ -25,14 +25,13 @@ class _Place(Generic[T]):
 
 
 class WaitingLine(Generic[T]):
-    """At most `max_items`, in order of arrival; it knows no threads, its owner holds a lock.
+    """In order of arrival; it knows no threads, and no bound: its owner holds a lock, and refuses who is too many.
 
     Of those served between an item's coming and its own turn, none but those who stood before it and
     MAX_OVERTAKEN others: so it is served as soon as it is ready and they are gone.
     """
 
-    def __init__(self, max_items: int) -> None:
-        self._max_items = max_items
+    def __init__(self) -> None:
         self._places: list[_Place[T]] = []
 
     def __len__(self) -> int:
@@ -42,12 +41,9 @@ class WaitingLine(Generic[T]):
         """In order of arrival, as it is now."""
         return iter([place.item for place in self._places])
 
-    def add(self, item: T) -> bool:
-        """To the end of the line; False when it is full."""
-        if len(self._places) >= self._max_items:
-            return False
+    def add(self, item: T) -> None:
+        """To the end of the line."""
         self._places.append(_Place(item))
-        return True
 
     def next(self, ready: Callable[[T], bool]) -> T | None:
         """Take the oldest that is `ready` out of the line; those before it have been overtaken once more.

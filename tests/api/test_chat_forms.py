@@ -97,6 +97,19 @@ def test_a_call_that_was_cut_off_says_so(tiny_openai: openai.OpenAI) -> None:
         json.loads(call.function.arguments)
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_text_to_stop_before_leaves_a_call_that_must_come_whole(tiny_openai: openai.OpenAI, streams: bool) -> None:
+    fields: Any = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False, "stop": ["city"]}
+    if streams:
+        choices = [chunk.choices[0] for chunk in stream(tiny_openai, QUESTION, max_completion_tokens=ROOM, **fields)]
+        calls = [call.function for choice in choices for call in choice.delta.tool_calls or () if call.function]
+        reason, arguments = choices[-1].finish_reason, "".join(call.arguments or "" for call in calls)
+    else:
+        choice = ask(tiny_openai, QUESTION, max_completion_tokens=ROOM, **fields).choices[0]
+        reason, arguments = choice.finish_reason, only_call(choice.message).function.arguments
+    assert (reason, list(json.loads(arguments))) == ("tool_calls", ["city"])
+
+
 @pytest.mark.model
 def test_the_small_base_that_may_call_or_talk_talks(model_openai: openai.OpenAI) -> None:
     choice = ask(model_openai, QUESTION, tools=[WEATHER], temperature=0).choices[0]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service.adapters import Version
+from adapter_service.adapters.artifact import verify_folder
 from adapter_service.api.services import Services
+from adapter_service.errors import InvalidParameterError, UnknownAdapterError
 from tests.api.conftest import client_of
 from tests.api.test_adapters_answer import trained
 
@@ -53,6 +58,66 @@ def test_what_is_live_may_be_loaded_by_its_adapters_name(tiny_client: TestClient
     assert unload(tiny_client, "loadable").status_code == 200
 
 
+def test_one_version_under_both_its_names_leaves_no_pin_when_both_are_unloaded(
+    tiny_client: TestClient, tiny_services: Services, version: Version
+) -> None:
+    residency = tiny_services.engine._residency
+    for name in ("loadable", version.reference):
+        assert load(tiny_client, name, version.reference).status_code == 200
+    assert unload(tiny_client, "loadable").status_code == 200
+    assert residency.pinned() == {version.key}
+    assert unload(tiny_client, version.reference).status_code == 200
+    assert residency.pinned() == frozenset()
+
+
+def test_a_slow_disk_holds_up_no_other_name_and_its_own_is_loaded_once(
+    tiny_client: TestClient,
+    tiny_services: Services,
+    version: Version,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow, loaded = trained(tiny_services, tmp_path, "slow", "c"), tiny_services.loaded_adapters
+    is_read, may_go_on = threading.Event(), threading.Event()
+
+    def verify(folder: Path, *args: Any) -> Any:
+        is_read.set()
+        assert may_go_on.wait(30)
+        return verify_folder(folder, *args)
+
+    loaded.load("loadable", version)
+    monkeypatch.setattr("adapter_service.engine.serving.verify_folder", verify)
+    with ThreadPoolExecutor(2) as pool:
+        loading = pool.submit(loaded.load, "slow", slow)
+        try:
+            assert is_read.wait(30)
+            pool.submit(loaded.unload, "loadable").result(30)
+            with pytest.raises(InvalidParameterError, match="'slow' is already being loaded"):
+                loaded.load("slow", slow)
+            with pytest.raises(UnknownAdapterError, match="still being loaded; unload it when it is"):
+                loaded.unload("slow")
+        finally:
+            may_go_on.set()
+        loading.result(30)
+    loaded.unload("slow")
+    assert tiny_services.engine._residency.pinned() == frozenset()
+
+
+def test_a_name_whose_load_failed_is_free_again(
+    tiny_services: Services, version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    loaded = tiny_services.loaded_adapters
+    with monkeypatch.context() as patched:
+        patched.setattr(tiny_services.engine, "pin", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            loaded.load("loadable", version)
+    loaded.load("loadable", version)
+    loaded.unload("loadable")
+
+
 @pytest.mark.parametrize(
     ("name", "path", "more", "status", "kind"),
     [
@@ -79,6 +144,21 @@ def test_an_older_version_is_not_loaded_by_the_name_that_another_answers(
     answer = load(tiny_client, "renewed", older.reference)
     assert answer.status_code == 400
     assert "'renewed' is answered by renewed@2" in answer.json()["error"]["message"]
+
+
+def test_a_name_that_is_loaded_as_an_older_version_says_what_it_is_and_how_to_renew_it(
+    tiny_client: TestClient, tiny_services: Services, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    trained(tiny_services, tmp_path_factory.mktemp("d"), "codes", "d")
+    assert load(tiny_client, "codes", "codes@1").status_code == 200
+    trained(tiny_services, tmp_path_factory.mktemp("e"), "codes", "e")
+    assert load(tiny_client, "codes", "codes@2").json()["error"]["message"] == (
+        "The lora adapter 'codes' has already been loaded, as codes@1; for codes@2, unload it first "
+        "(POST /v1/unload_lora_adapter), then load it again"
+    )
+    assert unload(tiny_client, "codes").status_code == 200
+    assert load(tiny_client, "codes", "codes@2").status_code == 200
+    assert unload(tiny_client, "codes").status_code == 200
 
 
 def test_a_version_for_another_base_is_not_loaded(

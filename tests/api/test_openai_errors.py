@@ -118,6 +118,30 @@ def test_a_conflict_that_lasts_is_not_tried_again(
     assert seconds == []
 
 
+@pytest.mark.parametrize("code", ["adapter_format", "adapter_too_large"])
+def test_an_adapter_that_cannot_be_served_is_named_and_not_asked_for_again(
+    tiny_address: str,
+    tiny_services: Services,
+    tmp_path_factory: pytest.TempPathFactory,
+    naps: Callable[..., list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+) -> None:
+    name = code.replace("_", "-")
+    version = trained(tiny_services, tmp_path_factory.mktemp(name), name, "2" if code == "adapter_format" else "3")
+    if code == "adapter_format":
+        (version.path / "adapter_config.json").write_text("{}")
+    else:
+        monkeypatch.setattr(tiny_services.engine._residency, "max_bytes", 1)
+    seconds = naps()
+    with (
+        openai_client(tiny_address).with_options(max_retries=2) as client,
+        pytest.raises(openai.InternalServerError, match=f"{name}@1: ") as refused,
+    ):
+        ask(client, model=name)
+    assert (refused.value.code, seconds) == (code, [])
+
+
 @pytest.mark.parametrize("max_tokens", [4, None])
 def test_a_conversation_that_is_too_long_has_openais_code(tiny_openai: openai.OpenAI, max_tokens: int | None) -> None:
     with pytest.raises(openai.BadRequestError, match="takes 512 in all: shorten the prompt") as refused:

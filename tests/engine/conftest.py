@@ -70,7 +70,7 @@ def write_files(
     folder.mkdir()
     write_folder(adapter, folder, base_name="tiny")
     write_manifest(folder, check_files(folder))
-    return AdapterFiles(f"key-{seed}", folder)
+    return AdapterFiles(f"key-{seed}", folder, f"random@{seed}")
 
 
 class Work:

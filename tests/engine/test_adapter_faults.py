@@ -162,7 +162,7 @@ def test_a_damaged_version_is_read_once_and_its_reason_is_kept(
     (files.folder / "adapter_config.json").write_text("{}")
     reading(reads.append)
     for _ in range(2):
-        with pytest.raises(AdapterFormatError, match=r"damaged: adapter_config\.json"):
+        with pytest.raises(AdapterFormatError, match=r"random@12: .*damaged: adapter_config\.json"):
             result_of(submit(engine, "Once", files))
     assert len(reads) == 1
     assert_nothing_is_held(engine, files)
@@ -231,16 +231,35 @@ def test_whoever_asks_for_a_rare_adapter_is_not_overtaken_for_ever(
     assert len(ended) <= len(common * 3) + MAX_OVERTAKEN + 4  # before it, past it, and beside it
 
 
-def test_an_adapter_larger_than_all_room_is_told_so(make_engine: MakeEngine, make_files: MakeFiles) -> None:
-    engine = make_engine(max_adapter_bytes=1)
+def test_an_adapter_larger_than_all_room_is_read_once_and_told_so(
+    make_engine: MakeEngine, make_files: MakeFiles, reading: Callable[..., None]
+) -> None:
+    engine, files, reads = make_engine(max_adapter_bytes=1), make_files(1), list[Path]()
+    reading(reads.append)
     wanted = alone(engine, "Once")
     with held(engine):
-        too_large = submit(engine, "Once", make_files(1))
+        too_large = submit(engine, "Once", files)
         base = submit(engine, "Once")
-    with pytest.raises(AdapterTooLargeError, match=r"serving\.max_adapter_bytes allows 1"):
-        result_of(too_large)
+    for generation in (too_large, submit(engine, "Once", files)):
+        with pytest.raises(AdapterTooLargeError, match=r"random@1: .* serving\.max_adapter_bytes allows 1"):
+            result_of(generation)
+    assert len(reads) == 1
     assert_as_alone(result_of(base).only, wanted)
     assert_nothing_is_held(engine)
+
+
+def test_one_that_was_too_large_beside_a_pinned_one_is_answered_once_that_may_go(
+    make_engine: MakeEngine, make_files: MakeFiles
+) -> None:
+    one, two = make_files(1), make_files(2)
+    size = make_engine(max_active_requests=1)
+    result_of(submit(size, "Hello", one))
+    engine = make_engine(max_adapter_bytes=size._residency.size_bytes + 1)
+    engine.pin(one)
+    with pytest.raises(AdapterTooLargeError, match=r"random@2: .* beside \d+ bytes of pinned adapters"):
+        result_of(submit(engine, "Hello", two))
+    engine.unpin(one.key)
+    assert result_of(submit(engine, "Hello", two)).completion_tokens
 
 
 def test_bytes_for_one_are_used_by_one_after_the_other(make_engine: MakeEngine, make_files: MakeFiles) -> None:
@@ -264,7 +283,8 @@ def test_a_pinned_adapter_stays_whoever_comes(make_engine: MakeEngine, make_file
         assert result_of(submit(engine, "Hello", make_files(seed))).completion_tokens
         assert pinned.key in engine.resident_adapters()
     assert engine._residency.loads == 4
-    assert engine.unpin(pinned.key)
+    engine.unpin(pinned.key)
+    assert engine._residency.pinned() == frozenset()
     for seed in (2, 3):
         result_of(submit(engine, "Hello", make_files(10 + seed)))
     assert pinned.key not in engine.resident_adapters()
@@ -277,7 +297,7 @@ def test_a_pin_of_what_cannot_be_read_says_why_and_holds_no_place(
     (files.folder / "adapter_config.json").write_text("{}")
     with pytest.raises(AdapterFormatError, match="damaged"):
         engine.pin(files)
-    assert not engine.unpin(files.key)
+    assert engine._residency.pinned() == frozenset()
     engine.pin(make_files(2))
 
 

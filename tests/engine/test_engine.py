@@ -205,7 +205,7 @@ def test_an_adapter_that_had_to_go_comes_back_the_same(make_engine: MakeEngine, 
 
 def test_a_missing_adapter_ends_that_request_alone(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(UnknownAdapterError, match="removed a moment ago; ask for another"):
-        answer(engine, adapter=AdapterFiles("gone", tmp_path / "gone"))
+        answer(engine, adapter=AdapterFiles("gone", tmp_path / "gone", "gone@1"))
     assert answer(engine).completion_tokens == 6
 
 

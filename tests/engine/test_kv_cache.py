@@ -50,7 +50,9 @@ def test_the_place_that_was_given_back_is_the_next_one() -> None:
     cache.give_back(places[1])
     assert [place.number for place in places] == [0, 1, 2, 3]
     assert cache.take(10) == places[1]
-    assert cache.taken_tokens == 4 * 256
+    assert cache.taken_tokens == cache.tokens == 4 * 256
+    cache.give_back(places[0])
+    assert (cache.taken_tokens, cache.tokens) == (3 * 256, 4 * 256)
 
 
 def test_what_is_written_is_read_whatever_is_taken_and_given_back_meanwhile() -> None:
@@ -74,11 +76,11 @@ def test_a_copy_is_its_own() -> None:
 def test_large_places_give_their_memory_back_and_small_ones_keep_it() -> None:
     cache = KvCache()
     small, large = filled(cache, 10, seed=1), filled(cache, 10, seed=2, room=2000)
-    both = cache.size_bytes
+    both = cache.tokens
     cache.give_back(large)
-    alone = cache.size_bytes
+    alone = cache.tokens
     cache.give_back(small)
-    assert both > alone == cache.size_bytes > 0
+    assert both > alone == cache.tokens > 0
     assert cache.taken_tokens == 0
 
 

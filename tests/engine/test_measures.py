@@ -27,7 +27,10 @@ def result(*reasons: FinishReason) -> GenerationResult:
 def test_a_request_is_counted_once_with_all_its_tokens() -> None:
     measures = Measures()
     measures.admitted(0.5)
+    measures.prompt_read(7)
     measures.first_token(0.7)
+    for _ in range(10):
+        measures.generated(1)
     measures.token(0.02)
     measures.finished(result("stop", "stop"))
     series = told(measures)

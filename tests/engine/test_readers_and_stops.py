@@ -17,7 +17,7 @@ from adapter_service.engine.generations import Event, Generation, Piece
 from adapter_service.engine.requests import AdapterFiles, Sampling
 from adapter_service.engine.resident_adapters import ResidentAdapters
 from adapter_service.engine.turn import Turn
-from adapter_service.errors import InvalidParameterError, NotReadyError
+from adapter_service.errors import InvalidParameterError, NotReadyError, SlowReaderError
 from tests.engine.asking import EIGHT, alone, assert_as_alone, assert_nothing_is_held, held, result_of, submit
 from tests.engine.conftest import WAIT_SECONDS, MakeEngine, MakeFiles
 
@@ -91,7 +91,9 @@ def test_a_reader_that_never_reads_is_given_up(engine: Engine, monkeypatch: pyte
     slow = SlowReader(submit(engine, "Once", sampling=NEVER_ENDING))
     assert slow.has_two.wait(WAIT_SECONDS)
     engine._wake()  # as anybody who asks for something does
-    assert result_of(slow.generation).only.finish_reason == "cancelled"
+    with pytest.raises(SlowReaderError, match="taken for 60 s, so it was given up; ask again, and read the stream"):
+        result_of(slow.generation)
+    assert engine.measures.registry.get_sample_value("vllm:request_success_total", {"finished_reason": "abort"}) == 1
     assert_nothing_is_held(engine)
 
 
@@ -240,6 +242,34 @@ def test_a_fault_in_the_scheduler_itself_ends_answers_and_not_the_engine(
     assert_as_alone(result_of(submit(engine, "Once")).only, wanted)
     assert_nothing_is_held(engine)
     assert "the scheduler failed" in caplog.text
+
+
+def test_an_order_that_fails_fails_alone(
+    engine: Engine, make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = make_files(1), make_files(2)
+    asked = answers_under_way(engine, one, two)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("of our own making")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ResidentAdapters, "unpin", fail)
+        with pytest.raises(ZeroDivisionError):
+            engine.unpin(one.key)
+    with monkeypatch.context() as patched:
+        patched.setattr(ResidentAdapters, "_want", fail)  # halfway: whoever ordered it is to be told later
+        with pytest.raises(ZeroDivisionError):
+            engine.pin(make_files(3))
+    engine.pin(one)
+    assert engine.state == "ready"
+    assert engine._thread.is_alive()
+    for generation in asked:
+        generation.cancel()
+        assert result_of(generation).completion_tokens
+    assert "an order failed" in caplog.text
+    engine.stop(WAIT_SECONDS)
+    assert not engine._thread.is_alive()
 
 
 def test_after_serving_everything_shared_can_be_trained(engine: Engine, make_files: MakeFiles) -> None:

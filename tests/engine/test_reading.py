@@ -24,7 +24,7 @@ from tests.engine.conftest import WAIT_SECONDS, MakeFiles
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
 
-A, B, C = (AdapterFiles(key, Path(key)) for key in "abc")
+A, B, C = (AdapterFiles(key, Path(key), key) for key in "abc")
 
 
 class Mailbox:
@@ -43,12 +43,18 @@ class Mailbox:
         return self.delivered.get(timeout=WAIT_SECONDS)
 
 
+def end(reader: AdapterReader[Any]) -> None:
+    reader.close()
+    reader._thread.join(WAIT_SECONDS)
+    assert not reader._thread.is_alive()
+
+
 @pytest.fixture
 def mailbox() -> Iterator[Mailbox]:
     mailbox = Mailbox()
     yield mailbox
     for reader in mailbox.readers:
-        assert reader.close(WAIT_SECONDS)
+        end(reader)
 
 
 class SlowDisk:
@@ -88,9 +94,9 @@ def test_a_folder_is_read_and_a_damaged_one_is_told(
 
 def test_a_missing_folder_is_told_and_the_thread_goes_on(mailbox: Mailbox, tmp_path: Path) -> None:
     reader = mailbox.reader(lambda files: list(files.folder.iterdir()))
-    reader.ask(AdapterFiles("gone", tmp_path / "gone"))
+    reader.ask(AdapterFiles("gone", tmp_path / "gone", "gone"))
     assert isinstance(mailbox.next()[1], FileNotFoundError)
-    reader.ask(AdapterFiles("there", tmp_path))
+    reader.ask(AdapterFiles("there", tmp_path, "there"))
     assert mailbox.next()[1] == []
 
 
@@ -101,7 +107,7 @@ def test_they_are_read_in_the_order_of_asking_and_each_once(mailbox: Mailbox) ->
         reader.ask(files)
     disk.go_on.set()
     assert [mailbox.next()[1] for _ in range(3)] == ["A", "B", "C"]
-    assert reader.close(WAIT_SECONDS)
+    end(reader)
     assert disk.reads == ["a", "b", "c"]
 
 
@@ -117,7 +123,7 @@ def test_whoever_it_is_delivered_to_may_ask_again_at_once() -> None:
     reader = AdapterReader(lambda _: next(numbers), deliver)
     reader.ask(A)
     assert twice.wait(WAIT_SECONDS)
-    assert reader.close(WAIT_SECONDS)
+    end(reader)
 
 
 def test_nothing_is_delivered_after_it_was_closed(mailbox: Mailbox) -> None:
@@ -126,10 +132,11 @@ def test_nothing_is_delivered_after_it_was_closed(mailbox: Mailbox) -> None:
     reader.ask(A)
     reader.ask(B)
     assert disk.begun.wait(WAIT_SECONDS)
-    assert not reader.close()  # the disk is slow, and nobody waits for it
+    reader.close()  # the disk is slow, and nobody waits for it
+    assert reader._thread.is_alive()
     reader.ask(C)
     disk.go_on.set()
-    assert reader.close(WAIT_SECONDS)
+    end(reader)
     assert (disk.reads, mailbox.delivered.empty()) == (["a"], True)
 
 
@@ -145,7 +152,7 @@ def test_a_fault_of_whoever_takes_it_is_logged_and_the_next_is_read(caplog: pyte
     reader.ask(A)
     reader.ask(B)
     assert taken.wait(WAIT_SECONDS)
-    assert reader.close(WAIT_SECONDS)
+    end(reader)
     assert "read for nobody" in caplog.text
 
 
@@ -161,4 +168,4 @@ def test_the_reader_keeps_nothing_of_what_it_delivered() -> None:
     seen.get(timeout=WAIT_SECONDS)  # the thread is past the first
     gc.collect()
     assert first() is None
-    assert reader.close(WAIT_SECONDS)
+    end(reader)

@@ -78,13 +78,18 @@ def test_one_place_is_never_pinned() -> None:
     residency = filled()
     residency.pin("a")
     residency.pin("a")
-    with pytest.raises(TooManyPinsError, match=r"1 adapters are pinned; of 2 \(serving.max_adapters\) at most 1"):
+    with pytest.raises(
+        TooManyPinsError, match=r"1 adapters are pinned; of 2 \(serving.max_adapters\) at most 1"
+    ) as told:
         residency.pin("b")
+    assert "(POST /v1/unload_lora_adapter, or take it from serving.pinned_adapters)" in str(told.value)
 
 
 def test_one_that_never_fits_says_which_setting_to_raise() -> None:
     residency = filled("a")
-    with pytest.raises(AdapterTooLargeError, match=r"x takes 101 bytes; serving.max_adapter_bytes allows 100 .*raise"):
+    with pytest.raises(
+        AdapterTooLargeError, match=r"the adapter takes 101 bytes; serving.max_adapter_bytes allows 100 .*raise"
+    ):
         residency.add("x", "X", 101)
     assert residency.keys() == ["a"]
 

@@ -17,7 +17,7 @@ from adapter_service.errors import AdapterFormatError, NotReadyError, TooManyPin
 from adapter_service.lora.resident import ResidentAdapter
 from tests.engine.conftest import WAIT_SECONDS
 
-A, B, C = (AdapterFiles(key, Path(key)) for key in "abc")
+A, B, C = (AdapterFiles(key, Path(key), f"{key}@1") for key in "abc")
 
 
 class Disk:
@@ -45,7 +45,7 @@ def disk() -> Disk:
 
 @pytest.fixture
 def residency() -> Residency[ResidentAdapter]:
-    return Residency(2)
+    return Residency(2, 2**30)
 
 
 @pytest.fixture
@@ -161,17 +161,23 @@ def test_a_pin_is_told_when_it_is_there_and_stays(
     adapters.expect([C])
     take_in(1)
     assert residency.keys() == ["a", "c"]
-    assert [adapters.unpin("a") for _ in range(3)] == [True, True, False]  # as often as it was pinned
+    adapters.unpin("a")
+    assert residency.pinned() == {"a"}  # as often as it was pinned
+    for _ in range(2):  # and once more, which is nothing
+        adapters.unpin("a")
+        assert residency.pinned() == frozenset()
 
 
-def test_a_pin_that_cannot_be_is_told_why(adapters: ResidentAdapters, disk: Disk, take_in: TakeIn) -> None:
+def test_a_pin_that_cannot_be_is_told_why(
+    adapters: ResidentAdapters, residency: Residency[ResidentAdapter], disk: Disk, take_in: TakeIn
+) -> None:
     told: list[Exception | None] = []
     disk.faults = {"a": OSError("input/output error")}
     adapters.pin(A, told.append)
     adapters.pin(B, told.append)
     take_in(1)
     assert [type(one) for one in told] == [TooManyPinsError, OSError]
-    assert not adapters.unpin("a")
+    assert residency.pinned() == frozenset()
     disk.faults = {}
     adapters.pin(A, told.append)
     take_in(1)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,15 +49,20 @@ class Traffic:
     files: list[AdapterFiles]
     known: Known
     chooser: random.Random
-    pinned: set[str] = field(default_factory=set)
 
     def go(self) -> None:
         for _ in range(ROUNDS):
-            self.chooser.choice([self.whole, self.streamed, self.streamed, self.left, self.several, self.pin])()
+            self.chooser.choice(self.ways())()
+
+    def ways(self) -> list[Callable[[], None]]:
+        return [self.whole, self.streamed, self.streamed, self.left, self.several, self.pin]
+
+    def adapter(self) -> AdapterFiles | None:
+        return self.chooser.choice([None, *self.files])
 
     def ask(self, sampling: Sampling = ANSWER, *, count: int = 1) -> tuple[Generation, Serial]:
         prompt = self.chooser.choice(PROMPTS)
-        files = self.chooser.choice([None, *self.files])
+        files = self.adapter()
         scale = self.chooser.choice([1.0, 1.0, 0.5]) if files else 1.0
         while True:
             try:

@@ -9,9 +9,9 @@ from adapter_service.engine.waiting import MAX_OVERTAKEN, WaitingLine
 
 
 def line_of(*items: str) -> WaitingLine[str]:
-    line = WaitingLine[str](100)
+    line = WaitingLine[str]()
     for item in items:
-        assert line.add(item)
+        line.add(item)
     return line
 
 
@@ -35,13 +35,6 @@ def test_after_so_many_the_line_stands_until_it_is_served() -> None:
     served = [line.next(lambda item: item != "slow") for _ in range(MAX_OVERTAKEN + 1)]
     assert served == [*(str(number) for number in range(MAX_OVERTAKEN)), None]
     assert [line.next(anybody) for _ in range(2)] == ["slow", str(MAX_OVERTAKEN)]
-
-
-def test_nobody_joins_a_full_line() -> None:
-    line = WaitingLine[str](1)
-    assert line.add("a")
-    assert not line.add("b")
-    assert list(line) == ["a"]
 
 
 def test_those_who_left_are_given_back_in_order() -> None:
@@ -69,7 +62,7 @@ TURNS = st.lists(st.tuples(st.booleans(), st.sets(st.integers(0, 60))), max_size
 
 def played(turns: list[tuple[bool, set[int]]]) -> tuple[WaitingLine[int], list[int]]:
     """The line after these turns and those who were served, each named by the turn in which it came."""
-    line, served = WaitingLine[int](1000), list[int]()
+    line, served = WaitingLine[int](), list[int]()
     for number, (comes, not_ready) in enumerate(turns):
         if comes:
             line.add(number)

@@ -133,7 +133,7 @@ def test_measuring_ends_between_two_layers_with_the_engine(
 def test_files_are_read_anew_although_the_version_is_resident(
     engine: Engine, settings: Settings, tmp_path: Path
 ) -> None:
-    dataset, files = held_out(engine, *PAIRS), AdapterFiles("anew", tmp_path)
+    dataset, files = held_out(engine, *PAIRS), AdapterFiles("anew", tmp_path, "codes@2")
     write_folder(an_adapter(engine), tmp_path, base_name="tiny")
     write_manifest(tmp_path, check_files(tmp_path))
     candidate = measure(settings, dataset, engine, Recorder(), files)

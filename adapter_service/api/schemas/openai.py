@@ -39,7 +39,7 @@ class SamplingFields(Body):
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
     n: int | None = Field(default=None, ge=1, description="So many answers to one prompt.")
     stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = Field(
-        default=None, description="Texts before which an answer ends."
+        default=None, description="Texts before which an answer ends; not a call that `tool_choice` demands."
     )
     seed: int | None = Field(
         default=None,
