@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 # What llguidance has before the name of a special token in a grammar.
 _SPECIAL = b"\xff"
 _ADDED = '"added_tokens"'
+# What a grammar may cost before its first token, in llguidance's units. Repetitions within repetitions reach it: at
+# the default, ten times as much, "((a{1000}){1000}){1000}" took 1.9 s and 250 MB, with this 0.06 s and 20 MB.
+# A schema of 400 properties and 10,000 choices stay below.
+_FUEL = 100_000
+_REASON_LETTERS = 400
+_NOTHING_ALLOWED = "NoExtensionBias"  # llguidance's word for a grammar without a single text
 
 
 class GrammarCompiler:
@@ -32,21 +39,24 @@ class GrammarCompiler:
         """Compile `grammar`, from any thread.
 
         Raises:
-            InvalidParameterError: it is none, or too big, with llguidance's reason; or the tokenizer is of a kind
-                whose tokens cannot be told from outside.
+            InvalidParameterError: it is none, too big or without a text, with llguidance's reason; or the tokenizer
+                is of a kind whose tokens cannot be told from outside.
         """
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
         with self._lock:
             if self._table is None:
                 self._table = _vocabulary(self._tokenizer, grammar.parameter)
-        matcher = LLMatcher(self._table, grammar.source, log_level=0)
+        limits = LLParserLimits(initial_lexer_fuel=_FUEL)
+        matcher = LLMatcher(self._table, grammar.source, log_level=0, limits=limits)
         if reason := matcher.get_error():
             raise InvalidParameterError(
                 f"{grammar.parameter} cannot be followed: {_brief(reason)}. Change it, or leave it out",
                 parameter=grammar.parameter,
             )
-        return _Compiled(matcher, self._table, grammar.parameter)
+        compiled = _Compiled(matcher, self._table, grammar.parameter)
+        compiled.begin(frozenset()).try_out()
+        return compiled
 
 
 class _Compiled:
@@ -88,6 +98,15 @@ class _Follower:
         if token not in self._ends and not self._matcher.consume_token(token):
             raise self._failed(self._matcher.get_error() or f"token {token} is not allowed here")
 
+    def try_out(self) -> None:
+        """Go one token far: that is where it comes out what a pattern costs.
+
+        Here, and not on the thread that all answers share.
+        """
+        if len(first := self._known().nonzero()):
+            self.take(int(first[0]))
+            self._known()
+
     def _known(self) -> torch.Tensor:
         """What the grammar allows of the tokenizer's tokens, (tokens,)."""
         import torch
@@ -112,8 +131,14 @@ class _Follower:
 
 
 def _brief(reason: str) -> str:
-    """Without the parser's state, which llguidance puts behind some reasons."""
-    return reason.split("\n<state>", maxsplit=1)[0].strip()
+    """Without the parser's state, which llguidance puts behind some reasons; of a long one what is wrong, not where."""
+    reason = reason.split("\n<state>", maxsplit=1)[0].strip()
+    if reason == _NOTHING_ALLOWED:
+        return "no text does"
+    if len(reason) <= _REASON_LETTERS:
+        return reason
+    wrong = re.search(r"^error: (.+)$", reason, re.MULTILINE)
+    return (wrong[1] if wrong else reason)[:_REASON_LETTERS]
 
 
 def _vocabulary(tokenizer: Any, parameter: str) -> Any:
