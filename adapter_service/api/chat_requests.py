@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from adapter_service.api.model_choice import ChosenModel, check_base_of, choose_model
+from adapter_service.adapters import Version
+from adapter_service.api.model_choice import check_base_of, choose_model
 from adapter_service.api.openai_episodes import Recording
 from adapter_service.api.openai_requests import AnswerHead, ends_of
 from adapter_service.api.openai_sampling import check_tokens, room_for, sampling_of
 from adapter_service.api.schemas.chat import ChatBody
-from adapter_service.api.schemas.openai import SamplingFields
 from adapter_service.api.schemas.tools import NamedChoice
 from adapter_service.api.services import Services
 from adapter_service.api.token_logprobs import TokenBytes
@@ -54,7 +54,7 @@ def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: f
     """Check everything that can be checked, then put the request into the engine's queue."""
     body.check()
     model = choose_model(body.model, services)
-    check_scale(body, model)
+    check_scale(body.lora_scale, model.version)
     turns, use = tuple(message.turn() for message in body.messages), tool_use_of(body)
     engine, serving = services.engine, services.settings.serving
     base, renderer = engine.base, engine.renderer
@@ -80,11 +80,11 @@ def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: f
     return AskedChat(head, engine.submit(ask), use, turns, language, recording, ends, tokens, body.wants_usage)
 
 
-def check_scale(fields: SamplingFields, model: ChosenModel) -> None:
+def check_scale(scale: float | None, version: Version | None) -> None:
     """The base is exactly the base: there is nothing in it to scale."""
-    if fields.lora_scale is not None and model.version is None:
+    if scale is not None and version is None:
         raise InvalidParameterError(
-            f"'lora_scale' is {fields.lora_scale}, but 'model' is the base alone; name an adapter or leave it out",
+            f"'lora_scale' is {scale}, but the base alone is asked; name an adapter or leave it out",
             parameter="lora_scale",
         )
 

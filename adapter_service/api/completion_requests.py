@@ -58,7 +58,7 @@ def ask_completion(body: CompletionBody, services: Services, *, trace_id: str, a
     """Check everything that can be checked, then put all prompts into the engine's queue, or none."""
     body.check()
     model = choose_model(body.model, services)
-    check_scale(body, model)
+    check_scale(body.lora_scale, model.version)
     engine, serving = services.engine, services.settings.serving
     base = engine.base
     check_base_of(model.version, services)
