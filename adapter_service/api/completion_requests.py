@@ -75,16 +75,18 @@ def ask_completion(body: CompletionBody, services: Services, *, trace_id: str, a
     best_of = body.best_of or body.n or 1
     picks = best_of > (body.n or 1)
     scale = 1.0 if body.lora_scale is None else body.lora_scale
+    wanted = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     asks = []
     for prompt in prompts:
-        room = room_for(prompt.ids, body.max_tokens or DEFAULT_MAX_TOKENS, "max_tokens", serving, base)
+        room = room_for(prompt.ids, wanted, "max_tokens", serving, base)
         sampling = replace(
             sampling_of(body, room, serving, prompt.language, ours=ours),
             constraint=constraint,
             return_tokens=body.logprobs is not None or picks or services.episodes.logs_generations,
             top_logprobs=body.logprobs or 0,
         )
-        asks.append(Ask(prompt.ids, sampling, model.files, scale, best_of))
+        scores = body.logprobs if body.scores_prompt else None
+        asks.append(Ask(prompt.ids, sampling, model.files, scale, best_of, prompt_logprobs=scores))
     head = AnswerHead.new("cmpl", model, services)
     return AskedCompletion(
         head=head,

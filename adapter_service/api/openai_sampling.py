@@ -70,9 +70,10 @@ def room_for(prompt_ids: Sequence[int], wanted: int | None, field: str, serving:
     if wanted is not None:
         check_wanted(wanted, field, serving)
     check_prompt(found, serving)
-    if found + (wanted or 1) > context:
+    least = 1 if wanted is None else wanted
+    if found + least > context:
         raise PromptTooLongError(
-            f"the prompt has {found} tokens and {wanted or 1} are to follow; {base.name} takes {context} in all: "
+            f"the prompt has {found} tokens and {least} are to follow; {base.name} takes {context} in all: "
             f"shorten the prompt or lower '{field}'"
         )
     return wanted if wanted is not None else min(limit, context - found)
