@@ -80,6 +80,7 @@ class SampledWith:
     max_new_tokens: int | None = None
     min_new_tokens: int | None = None
     seed: int | None = None
+    lora_scale: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +225,7 @@ _TYPES: dict[str, Any] = {
         "script": "string",
         "foreign_script_penalty": "float64",
         **dict.fromkeys(("max_new_tokens", "min_new_tokens", "seed"), "int64"),
+        "lora_scale": "float64",
     },
     "stop_reason": "string",
     "reward": "float64",

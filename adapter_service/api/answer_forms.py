@@ -6,13 +6,21 @@ from functools import cached_property
 
 from adapter_service.api.closed_schemas import closed
 from adapter_service.api.schemas.chat import ChatBody
+from adapter_service.api.schemas.completions import CompletionBody
+from adapter_service.api.schemas.openai import SamplingFields
 from adapter_service.api.schemas.tools import JsonObjectFormat, JsonSchemaFormat
 from adapter_service.api.tool_calls import ToolUse
 from adapter_service.conversation import Tool
 from adapter_service.engine.constraints import Constraint
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.grammar_compiler import GrammarCompiler
-from adapter_service.engine.grammars import Grammar, json_object_grammar, json_schema_grammar
+from adapter_service.engine.grammars import (
+    Grammar,
+    choice_grammar,
+    json_object_grammar,
+    json_schema_grammar,
+    regex_grammar,
+)
 from adapter_service.engine.tool_calls import tool_call_grammar
 
 
@@ -22,13 +30,19 @@ class AnswerForms:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def constraint_of(self, body: ChatBody, use: ToolUse) -> Constraint | None:
+    def of_chat(self, body: ChatBody, use: ToolUse) -> Constraint | None:
         """What the answer to `body` is held to; None where it is free.
 
         Raises:
-            InvalidParameterError: a schema that cannot be followed.
+            InvalidParameterError: a form that cannot be followed.
         """
-        grammar = _grammar_of(body, use)
+        return self._compiled(_of_tools(use) or _of_response_format(body) or _of_structured_outputs(body))
+
+    def of_completion(self, body: CompletionBody) -> Constraint | None:
+        """The same for text to be continued."""
+        return self._compiled(_of_structured_outputs(body))
+
+    def _compiled(self, grammar: Grammar | None) -> Constraint | None:
         return None if grammar is None else self._compiler.compile(grammar)
 
     @cached_property
@@ -36,13 +50,28 @@ class AnswerForms:
         return GrammarCompiler(self._engine.base.tokenizer)
 
 
-def _grammar_of(body: ChatBody, use: ToolUse) -> Grammar | None:
-    if use.mode == "forced":
-        tools = [Tool(tool.name, closed(tool.parameters), tool.description) for tool in use.tools]
-        return tool_call_grammar(tools, use.named, parallel=use.parallel)
+def _of_tools(use: ToolUse) -> Grammar | None:
+    if use.mode != "forced":
+        return None
+    tools = [Tool(tool.name, closed(tool.parameters), tool.description) for tool in use.tools]
+    return tool_call_grammar(tools, use.named, parallel=use.parallel)
+
+
+def _of_response_format(body: ChatBody) -> Grammar | None:
     form = body.response_format
     if isinstance(form, JsonSchemaFormat) and form.json_schema.json_schema is not None:
         return json_schema_grammar(closed(form.json_schema.json_schema), parameter="response_format")
     if isinstance(form, JsonObjectFormat | JsonSchemaFormat):
         return json_object_grammar()
     return None
+
+
+def _of_structured_outputs(body: SamplingFields) -> Grammar | None:
+    form = body.structured_outputs
+    if form is None:
+        return None
+    if form.regex is not None:
+        return regex_grammar(form.regex, parameter="structured_outputs.regex")
+    if form.choice is not None:
+        return choice_grammar(form.choice, parameter="structured_outputs.choice")
+    return json_schema_grammar(closed(form.json_schema or {}), parameter="structured_outputs.json")

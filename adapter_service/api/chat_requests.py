@@ -59,7 +59,7 @@ def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: f
     field, wanted = body.wanted_tokens
     room = room_for(prompt_ids, wanted, field, serving, base)
     language = answer_language(last_said(turns), None)
-    constraint = services.answer_forms.constraint_of(body, use)
+    constraint = services.answer_forms.of_chat(body, use)
     ours = model.version is not None and use.mode == "none" and constraint is None
     sampling = replace(
         sampling_of(body, room, serving, language, ours=ours),

@@ -7,11 +7,11 @@ from itertools import count
 from statistics import fmean
 from typing import Any
 
-from adapter_service.api.completion_requests import AskedCompletion
+from adapter_service.api.completion_requests import AskedCompletion, Prompt
 from adapter_service.api.openai_requests import finish_word, usage_of, without_end
 from adapter_service.api.openai_streams import KEEPALIVE, data, merged
 from adapter_service.api.schemas.completions import Completion, CompletionChoice, CompletionLogprobs
-from adapter_service.api.token_logprobs import completion_logprobs
+from adapter_service.api.token_logprobs import completion_logprobs, joined, prompt_logprobs
 from adapter_service.engine.generations import Choice, ChosenToken, GenerationResult, Piece
 
 _KIND = "text_completion"
@@ -22,8 +22,11 @@ def completion(asked: AskedCompletion, results: Sequence[GenerationResult]) -> C
     choices, index = [], count()
     for place, result in enumerate(results):
         asked.record(place, result)
-        before = asked.prompts[place].text if asked.echo else ""
-        choices += [_choice(asked, next(index), before, choice) for choice in _best(result.choices, asked.count)]
+        prompt = asked.prompts[place] if asked.echo else None
+        choices += [
+            _choice(asked, next(index), prompt, result.prompt_trail, choice)
+            for choice in _best(result.choices, asked.count)
+        ]
     return Completion(**asked.head.fields(), choices=choices, usage=usage_of(results))
 
 
@@ -38,12 +41,16 @@ def _mean_logprob(choice: Choice) -> float:
     return fmean(choice.tokens.logprobs) if choice.tokens and choice.tokens.logprobs else float("-inf")
 
 
-def _choice(asked: AskedCompletion, index: int, before: str, choice: Choice) -> CompletionChoice:
+def _choice(
+    asked: AskedCompletion, index: int, prompt: Prompt | None, trail: Sequence[ChosenToken], choice: Choice
+) -> CompletionChoice:
+    """`prompt` is the one that is echoed, and `trail` has its tokens but for the first."""
+    text = prompt.text if prompt else ""
+    logprobs = _logprobs(asked, choice.tokens.since(0) if choice.tokens else (), len(text))
+    if prompt and logprobs and asked.tokens:
+        logprobs = joined(prompt_logprobs(prompt.ids[0], trail, asked.tokens), logprobs)
     return CompletionChoice(
-        index=index,
-        text=before + choice.text,
-        logprobs=_logprobs(asked, choice.tokens.since(0) if choice.tokens else (), 0),
-        finish_reason=finish_word(choice.finish_reason),
+        index=index, text=text + choice.text, logprobs=logprobs, finish_reason=finish_word(choice.finish_reason)
     )
 
 

@@ -67,16 +67,23 @@ def ask_completion(body: CompletionBody, services: Services, *, trace_id: str, a
             "send fewer in one request",
             parameter="prompt",
         )
+    constraint = services.answer_forms.of_completion(body)
+    ours = model.version is not None and constraint is None
     best_of = body.best_of or body.n or 1
     picks = best_of > (body.n or 1)
     scale = 1.0 if body.lora_scale is None else body.lora_scale
+    wanted = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     asks = []
     for prompt in prompts:
-        room = room_for(prompt.ids, body.max_tokens or DEFAULT_MAX_TOKENS, "max_tokens", serving, base)
-        sampling = sampling_of(body, room, serving, prompt.language, ours=model.version is not None)
-        wants_tokens = body.logprobs is not None or picks or services.episodes.logs_generations
-        sampling = replace(sampling, return_tokens=wants_tokens, top_logprobs=body.logprobs or 0)
-        asks.append(Ask(prompt.ids, sampling, model.files, scale, best_of))
+        room = room_for(prompt.ids, wanted, "max_tokens", serving, base)
+        sampling = replace(
+            sampling_of(body, room, serving, prompt.language, ours=ours),
+            constraint=constraint,
+            return_tokens=body.logprobs is not None or picks or services.episodes.logs_generations,
+            top_logprobs=body.logprobs or 0,
+        )
+        scores = body.logprobs if body.scores_prompt else None
+        asks.append(Ask(prompt.ids, sampling, model.files, scale, best_of, prompt_logprobs=scores))
     head = AnswerHead.new("cmpl", model, services)
     return AskedCompletion(
         head=head,

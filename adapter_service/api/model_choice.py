@@ -39,11 +39,7 @@ def model_for(fields: SamplingFields, services: Services) -> ChosenModel:
         ConflictError: the version is of another base.
     """
     model = choose_model(fields.model, services)
-    if fields.lora_scale is not None and model.version is None:
-        raise InvalidParameterError(
-            f"'lora_scale' is {fields.lora_scale}, but 'model' is the base alone; name an adapter or leave it out",
-            parameter="lora_scale",
-        )
+    check_scale(fields.lora_scale, model.version)
     check_base_of(model.version, services)
     biased = map(int, fields.logit_bias or ())
     check_token_ids({"stop_token_ids": fields.stop_token_ids or (), "logit_bias": biased}, services.engine.base)
@@ -65,6 +61,19 @@ def choose_model(name: str, services: Services) -> ChosenModel:
         if name != public_name(base):  # a folder may be called like an adapter, which goes first
             raise
         return ChosenModel(None)
+
+
+def check_scale(scale: float | None, version: Version | None) -> None:
+    """The base is exactly the base: there is nothing in it to scale.
+
+    Raises:
+        InvalidParameterError: it is to be scaled.
+    """
+    if scale is not None and version is None:
+        raise InvalidParameterError(
+            f"'lora_scale' is {scale}, but the base alone is asked; name an adapter or leave it out",
+            parameter="lora_scale",
+        )
 
 
 def check_base_of(version: Version | None, services: Services) -> None:

@@ -101,4 +101,4 @@ def _beside(ask: Ask) -> dict[str, Any]:
         changed["logit_bias"] = {str(token): bias for token, bias in ask.sampling.logit_bias.items()}
     if ask.sampling.constraint is not None:
         changed["constrained"] = True
-    return changed if ask.scale == 1.0 else {**changed, "lora_scale": ask.scale}
+    return changed

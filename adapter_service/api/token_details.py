@@ -19,7 +19,9 @@ def token_details(
         completion_ids=trail.ids,
         logprobs=trail.logprobs,
         sampling_logprobs=trail.sampling_logprobs,
-        sampling=SampledWith.model_validate(ask.sampling, from_attributes=True),
+        sampling=SampledWith.model_validate(ask.sampling, from_attributes=True).model_copy(
+            update={"lora_scale": ask.scale}
+        ),
         base_model=base.public_name,
         base_sha=base.identity,
         tokenizer_sha=engine.renderer.tokenizer_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from adapter_service.api.schemas.chat import ChoiceLogprobs, TokenLogprob, TopLogprob
@@ -18,6 +19,7 @@ class TokenBytes:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._special = frozenset(tokenizer.all_special_ids)
         fast = getattr(tokenizer, "backend_tokenizer", None)
         decoder = b"" if fast is None or fast.decoder is None else fast.decoder.__getstate__()
         self._bytes = _byte_letters() if b'"ByteLevel"' in decoder else None
@@ -37,6 +39,9 @@ class TokenBytes:
         if self._marks_blanks:
             return str(piece).replace("▁", " ").encode()
         return str(self._tokenizer.decode([token])).encode()
+
+    def is_special(self, token: int) -> bool:
+        return token in self._special
 
     def text(self, token: int) -> str:
         """A part of a character is U+FFFD here."""
@@ -67,11 +72,35 @@ def completion_logprobs(tokens: Sequence[ChosenToken], of: TokenBytes, offset: i
     return CompletionLogprobs(
         tokens=texts,
         token_logprobs=[token.logprob for token in tokens],
-        # The one that was chosen is there too, however unlikely it was.
-        top_logprobs=[
-            {of.text(best): logprob for best, logprob in ((token.id, token.logprob), *token.top)} for token in tokens
-        ],
+        top_logprobs=[_by_text(token, of) for token in tokens],
         text_offset=offsets,
+    )
+
+
+def _by_text(token: ChosenToken, of: TokenBytes) -> dict[str, float]:
+    """The likeliest, and the one that was chosen, however unlikely it was; of two with one text the likelier counts."""
+    told = sorted([(token.id, token.logprob), *token.top], key=lambda one: one[1])
+    return {of.text(one): logprob for one, logprob in told}
+
+
+def prompt_logprobs(first: int, trail: Sequence[ChosenToken], of: TokenBytes) -> CompletionLogprobs:
+    """Of a prompt of the token `first` and those of `trail`; special tokens take no place in its text."""
+    found = completion_logprobs([ChosenToken(first, 0.0), *trail], of, 0)
+    lengths = [0 if of.is_special(token) else len(of.text(token)) for token in (first, *(one.id for one in trail))]
+    return CompletionLogprobs(
+        tokens=found.tokens,
+        token_logprobs=[None, *found.token_logprobs[1:]],
+        top_logprobs=[None, *found.top_logprobs[1:]],
+        text_offset=[0, *accumulate(lengths[:-1])],
+    )
+
+
+def joined(prompt: CompletionLogprobs, answer: CompletionLogprobs) -> CompletionLogprobs:
+    return CompletionLogprobs(
+        tokens=prompt.tokens + answer.tokens,
+        token_logprobs=prompt.token_logprobs + answer.token_logprobs,
+        top_logprobs=prompt.top_logprobs + answer.top_logprobs,
+        text_offset=prompt.text_offset + answer.text_offset,
     )
 
 

@@ -42,11 +42,14 @@ class Answer:
         self._told = 0
 
     def take(self, logits: torch.Tensor) -> bool:
-        """Choose what follows from logits (vocabulary,); whether the answer goes on.
+        """Choose what follows from logits (vocabulary,), if anything may; whether the answer goes on.
 
         Raises:
             NonFiniteLogitsError: there is nothing to choose from.
         """
+        if not self._sampling.max_new_tokens:
+            self.end("length")
+            return False
         token = self._chooser.choose(logits, self.tokens)
         if token in self._ends:
             self.end("stop")

@@ -15,8 +15,10 @@ import torch
 from adapter_service.base_models.attention import Attending, attending
 from adapter_service.base_models.threads import on_threads
 from adapter_service.engine.cached_attention import PromptAttention, StepAttention
+from adapter_service.engine.generations import ChosenToken
 from adapter_service.engine.kv_cache import KvCache, Place
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, Owner, PrefixCache
+from adapter_service.engine.prompt_scores import scored
 from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.layer import Served, using
 from adapter_service.lora.resident import OneAdapter
@@ -40,7 +42,7 @@ class Batch(Protocol):
         ...
 
     def add(self, sequence: Sequence) -> None:
-        """Reserve what the sequence needs; its prompt may be found in part."""
+        """Reserve what the sequence needs; its prompt may be found in part, unless it is to be scored."""
         ...
 
     def read(self, sequence: Sequence) -> torch.Tensor | None:
@@ -108,7 +110,8 @@ class MixedBatch:
 
     def add(self, sequence: Sequence) -> None:
         place = self._places[sequence] = self._cache.take(sequence.max_tokens)
-        for block in self._prefixes.find(self._owner(sequence), sequence.prompt):
+        scores = sequence.prompt_logprobs is not None
+        for block in () if scores else self._prefixes.find(self._owner(sequence), sequence.prompt):
             self._cache.write(place, sequence.seen, block)
             sequence.seen += CHUNK_TOKENS
         sequence.cached_tokens = sequence.seen
@@ -118,14 +121,17 @@ class MixedBatch:
         end = min(start + CHUNK_TOKENS, len(sequence.prompt))
         tokens = torch.tensor([sequence.prompt[start:end]], device=self.base.device)
         positions = torch.arange(start, end, device=self.base.device)[None]
-        last = end == len(sequence.prompt)
+        scores, last = sequence.prompt_logprobs is not None, end == len(sequence.prompt)
         attention = PromptAttention(self._cache, place, start, end - start)
-        logits = _forward(self.base.model, tokens, positions, _added(sequence), attention, wants_logits=last)
+        keep = end - start if scores else int(last)
+        logits = _forward(self.base.model, tokens, positions, _added(sequence), attention, keep=keep)
+        trail = _scored(sequence, logits[0], end) if scores and logits is not None else []
         if end - start == CHUNK_TOKENS:
             block = self._cache.read(place, start, end)
             self._prefixes.keep(self._owner(sequence), sequence.prompt[:end], block)
+        sequence.prompt_trail += trail
         sequence.seen = end  # last: a chunk that memory ran out for is taken again
-        return None if logits is None else logits[0]
+        return logits[0, -1] if last and logits is not None else None
 
     def fork(self, sequence: Sequence) -> Sequence:
         other = copy.copy(sequence)
@@ -155,7 +161,7 @@ class MixedBatch:
         assert logits is not None  # noqa: S101 - they were wanted
         for sequence in sequences:
             sequence.seen += 1
-        return list(zip(sequences, logits, strict=True))
+        return list(zip(sequences, logits[:, -1], strict=True))
 
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
         if sequence in self._rows:
@@ -197,9 +203,16 @@ class SingleBatch:
         self._taken[sequence] = []
 
     def read(self, sequence: Sequence) -> torch.Tensor | None:
-        logits = self._logits(sequence, sequence.prompt)
-        sequence.seen = len(sequence.prompt)
-        return logits
+        scores, start, end = sequence.prompt_logprobs is not None, sequence.seen, len(sequence.prompt)
+        if scores:  # chunk by chunk, for the logits of a whole prompt take a gigabyte
+            end = min(start + CHUNK_TOKENS, end)
+        if len(taken := self._taken[sequence]) > start:  # memory ran out for the scores of this chunk
+            del taken[start:], self._caches[sequence]
+        logits = self._logits(sequence, sequence.prompt[start:end], keep=end - start if scores else 1)
+        if scores:
+            sequence.prompt_trail += _scored(sequence, logits, end)
+        sequence.seen = end
+        return logits[-1] if end == len(sequence.prompt) else None
 
     def fork(self, sequence: Sequence) -> Sequence:
         other = copy.copy(sequence)
@@ -217,7 +230,7 @@ class SingleBatch:
         with threads_for(1):
             for sequence in self._joined:
                 if sequence not in self._stepped:
-                    self._stepped[sequence] = self._logits(sequence, [sequence.next_token])
+                    self._stepped[sequence] = self._logits(sequence, [sequence.next_token])[-1]
         for sequence in self._joined:
             sequence.seen += 1
         return [(sequence, self._stepped.pop(sequence)) for sequence in self._joined]
@@ -232,7 +245,8 @@ class SingleBatch:
         if self._base.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _logits(self, sequence: Sequence, tokens: list[int]) -> torch.Tensor:
+    def _logits(self, sequence: Sequence, tokens: list[int], *, keep: int = 1) -> torch.Tensor:
+        """Logits (keep, vocabulary) of what follows the last of `tokens`."""
         from transformers import DynamicCache
 
         # Taken out for the pass: one that fails leaves some layers ahead of others, and not all kinds can be cut.
@@ -242,11 +256,17 @@ class SingleBatch:
             cache, ids = DynamicCache(config=self._base.model.config), [*taken, *tokens]
         inputs = torch.tensor([ids], device=self._base.device)
         with using(_added(sequence)):
-            output = self._base.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = self._base.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
         self._caches[sequence] = cache
         taken += tokens
-        logits: torch.Tensor = output.logits[0, -1]
+        logits: torch.Tensor = output.logits[0]
         return logits
+
+
+def _scored(sequence: Sequence, logits: torch.Tensor, end: int) -> list[ChosenToken]:
+    """The tokens behind those of a chunk, by its logits (tokens, vocabulary); `end` is where it ends in the prompt."""
+    begin = end - len(logits) + 1
+    return scored(logits, sequence.prompt[begin : end + 1], sequence.prompt_logprobs or 0)
 
 
 def _added(sequence: Sequence) -> OneAdapter | None:
@@ -261,15 +281,15 @@ def _forward(
     added: Served | None,
     attention: Attending,
     *,
-    wants_logits: bool = True,
+    keep: int = 1,
 ) -> torch.Tensor | None:
-    """Logits (batch, vocabulary) of what follows `tokens` (batch, new) at `positions`, if they are wanted."""
+    """Logits (batch, keep, vocabulary) of what follows the last of `tokens` (batch, new) at `positions`, if any."""
     with using(added), attending(attention):
-        if not wants_logits:
+        if not keep:
             model.get_decoder()(input_ids=tokens, position_ids=positions, use_cache=False)
             return None
-        output = model(input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=1)
-    logits: torch.Tensor = output.logits[:, -1]
+        output = model(input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=keep)
+    logits: torch.Tensor = output.logits
     return logits
 
 

@@ -80,13 +80,17 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """All answers to one request; `cached_tokens` of the prompt's were computed for another one before."""
+    """All answers to one request; `cached_tokens` of the prompt's were computed for another one before.
+
+    `prompt_trail` has the prompt's tokens but for the first, where they were asked for.
+    """
 
     choices: tuple[Choice, ...]
     prompt_tokens: int
     waited_seconds: float
     seconds: float
     cached_tokens: int = 0
+    prompt_trail: tuple[ChosenToken, ...] = ()
 
     @property
     def completion_tokens(self) -> int:

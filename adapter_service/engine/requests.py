@@ -83,6 +83,8 @@ class Ask:
     """One request: `count` answers to one prompt, by one adapter at `scale` times its strength, or by the base.
 
     Answers to one prompt differ by their random numbers: the first has the sampling's seed, the next seed + 1.
+    A number of `prompt_logprobs` asks for what the prompt's own tokens are given, each with so many of the likeliest;
+    nothing of the prompt then comes from the prefix cache.
     """
 
     prompt_ids: list[int]
@@ -90,6 +92,7 @@ class Ask:
     adapter: AdapterFiles | None = None
     scale: float = 1.0
     count: int = 1
+    prompt_logprobs: int | None = None
 
     def sampling_of(self, index: int) -> Sampling:
         """How the tokens of the `index`-th answer are chosen."""

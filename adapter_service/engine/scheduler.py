@@ -152,7 +152,12 @@ class Scheduler:
 
     def _enter(self, generation: Generation) -> None:
         ask = generation.ask
-        sequence = Sequence(ask.prompt_ids, len(ask.prompt_ids) + ask.sampling.max_new_tokens, scale=ask.scale)
+        sequence = Sequence(
+            ask.prompt_ids,
+            len(ask.prompt_ids) + ask.sampling.max_new_tokens,
+            scale=ask.scale,
+            prompt_logprobs=ask.prompt_logprobs,
+        )
         request = _Request(generation, sequence, time.monotonic())
         self._requests.append(request)
         self._measures.admitted(request.admitted_at - generation.submitted_at)
@@ -329,4 +334,5 @@ def _result(request: _Request) -> GenerationResult:
         waited_seconds=request.admitted_at - generation.submitted_at,
         seconds=now - request.admitted_at,
         cached_tokens=request.sequence.cached_tokens,
+        prompt_trail=tuple(request.sequence.prompt_trail),
     )

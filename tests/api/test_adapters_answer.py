@@ -55,3 +55,17 @@ def test_a_version_of_another_base_does_not_answer(
     trained(model_services, tmp_path, "foreign", "b", base_id="another")
     response = ask(model_client, adapter="foreign")
     assert (response.status_code, response.json()["code"]) == (409, "conflict")
+
+
+def test_an_adapter_answers_at_the_strength_that_is_asked_for(
+    model_services: Services, model_client: TestClient, tmp_path: Path
+) -> None:
+    trained(model_services, tmp_path, "scaled", "c")
+    whole, half, none = (
+        ask(model_client, adapter="scaled", return_tokens=True, repetition_penalty=1.0, lora_scale=scale).json()
+        for scale in (1.0, 0.5, 0.0)
+    )
+    as_it_is = ask(model_client, adapter="scaled", return_tokens=True, repetition_penalty=1.0).json()
+    assert whole["tokens"] == as_it_is["tokens"]
+    assert len({tuple(answer["tokens"]["logprobs"]) for answer in (whole, half, none)}) == 3
+    assert [answer["tokens"]["sampling"]["lora_scale"] for answer in (whole, half, none)] == [1.0, 0.5, 0.0]

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
+import torch
 
 from adapter_service.api.services import Services
 
 if TYPE_CHECKING:
     from openai.types import Completion, CompletionUsage
+
+    from adapter_service.model_utils import BaseModel
 
 LONG_ENOUGH: dict[str, Any] = {"min_tokens": 8}
 
@@ -88,13 +91,59 @@ def test_logprobs_are_lists_of_one_length_that_spell_the_answer(tiny_openai: ope
     assert [best[token] for best, token in zip(top, tokens, strict=True)] == found["token_logprobs"]
 
 
+@pytest.mark.parametrize("wanted", [0, 1, 8])
+@pytest.mark.parametrize("prompt", ["A longer beginning, " * 7, "ab"])
+def test_an_echoed_prompt_has_the_logprobs_that_transformers_gives_it(
+    tiny_openai: openai.OpenAI, tiny_base: BaseModel, prompt: str, wanted: int
+) -> None:
+    answer = ask(tiny_openai, prompt, max_tokens=wanted, echo=True, logprobs=3, seed=1, extra_body={})
+    assert used(answer).completion_tokens <= wanted
+    choice = answer.choices[0]
+    assert choice.logprobs
+    found: dict[str, Any] = choice.logprobs.to_dict()
+    ids = tiny_base.tokenizer(prompt)["input_ids"]
+    with torch.inference_mode():
+        logprobs = tiny_base.model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+    told, top = found["token_logprobs"], found["top_logprobs"]
+    assert (told[0], top[0]) == (None, None)
+    assert told[1 : len(ids)] == pytest.approx(logprobs[range(len(ids) - 1), ids[1:]].tolist(), abs=1e-4)
+    for place in range(1, len(ids)):
+        assert max(top[place].values()) == pytest.approx(float(logprobs[place - 1].max()), abs=1e-4)
+        assert found["tokens"][place] in top[place]
+    assert {len(values) for values in found.values()} == {len(ids) + used(answer).completion_tokens}
+    assert found["tokens"][0] == tiny_base.tokenizer.bos_token
+    assert "".join(found["tokens"][1 : len(ids)]) == prompt
+    assert found["text_offset"] == [0, *range(len(found["text_offset"]) - 1)]  # each token is a byte
+    assert choice.text.startswith(prompt)
+
+
+def test_a_prompt_is_scored_whole_though_its_beginning_was_read_before(tiny_openai: openai.OpenAI) -> None:
+    prompt, fields = "Read before, and longer than a chunk. " * 3, {"max_tokens": 1, "temperature": 0}
+    once, again = (ask(tiny_openai, prompt, **fields, extra_body={}) for _ in range(2))
+    details = used(again).prompt_tokens_details
+    assert details is not None
+    assert details.cached_tokens
+    scored = ask(tiny_openai, prompt, **fields, echo=True, logprobs=0, n=2, extra_body={})
+    for choice in scored.choices:
+        assert choice.logprobs is not None
+        told: list[Any] = choice.logprobs.to_dict()["token_logprobs"]  # type: ignore[assignment]
+        assert [place for place, logprob in enumerate(told) if logprob is None] == [0]
+        assert choice.text == prompt + once.choices[0].text
+
+
+def test_a_prompt_that_is_echoed_alone_needs_no_answer(tiny_openai: openai.OpenAI) -> None:
+    answer = ask(tiny_openai, ["One", "Two"], max_tokens=0, echo=True, extra_body={})
+    assert [(choice.text, choice.finish_reason) for choice in answer.choices] == [("One", "length"), ("Two", "length")]
+
+
 @pytest.mark.parametrize(
     ("prompt", "fields", "parameter"),
     [
         ("x", {"suffix": "y"}, "suffix"),
         ("x", {"best_of": 2, "n": 3}, "best_of"),
         ("x", {"best_of": 2, "stream": True}, "best_of"),
-        ("x", {"echo": True, "logprobs": 1}, "echo"),
+        ("x", {"echo": True, "logprobs": 1, "stream": True}, "echo"),
+        ("x", {"max_tokens": 0, "extra_body": {}}, "max_tokens"),
         ("x", {"logprobs": 6}, "logprobs"),
         ([70_000], {}, "prompt"),
         ([], {}, "prompt"),

@@ -37,6 +37,10 @@ def ask(client: TestClient, **body: Any) -> Any:
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"seed": -1}, "seed"),
         ({"stop": ["a", ""]}, "stop[1]"),
+        ({"lora_scale": -0.1}, "lora_scale"),
+        ({"lora_scale": 10.5}, "lora_scale"),
+        ({"lora_scale": 1.0}, "lora_scale"),  # of the base
+        ({"adapter": "none", "lora_scale": 0.5}, "lora_scale"),
         ({"eos_token_id": -2}, "eos_token_id"),
         ({"adapter_path": "outputs/gurukul_lite"}, "adapter_path"),
         ({"adapter": "a", "adapter_path": "b"}, "adapter_path"),

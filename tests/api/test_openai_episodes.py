@@ -12,6 +12,7 @@ from adapter_service.settings import RlSettings
 from tests.api.conftest import MakeServices, client_of
 from tests.api.test_adapters_answer import trained
 from tests.api.test_episodes import episodes_of
+from tests.api.test_generate_lite import ask
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -64,5 +65,16 @@ def test_each_of_several_prompts_has_its_episode_and_its_policy(
     assert {(row["adapter_id"], row["adapter_version"], row["adapter_key"]) for row in rows} == {
         ("taught", version.number, version.key)
     }
-    assert '"lora_scale": 0.5' in rows[0]["meta"]["extra"]
+    assert [row["sampling"]["lora_scale"] for row in rows] == [0.5, 0.5]
     assert rows[0]["template_sha"] is None
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_how_strong_an_adapter_was_is_in_the_episode_of_its_answer(
+    recording: Services, tmp_path_factory: pytest.TempPathFactory, streams: bool
+) -> None:
+    trained(recording, tmp_path_factory.mktemp("taught"), "taught", "a")
+    client = client_of(recording)
+    for body in ({"lora_scale": 0.5}, {}):
+        assert ask(client, adapter="taught", max_new_tokens=2, stream=streams, **body).status_code == 200
+    assert [row["sampling"]["lora_scale"] for row in episodes_of(recording)] == [0.5, 1.0]

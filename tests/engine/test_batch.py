@@ -42,6 +42,39 @@ def begun(batch: Batch, sequence: Sequence) -> Sequence:
 
 
 @torch.inference_mode()
+def test_a_prompts_own_tokens_have_the_logprobs_of_one_pass(batch: Batch, tiny_base: BaseModel) -> None:
+    wanted = tiny_base.model(torch.tensor([PROMPT])).logits[0].log_softmax(-1)
+    for _ in range(2):  # the second finds nothing ready
+        sequence = Sequence(PROMPT, len(PROMPT), prompt_logprobs=2)
+        batch.add(sequence)
+        last = read(batch, sequence)
+        trail = sequence.prompt_trail
+        assert [token.id for token in trail] == PROMPT[1:]
+        assert [token.logprob for token in trail] == pytest.approx(wanted[range(149), PROMPT[1:]].tolist(), abs=1e-4)
+        assert [token.top[0][1] for token in trail] == pytest.approx(wanted[:-1].amax(-1).tolist(), abs=1e-4)
+        assert {len(token.top) for token in trail} == {2}
+        torch.testing.assert_close(last.log_softmax(-1), wanted[-1], atol=1e-4, rtol=1e-4)
+        batch.remove(sequence)
+
+
+@torch.inference_mode()
+def test_scores_that_memory_runs_out_for_are_made_again(
+    batch: Batch, tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = tiny_base.model(torch.tensor([PROMPT])).logits[0].log_softmax(-1)
+    sequence = Sequence(PROMPT, len(PROMPT), prompt_logprobs=0)
+    batch.add(sequence)
+    batch.read(sequence)
+    with monkeypatch.context() as patched:
+        patched.setattr("adapter_service.engine.batch.scored", lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            batch.read(sequence)
+    read(batch, sequence)
+    found = [token.logprob for token in sequence.prompt_trail]
+    assert found == pytest.approx(wanted[range(149), PROMPT[1:]].tolist(), abs=1e-4)
+
+
+@torch.inference_mode()
 def test_branches_grow_as_the_one_they_come_from_would(batch: Batch, tiny_base: BaseModel) -> None:
     wanted = serial_of(greedy(mixed(tiny_base), PROMPT, TOKENS))
     first = begun(batch, Sequence(PROMPT, len(PROMPT) + TOKENS))

@@ -250,6 +250,7 @@ def test_text_in_json_is_whole_code_points_of_any_script(seed: int) -> None:
         (json_schema_grammar({"type": "object", "properties": {"a": False}, "required": ["a"]}), "json_schema", "a"),
         (regex_grammar("((("), "regex", "unclosed group"),
         (regex_grammar("(?=a)b"), "regex", "look-around"),
+        (regex_grammar("(?<!a)b" * 1000), "regex", "look-around"),
         (lark_grammar("start: thing"), "grammar", 'unknown name: "thing"'),
         (lark_grammar("nothing"), "grammar", "1"),
     ],
@@ -260,6 +261,21 @@ def test_a_grammar_that_is_none_is_refused_with_the_reason(grammar: Grammar, par
     assert reason in str(error.value)
     assert error.value.parameter == parameter
     assert "<state>" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("grammar", "reason"),
+    [
+        (regex_grammar("((a{1000}){1000}){1000}"), "too many expressions"),
+        (regex_grammar("x(a{4000000000})"), "too many expressions"),
+        (json_schema_grammar({"type": "string", "pattern": "^((a{1000}){1000}){1000}$"}), "too many expressions"),
+        (regex_grammar(r"[^\s\S]"), "no text does"),
+    ],
+)
+def test_what_would_only_come_out_at_the_first_tokens_is_refused_before_them(grammar: Grammar, reason: str) -> None:
+    with pytest.raises(InvalidParameterError, match=f"cannot keep to {grammar.parameter}: .*{reason}"):
+        COMPILER.compile(grammar)
 
 
 MANY = {f"name_{place}": {"type": "string"} for place in range(3000)}

@@ -110,6 +110,7 @@ class ChatBody(SamplingFields):
                 "'top_logprobs' is given without \"logprobs\": true; add that or leave it out", parameter="top_logprobs"
             )
         self._check_tools()
+        self._check_forms()
 
     def _check_tools(self) -> None:
         names = [tool.function.name for tool in self.tools or ()]
@@ -126,11 +127,20 @@ class ChatBody(SamplingFields):
                 f"'tool_choice' names {self.tool_choice.function.name!r}; the tools are {', '.join(names)}: name one",
                 parameter="tool_choice",
             )
-        if self.response_format is not None and self.response_format.type != "text" and self.may_call:
+
+    def _check_forms(self) -> None:
+        wants_json = self.response_format is not None and self.response_format.type != "text"
+        if wants_json and self.structured_outputs is not None:
             raise InvalidParameterError(
-                "'response_format' asks for JSON while 'tools' may be called, and one grammar cannot tell them apart; "
-                'leave one of them out, or send "tool_choice": "none"',
-                parameter="response_format",
+                "'structured_outputs' and 'response_format' both give the answer's form; leave one of them out",
+                parameter="structured_outputs",
+            )
+        field = "response_format" if wants_json else "structured_outputs"
+        if self.may_call and (wants_json or self.structured_outputs is not None):
+            raise InvalidParameterError(
+                f"'{field}' gives the answer's form while 'tools' may be called, and one grammar cannot tell them "
+                'apart; leave one of them out, or send "tool_choice": "none"',
+                parameter=field,
             )
 
     @property

@@ -22,9 +22,9 @@ class CompletionBody(SamplingFields):
         str | Annotated[list[str], Field(min_length=1)] | PromptIds | Annotated[list[PromptIds], Field(min_length=1)]
     )
     max_tokens: int | None = Field(
-        default=None, ge=1, description=f"{DEFAULT_MAX_TOKENS} if not given, as in OpenAI's API."
+        default=None, ge=0, description=f"{DEFAULT_MAX_TOKENS} if not given, as in OpenAI's API; 0 with `echo` alone."
     )
-    echo: bool | None = Field(default=None, description="The prompt before its continuation; not with `logprobs`.")
+    echo: bool | None = Field(default=None, description="The prompt before its continuation, with its `logprobs`.")
     best_of: int | None = Field(
         default=None,
         ge=1,
@@ -46,10 +46,16 @@ class CompletionBody(SamplingFields):
                 "cannot wait for: leave one of them out",
                 parameter="best_of",
             )
-        if self.echo and self.logprobs is not None:
+        if self.scores_prompt and self.stream:
             raise InvalidParameterError(
-                "'echo' is given with 'logprobs', but those of a prompt are not computed; leave one of them out",
+                "'echo' is given with 'logprobs' and a stream, which would begin before those of the prompt are there: "
+                "leave one of them out",
                 parameter="echo",
+            )
+        if self.max_tokens == 0 and not self.echo:
+            raise InvalidParameterError(
+                "'max_tokens' is 0 without \"echo\": true, which leaves nothing to answer; ask for at least 1",
+                parameter="max_tokens",
             )
         if self.suffix:
             raise InvalidParameterError(
@@ -58,13 +64,17 @@ class CompletionBody(SamplingFields):
                 parameter="suffix",
             )
 
+    @property
+    def scores_prompt(self) -> bool:
+        return bool(self.echo) and self.logprobs is not None
+
 
 class CompletionLogprobs(Answer):
-    """Lists of one length."""
+    """Lists of one length; nothing stands before the first token of an echoed prompt, which has null."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

@@ -49,6 +49,9 @@ class GenerateBody(Body):
         le=100.0,
         description="Nats off tokens with letters of another script than the answer's language, where that is known.",
     )
+    lora_scale: float | None = Field(
+        default=None, ge=0.0, le=10.0, description="The adapter at so many times its strength."
+    )
     do_sample: bool | None = Field(
         default=None, description="False is greedy, whatever temperature, top_p and top_k say."
     )
@@ -103,6 +106,7 @@ class SampledWith(Body):
     max_new_tokens: Number
     min_new_tokens: Number
     seed: Number | None
+    lora_scale: float = Field(default=1.0, description="So many times its strength the adapter had.")
 
 
 class TokenDetails(Body):

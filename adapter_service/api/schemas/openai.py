@@ -12,6 +12,7 @@ from pydantic import Field
 
 from adapter_service.api.schemas.fields import DEPRECATED, Answer, Body
 from adapter_service.api.schemas.generation import StopText, TokenId
+from adapter_service.api.schemas.structured_outputs import StructuredOutputs
 from adapter_service.errors import InvalidParameterError
 
 IGNORED = "Accepted, without effect."
@@ -76,6 +77,9 @@ class SamplingFields(Body):
         default=None, description="Token ids that end the answer too."
     )
     min_tokens: int | None = Field(default=None, ge=0, description="No end of the answer before so many tokens.")
+    structured_outputs: StructuredOutputs | None = Field(
+        default=None, description="The form that an answer is held to, in vLLM's words."
+    )
     user: str | None = Field(default=None, description=IGNORED)
     metadata: dict[str, str] | None = Field(default=None, description=IGNORED)
     store: bool | None = Field(default=None, description=IGNORED)
