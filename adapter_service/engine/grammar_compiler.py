@@ -21,10 +21,10 @@ _UNKNOWN_KEYS = re.compile(r"Unimplemented keys: \[(.*?)\]")
 # What llguidance tells beside its reason: a place in the grammar that we made of the schema, that grammar itself and
 # the parser's state behind it, and a pattern once more before what is wrong with it.
 _NOT_THE_CALLERS = (
-    (re.compile(r"^at \d+\(\d+\): failed to compile JSON schema: "), ""),
+    (re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?"), ""),
     (re.compile(r"\n *\d+ \| .*", re.DOTALL), ""),
     (re.compile(r"\n<state>.*", re.DOTALL), ""),
-    (re.compile(r"regex parse error:\n.*\nerror: ", re.DOTALL), "regex parse error: "),
+    (re.compile(r"(invalid regex .*)?regex parse error:\n.*\nerror: ", re.DOTALL), "regex parse error: "),
 )
 # What a grammar may cost before its first token, in llguidance's units. Repetitions within repetitions reach it: at
 # the default, ten times as much, "((a{1000}){1000}){1000}" took 1.9 s and 250 MB, with this 0.06 s and 20 MB.

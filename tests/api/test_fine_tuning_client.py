@@ -270,7 +270,7 @@ def test_what_there_is_not_is_a_404_and_what_cannot_be_a_400(client: openai.Open
         jobs.create(model="base", training_file="/etc/passwd")
     with refused(openai.NotFoundError, "unknown source 'nowhere'"):
         jobs.create(model="base", training_file="source:nowhere")
-    with refused(openai.NotFoundError, "ids begin with 'ftjob-'"):
+    with refused(openai.NotFoundError, "no fine-tuning job 'ftjob-"):
         jobs.retrieve("job_01ARZ3NDEKTSV4RRFFQ69G5FAV")
     for fields in REFUSED:
         with refused(openai.APIStatusError, next(iter(fields))):

@@ -77,7 +77,7 @@ def test_a_slow_disk_holds_up_no_other_name_and_its_own_is_loaded_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    slow, loaded = trained(tiny_services, tmp_path, "slow", "c"), tiny_services.loaded_adapters
+    slow, loaded = trained(tiny_services, tmp_path, "slow", "4"), tiny_services.loaded_adapters
     is_read, may_go_on = threading.Event(), threading.Event()
 
     def verify(folder: Path, *args: Any) -> Any:

@@ -71,6 +71,7 @@ def test_the_example_for_openais_client_runs_as_it_stands(session: Session) -> N
 
 
 @pytest.mark.model
+@pytest.mark.timeout(900)
 def test_every_command_of_the_readme_works_and_answers_as_it_is_shown(session: Session) -> None:
     readme = README.read_text()
     now = with_outputs(readme, session)
