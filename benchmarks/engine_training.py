@@ -48,6 +48,20 @@ class Ran:
         """Tokens a second of the first so many steps."""
         return sum(self.tokens[:steps]) / sum(self.seconds[:steps])
 
+    def speed_in_periods(self, seconds: float) -> float:
+        """Tokens a second of as many whole periods of `seconds` as it took; of all where it took less than one.
+
+        The last period is cut short where training ends, and has its request nevertheless.
+        """
+        whole = sum(self.seconds) // seconds * seconds
+        if not whole:
+            return self.speed()
+        tokens, left = 0.0, whole
+        for made, taken in zip(self.tokens, self.seconds, strict=True):
+            tokens += made * min(1.0, left / taken)
+            left = max(0.0, left - taken)
+        return tokens / whole
+
     @property
     def share(self) -> float:
         """Of the time, what training had for itself."""
@@ -86,7 +100,7 @@ def measure(here: ServiceHere, size: Size, console: Console) -> list[Result]:
             busy = train(here, rows, few, begun)
             found.training_p95.append(p95(here.measured.between_tokens))
         found.alone.append(alone.speed())
-        found.seldom.append(seldom.speed())
+        found.seldom.append(seldom.speed_in_periods(EVERY_SECONDS))
         found.never_ceasing.append(busy.speed())
         found.beside.append(alone.speed(few))
         found.share.append(busy.share)

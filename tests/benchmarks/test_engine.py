@@ -73,6 +73,13 @@ def test_training_beside_requests_is_held_against_the_same_steps_alone() -> None
     assert [row.met for row in engine_training.rows_of(rounds, 0.2, 5)] == [False, None, False, False, False]
 
 
+def test_speed_beside_requests_is_of_whole_periods() -> None:
+    """The second period of 10 s is not over: its request is not held against three seconds of training."""
+    ran = engine_training.Ran(tokens=[60, 60, 60], seconds=[6.0, 5.0, 3.0])
+    assert ran.speed_in_periods(10.0) == pytest.approx((60 + 60 * 4 / 5) / 10)
+    assert ran.speed_in_periods(20.0) == ran.speed() == pytest.approx(180 / 14)
+
+
 def test_memory_is_judged_both_as_each_process_has_it_and_as_the_machine_has() -> None:
     rows = engine_memory.rows_of((590.0, 610.0), (1000.0, 1000.0))
     assert [row.met for row in rows] == [True, False]
