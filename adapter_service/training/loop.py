@@ -89,7 +89,6 @@ def train(
                 f"step {number + 1}: loss {loss}, gradient norm {float(norm)}; lower learning_rate "
                 f"(now {settings.learning_rate:g}) or look at the samples of this step"
             )
-        passes.pause()
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.step = number + 1
