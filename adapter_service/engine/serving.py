@@ -6,11 +6,13 @@ Made by the engine's thread, and used by it alone but where a docstring says oth
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from adapter_service.adapters.artifact import verify_folder
@@ -153,10 +155,20 @@ class Serving:
 
     def _read_to_serve(self, files: AdapterFiles) -> ResidentAdapter:
         """On the reader's thread, and on another one, for hashing lets go of the interpreter."""
-        with ThreadPoolExecutor(1) as pool:
-            verified = pool.submit(verify_folder, files.folder)
-            try:
-                _, weights = read_weights(files.folder, self.layers)
-                return ResidentAdapter.of_weights(files.key, weights, self.base.adapter_dtype, self.base.device)
-            finally:
-                verified.result()  # that a file is damaged is what to say, not what came of reading it
+        verified: Future[None] = Future()
+        # A daemon, as the reader is: a disk that never answers holds up no end of the process.
+        threading.Thread(target=_verify, args=(files.folder, verified), name="adapter-hashing", daemon=True).start()
+        try:
+            _, weights = read_weights(files.folder, self.layers)
+            return ResidentAdapter.of_weights(files.key, weights, self.base.adapter_dtype, self.base.device)
+        finally:
+            verified.result()  # that a file is damaged is what to say, not what came of reading it
+
+
+def _verify(folder: Path, verified: Future[None]) -> None:
+    try:
+        verify_folder(folder)
+    except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+        verified.set_exception(error)
+    else:
+        verified.set_result(None)

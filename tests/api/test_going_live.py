@@ -23,6 +23,7 @@ from tests.api.conftest import MakeServices, client_of
 from tests.engine.asking import alone, assert_as_alone, assert_nothing_is_held, held, result_of, submit
 from tests.engine.shelf import live, not_live, shelved
 from tests.engine.test_soak import ANSWER, PROMPTS, ROUNDS, THREADS, Traffic, Training, trained, wanted_of
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -71,8 +72,7 @@ def test_over_http_those_who_asked_before_get_the_old_version_and_those_after_th
         return [pool.submit(complete, services, "codes", "Once", stream=stream) for stream in (False, True)]
 
     def wait_for(waiting: int) -> None:
-        while services.engine.waiting < waiting:
-            threading.Event().wait(0.005)
+        eventually(lambda: services.engine.waiting >= waiting, f"{waiting} requests wait")
 
     with ThreadPoolExecutor(4) as pool:
         with held(services.engine):
