@@ -25,9 +25,9 @@ import psutil
 
 from adapter_service.adapters import Version, VersionStore
 from adapter_service.database import Database
-from adapter_service.engine.requests import Ask
+from adapter_service.engine.requests import AdapterFiles, Ask
 from adapter_service.engine.turn import Turn
-from benchmarks.engine_service import ServiceHere, checked, files_of, publish, service_here
+from benchmarks.engine_service import ServiceHere, checked, publish, service_here
 
 RESIDENT = 32
 _CLIENTS = 8
@@ -79,7 +79,7 @@ class Registered:
 
     def _ask(self, number: int, tokens: int = 2) -> Ask:
         version = self._versions.resolve(self._names[number % len(self._names)])
-        return self._here.ask(number, files_of(version), tokens)
+        return self._here.ask(number, AdapterFiles.of(version), tokens)
 
 
 def measured(base: str, folder: Path, count: int, rounds: int, loops: int) -> dict[str, dict[str, list[float]]]:

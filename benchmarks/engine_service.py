@@ -75,7 +75,7 @@ class ServiceHere:
 
     @property
     def files(self) -> list[AdapterFiles]:
-        return [files_of(version) for version in self.versions]
+        return [AdapterFiles.of(version) for version in self.versions]
 
     def counted(self, name: str) -> float:
         """What `/metrics` says."""
@@ -123,10 +123,6 @@ def checked(result: GenerationResult) -> GenerationResult:
     if any(choice.finish_reason != "length" for choice in result.choices):
         raise SystemExit(f"an answer ended early: {[choice.finish_reason for choice in result.choices]}")
     return result
-
-
-def files_of(version: Version) -> AdapterFiles:
-    return AdapterFiles.of(version)
 
 
 @contextmanager

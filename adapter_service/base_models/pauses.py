@@ -19,6 +19,8 @@ from typing import TypeVar
 
 import torch
 
+from adapter_service.base_models.threads import on_threads
+
 T = TypeVar("T")
 Pause = Callable[[], None]
 
@@ -65,14 +67,13 @@ def apart(work: Callable[[], T], *, threads: int) -> T:
     what is made in it, an adapter that is read from disk, can be trained later. Products are made on `threads`, the
     base's own, whatever part of them the pass uses just now. A context that `work` leaves open is gone after it.
     """
-    number, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    dtype = torch.get_default_dtype()
     with ExitStack() as stack:
         stack.callback(torch.set_default_dtype, dtype)
-        stack.callback(torch.set_num_threads, number)
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.no_grad())
         for device in _DEVICES:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        torch.set_num_threads(threads)
+        stack.enter_context(on_threads(threads))
         return Context().run(work)

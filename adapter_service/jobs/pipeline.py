@@ -164,7 +164,7 @@ class TrainingPipeline:
             streamed.dataset,
             self._engine,
             watch,
-            start=_files(parent) if parent else None,
+            start=AdapterFiles.of(parent) if parent else None,
             checkpoints=folder / "checkpoints",
             run_key=recipe_key(settings, streamed, self._engine, parent_key),
             discards_other=True,
@@ -221,12 +221,14 @@ class TrainingPipeline:
         live = self._incumbent(version, replaced, context)
         held = streamed.dataset
         with _kept(live) if live else nullcontext(), watch.evaluation():
-            candidate = measure(settings, held, self._engine, watch, trained.adapter if trained else _files(version))
+            candidate = measure(
+                settings, held, self._engine, watch, trained.adapter if trained else AdapterFiles.of(version)
+            )
             watch.evaluated()
             if candidate.weights_finite:  # others are not loaded from files at all
-                candidate = reread(settings, held, self._engine, watch, candidate, _files(version))
+                candidate = reread(settings, held, self._engine, watch, candidate, AdapterFiles.of(version))
                 watch.evaluated()
-            incumbent = measure(settings, held, self._engine, watch, _files(live) if live else None)
+            incumbent = measure(settings, held, self._engine, watch, AdapterFiles.of(live) if live else None)
         context.report(phase=Phase.GATING)
         decision = decide(candidate, incumbent, settings.gate, seed=settings.training.seed)
         against = live.reference if live else "the base"
@@ -315,10 +317,6 @@ def _kept(version: Version) -> Iterator[None]:
 
 def _key(version: Version | None) -> str | None:
     return version.key if version else None
-
-
-def _files(version: Version) -> AdapterFiles:
-    return AdapterFiles.of(version)
 
 
 def _told_of(version: Version) -> dict[str, Any] | None:
