@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from adapter_service.api.services import Services
 from adapter_service.engine import generations
@@ -44,11 +45,19 @@ def services(make_services: MakeServices, tiny_base: BaseModel) -> Iterator[Serv
     services.stop()
 
 
-def complete(services: Services, model: str, prompt: str, *, stream: bool) -> tuple[str, str] | None:
+@pytest.fixture
+def client(services: Services) -> TestClient:
+    """One for all threads, and asked once: an app builds its routes at its first request, and two may not at once."""
+    client = client_of(services)
+    assert client.get("/health").status_code == 200
+    return client
+
+
+def complete(client: TestClient, model: str, prompt: str, *, stream: bool) -> tuple[str, str] | None:
     """Over HTTP: which version answered, and what; None when too many are waiting."""
     body = {"model": model, "prompt": prompt, "max_tokens": ANSWER.max_new_tokens, "temperature": 0, "stream": stream}
     plain = {"repetition_penalty": 1.0, "foreign_script_penalty": 0.0}
-    response = client_of(services).post("/v1/completions", json=body | plain)
+    response = client.post("/v1/completions", json=body | plain)
     if response.status_code == 429:
         return None
     assert response.status_code == 200, response.text
@@ -61,27 +70,27 @@ def complete(services: Services, model: str, prompt: str, *, stream: bool) -> tu
     return version, "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
 
 
-@pytest.mark.skip(reason="stalls in one run of six, and it is not yet known whether by the test or the engine")
 def test_over_http_those_who_asked_before_get_the_old_version_and_those_after_the_new(
-    services: Services, tmp_path: Path
+    services: Services, client: TestClient, tmp_path: Path
 ) -> None:
     shelved(services.versions, services.engine, tmp_path, "codes", [{"r": 4}, {"r": 12}])
-    wanted = {version: complete(services, version, "Once", stream=False) for version in ("codes@1", "codes@2")}
+    wanted = {version: complete(client, version, "Once", stream=False) for version in ("codes@1", "codes@2")}
     assert wanted["codes@1"] != wanted["codes@2"]
 
     def ask(pool: ThreadPoolExecutor) -> Any:
-        return [pool.submit(complete, services, "codes", "Once", stream=stream) for stream in (False, True)]
+        return [pool.submit(complete, client, "codes", "Once", stream=stream) for stream in (False, True)]
 
-    def wait_for(waiting: int) -> None:
-        eventually(lambda: services.engine.waiting >= waiting, f"{waiting} requests wait")
+    def are_waiting(answers: list[Any]) -> bool:
+        """Rather than the engine's number alone: an answer that has failed says why."""
+        return not any(one.done() and one.result() for one in answers) and services.engine.waiting == len(answers)
 
     with ThreadPoolExecutor(4) as pool:
         with held(services.engine):
             before = ask(pool)
-            wait_for(2)
+            eventually(lambda: are_waiting(before), "two requests wait")
             services.versions.go_live(services.versions.resolve("codes@2"))
             after = ask(pool)
-            wait_for(4)
+            eventually(lambda: are_waiting(before + after), "four requests wait")
         assert [one.result(WAIT_SECONDS) for one in before] == [wanted["codes@1"]] * 2
         assert [one.result(WAIT_SECONDS) for one in after] == [wanted["codes@2"]] * 2
 
@@ -118,6 +127,7 @@ class LiveTraffic(Traffic):
     """Asks for what is live at that moment, in the engine's way and over HTTP, and loads and unloads by name."""
 
     services: Services
+    client: TestClient
     texts: dict[tuple[str, str], str]  # by version and prompt, of those that cannot come out otherwise
 
     def ways(self) -> list[Callable[[], None]]:
@@ -130,7 +140,7 @@ class LiveTraffic(Traffic):
     def over_http(self) -> None:
         name, prompt = self.chooser.choice(["codes", "units"]), self.chooser.choice(PROMPTS)
         stream = self.chooser.random() < 0.5
-        while (answered := complete(self.services, name, prompt, stream=stream)) is None:
+        while (answered := complete(self.client, name, prompt, stream=stream)) is None:
             self.engine.run(lambda turn: turn.pause())
         version, text = answered
         assert version.startswith(f"{name}@")
@@ -178,7 +188,7 @@ def texts_of(services: Services, files: dict[str, AdapterFiles]) -> dict[tuple[s
 
 @pytest.mark.timeout(600)
 def test_versions_go_live_amid_everything_and_no_answer_is_anothers(
-    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    services: Services, client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generations, "_UNREAD", 3)
     engine, versions = services.engine, services.versions
@@ -188,7 +198,9 @@ def test_versions_go_live_amid_everything_and_no_answer_is_anothers(
     named = {one.reference: AdapterFiles.of(one) for one in versions.list()}
     known, texts = wanted_of(engine, files), texts_of(services, named)
     training, going = Training(engine, engine.run(lambda turn: trained(turn.base, lambda: None))), GoingLive(services)
-    traffic = [LiveTraffic(engine, files, known, random.Random(seed), services, texts) for seed in range(THREADS)]
+    traffic = [
+        LiveTraffic(engine, files, known, random.Random(seed), services, client, texts) for seed in range(THREADS)
+    ]
     with ThreadPoolExecutor(THREADS + 2) as pool:
         beside = [pool.submit(training.go), pool.submit(going.go)]
         try:

@@ -49,6 +49,7 @@ def folder_services(
     services = build_services(settings, load_base=lambda note: tiny_base, make_pipeline=lambda *_: QuickPipeline())
     services.start()
     services.engine.wait_until_ready(60)
+    trained(services, tmp_path_factory.mktemp("foreign"), "foreign", "1", base_id="another")
     yield services
     services.stop()
 
@@ -79,16 +80,8 @@ ASK: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content":
     ],
 )
 def test_no_answer_has_the_path(
-    folder_services: Services,
-    folder_client: TestClient,
-    tiny_base_folder: Path,
-    tmp_path: Path,
-    method: str,
-    path: str,
-    body: dict[str, Any] | None,
+    folder_client: TestClient, tiny_base_folder: Path, method: str, path: str, body: dict[str, Any] | None
 ) -> None:
-    if not folder_services.versions.list():
-        trained(folder_services, tmp_path, "foreign", "1", base_id="another")
     answer = folder_client.request(method, path, json=body)
     assert str(tiny_base_folder.parent) not in answer.text
     if (body or {}).get("init_adapter") is None:
@@ -108,4 +101,5 @@ def test_an_adapter_that_is_called_like_the_bases_folder_answers_to_its_name(
 ) -> None:
     version = trained(folder_services, tmp_path, tiny_base_folder.name, "2")
     answer = folder_client.get(f"/v1/models/{tiny_base_folder.name}").json()
+    folder_services.versions.remove(version, force=True)
     assert answer["root"] == version.reference
