@@ -75,9 +75,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             raise
         raise fault from error
 
-    def begin_to_stop() -> None:
+    def begin_to_stop(drain_seconds: float) -> None:
         # The running job is saved while connections still end, and none of this waits on the event loop.
-        threading.Thread(target=services.begin_to_stop, name="stopping").start()
+        threading.Thread(target=services.begin_to_stop, args=[drain_seconds], name="stopping").start()
         watches.close()
 
     try:

@@ -69,7 +69,7 @@ def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: f
         return_tokens=bool(body.logprobs) or services.episodes.logs_generations,
         top_logprobs=body.top_logprobs or 0,
     )
-    ask = Ask(prompt_ids, sampling, model.files, 1.0 if body.lora_scale is None else body.lora_scale, body.n or 1)
+    ask = Ask(prompt_ids, sampling, model.files, model.scale, body.n or 1)
     head = AnswerHead.new("chatcmpl", model, services)
     recording = Recording(services, head.id, PATH, model, template_id(renderer, use.tools), trace_id, arrived_at)
     tokens = TokenBytes(base.tokenizer) if body.logprobs else None

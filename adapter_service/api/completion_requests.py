@@ -71,7 +71,6 @@ def ask_completion(body: CompletionBody, services: Services, *, trace_id: str, a
     ours = model.version is not None and constraint is None
     best_of = body.best_of or body.n or 1
     picks = best_of > (body.n or 1)
-    scale = 1.0 if body.lora_scale is None else body.lora_scale
     wanted = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     asks = []
     for prompt in prompts:
@@ -83,7 +82,7 @@ def ask_completion(body: CompletionBody, services: Services, *, trace_id: str, a
             top_logprobs=body.logprobs or 0,
         )
         scores = body.logprobs if body.scores_prompt else None
-        asks.append(Ask(prompt.ids, sampling, model.files, scale, best_of, prompt_logprobs=scores))
+        asks.append(Ask(prompt.ids, sampling, model.files, model.scale, best_of, prompt_logprobs=scores))
     head = AnswerHead.new("cmpl", model, services)
     return AskedCompletion(
         head=head,

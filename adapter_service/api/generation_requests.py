@@ -9,7 +9,7 @@ from adapter_service.adapter_names import BASE, RESERVED
 from adapter_service.adapters import Version
 from adapter_service.api.episode_log import EpisodeLog, in_its_language
 from adapter_service.api.expectations import check_base
-from adapter_service.api.model_choice import check_base_of, check_scale
+from adapter_service.api.model_choice import check_base_of, chosen_scale
 from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody, TokenDetails, Usage
 from adapter_service.api.services import Services
 from adapter_service.api.token_details import token_details
@@ -110,7 +110,7 @@ def ask(body: GenerateBody, services: Services, *, trace_id: str, arrived_at: fl
         raise InvalidParameterError("'prompt' is blank; write what shall be answered", parameter="prompt")
     language = answer_language(body.prompt, None if body.lang is None else find(body.lang))
     version = chosen_version(body, services)
-    check_scale(body.lora_scale, version)
+    scale = chosen_scale(body.lora_scale, version)
     sampling = sampling_for(body, settings.serving, language)
     check_base_of(version, services)
     _check_tokens(body, services)
@@ -118,7 +118,6 @@ def ask(body: GenerateBody, services: Services, *, trace_id: str, arrived_at: fl
     if services.episodes.logs_generations:
         sampling = replace(sampling, return_tokens=True)
     prompt_ids = services.engine.prompt_ids([Message("user", body.prompt)], as_it_stands=version is None)
-    scale = 1.0 if body.lora_scale is None else body.lora_scale
     generation = services.engine.submit(Ask(prompt_ids, sampling, files, scale))
     return Asked(
         generation,

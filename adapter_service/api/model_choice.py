@@ -16,9 +16,10 @@ from adapter_service.errors import ConflictError, InvalidParameterError, Unknown
 
 @dataclass(frozen=True, slots=True)
 class ChosenModel:
-    """`version` is None for the base alone."""
+    """`version` is None for the base alone; else it answers with `scale` times its strength."""
 
     version: Version | None
+    scale: float = 1.0
 
     @property
     def id(self) -> str:
@@ -38,12 +39,12 @@ def model_for(fields: SamplingFields, services: Services) -> ChosenModel:
         InvalidParameterError: the base alone is to be scaled, or lacks a token id.
         ConflictError: the version is of another base.
     """
-    model = choose_model(fields.model, services)
-    check_scale(fields.lora_scale, model.version)
-    check_base_of(model.version, services)
+    version = choose_model(fields.model, services).version
+    scale = chosen_scale(fields.lora_scale, version)
+    check_base_of(version, services)
     biased = map(int, fields.logit_bias or ())
     check_token_ids({"stop_token_ids": fields.stop_token_ids or (), "logit_bias": biased}, services.engine.base)
-    return model
+    return ChosenModel(version, scale)
 
 
 def choose_model(name: str, services: Services) -> ChosenModel:
@@ -63,17 +64,20 @@ def choose_model(name: str, services: Services) -> ChosenModel:
         return ChosenModel(None)
 
 
-def check_scale(scale: float | None, version: Version | None) -> None:
-    """The base is exactly the base: there is nothing in it to scale.
+def chosen_scale(asked: float | None, version: Version | None) -> float:
+    """How many times its strength `version` answers with; once where nothing is asked.
 
     Raises:
-        InvalidParameterError: it is to be scaled.
+        InvalidParameterError: the base alone is to be scaled, which is exactly the base and has nothing to scale.
     """
-    if scale is not None and version is None:
+    if asked is None:
+        return 1.0
+    if version is None:
         raise InvalidParameterError(
-            f"'lora_scale' is {scale}, but the base alone is asked; name an adapter or leave it out",
+            f"'lora_scale' is {asked}, but the base alone is asked; name an adapter or leave it out",
             parameter="lora_scale",
         )
+    return asked
 
 
 def check_base_of(version: Version | None, services: Services) -> None:

@@ -109,15 +109,15 @@ class Services:
         self.sender.wake()
         self.pinned.wake()
 
-    def begin_to_stop(self) -> None:
-        """Tell all that runs to end, and wait for nothing: the job is saved, answers have some seconds to end."""
+    def begin_to_stop(self, drain_seconds: float) -> None:
+        """Tell all that runs to end, and wait for nothing: the job is saved, answers have so many seconds to end."""
         self.runner.stop(timeout=0)
-        self.engine.stop(timeout_seconds=0, drain_seconds=self.settings.serving.drain_seconds)
+        self.engine.stop(timeout_seconds=0, drain_seconds=drain_seconds)
 
     def stop(self) -> None:
         """The running job goes back to the queue and the engine ends where it is, then the database is closed."""
         ends_at = time.monotonic() + STOP_SECONDS
-        self.begin_to_stop()
+        self.begin_to_stop(self.settings.serving.drain_seconds)
         self.pinned.stop()
         self.sender.stop(SENDER_STOP_SECONDS)
         self.engine.stop(max(0.0, ends_at - time.monotonic()))

@@ -183,7 +183,7 @@ def _configured(folder: Path, base_folder: Path, store_dir: Path) -> dict[str, s
     config = {name: toy[name] for name in ("lora", "training", "data", "gate")}
     config["model"] = {"base": str(base_folder), "device": "cpu", "dtype": "float32", "threads": 1}
     config["storage"] = {"min_free_mb": 0}
-    config["serving"] = {"job_queue_size": 1000, "drain_seconds": 0}  # what the launcher's grace leaves room for
+    config["serving"] = {"job_queue_size": 1000}
     config["publishing"] = {"stores": [{"name": "nas", "kind": "folder", "path": str(store_dir)}]}
     corpus = folder / "toy.jsonl"
     corpus.write_text("".join(json.dumps(record) + "\n" for record in toy_records()))

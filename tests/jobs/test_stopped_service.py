@@ -51,12 +51,15 @@ def test_a_job_is_saved_at_once_and_goes_on_with_the_next_step(service: Service)
         assert job_id
         eventually(lambda: service.status(job_id)["step"] >= 7, "some steps")
         log = Reader("GET", f"{service.address}/adapter/logs/{job_id}?follow=true")
-        story = {"prompt": "a", "adapter": "base", "max_new_tokens": 400, "stream": True}
-        answer = Reader("POST", f"{service.address}/generate-lite", story)
+        endless = {"max_tokens": 480, "n": 8, "structured_outputs": {"regex": "[a-z]{2000}"}}
+        story = {"model": "base", "prompt": list("abcdefgh"), "stream": True, **endless}
+        answer = Reader("POST", f"{service.address}/v1/completions", story)
         assert service.kill(signal.SIGTERM) == -signal.SIGTERM  # uvicorn raises the signal again at its end
     for reader in (log, answer):
         reader.join(60)
         assert not reader.is_alive()
+    # The launcher gives less than serving.drain_seconds, and who reads is told all the same.
+    assert '"code": "not_ready"' in answer.text.split("\n\n")[-2]
     (job,) = [job for job in service.jobs() if job.id == job_id]
     assert (job.status, job.attempt, job.crashes) == (JobStatus.QUEUED, 1, 0)
     service.start()
