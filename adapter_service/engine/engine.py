@@ -68,7 +68,7 @@ class Engine:
         self._serving: Serving | None = None
         self._error: AdapterServiceError | None = None
         self._ends_at: float | None = None
-        self._resumed_at = 0.0
+        self._since = 0.0  # what follows this moment has not been told to the share yet
         self._settled: Callable[[], None] = lambda: None
         self.measures = Measures()
         self.measures.watch(self._reading)
@@ -294,6 +294,7 @@ class Engine:
         self._settled()
         while not self._is_over():
             # A turn, then work: neither waits for the other to cease. In the work, requests have its pauses.
+            self._since = time.monotonic()
             has_served = self._serve(serving)
             if not self._run_next_work(serving) and not has_served:
                 self._park()
@@ -322,11 +323,16 @@ class Engine:
 
     def _serve(self, serving: Serving) -> bool:
         """One turn; False when there was nothing to do."""
-        started = time.monotonic()
         busy = serving.turn()
         if busy:
-            self._share.served(time.monotonic() - started)
+            self._share.served(self._passed())
         return busy
+
+    def _passed(self) -> float:
+        """Seconds since it was last asked: told one after the other, no time between turns and slices is lost."""
+        now = time.monotonic()
+        passed, self._since = now - self._since, now
+        return passed
 
     def _run_next_work(self, serving: Serving) -> bool:
         """False when there is none."""
@@ -335,7 +341,7 @@ class Engine:
         work, future = self._work.popleft()
         self.working = True
         self._share.training_begins()
-        self._resumed_at = time.monotonic()
+        self._since = time.monotonic()
         try:
             future.set_result(work(self._turn_of(serving)))
         except BaseException as error:  # noqa: BLE001 - it is raised where `run` was called
@@ -351,11 +357,11 @@ class Engine:
         threads = serving.base.precision.threads
 
         def pause() -> None:
-            self._share.trained(time.monotonic() - self._resumed_at)
+            self._share.trained(self._passed())
             self._refuse_when_stopping()
             if serving.is_wanted and not self._share.training_is_due():
                 apart(lambda: self._serve_until_training_is_due(serving), threads=threads)
-            self._resumed_at = time.monotonic()
+                self._share.served(self._passed())
 
         return Turn(serving.base, serving.renderer, serving.layers, serving.read, serving.new_batch, pause)
 

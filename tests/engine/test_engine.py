@@ -8,13 +8,16 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from adapter_service.base_models.pauses import pausing
+from adapter_service.engine import engine as engine_module
 from adapter_service.engine.answering import answer_all
 from adapter_service.engine.batch import MixedBatch
 from adapter_service.engine.engine import Engine
@@ -273,6 +276,26 @@ def test_a_request_is_answered_while_work_runs(engine: Engine, busy: Work) -> No
     busy.go_on()
     assert answer(engine).completion_tokens == 6
     assert engine.working
+
+
+def test_between_slices_of_work_and_turns_no_time_is_lost(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on with every look at it: time that is nobody's would be missing from training's share."""
+    share, clock = engine._share, map(float, count())
+
+    def work(turn: Turn) -> tuple[float, float]:
+        monkeypatch.setattr(engine_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        turn.pause()
+        began, charged = engine._since, share.served_seconds + share.trained_seconds
+        events = list[Event]()
+        submit(engine).listen(events.append)
+        while not any(isinstance(event, GenerationResult) for event in events):
+            turn.pause()
+        passed = engine._since - began
+        return share.served_seconds + share.trained_seconds - charged, passed
+
+    charged, passed = engine.run(work)
+    assert charged == pytest.approx(passed)
+    assert share.served_seconds > SHORT.max_new_tokens
 
 
 def test_work_that_is_paused_for_an_answer_goes_on_unchanged(engine: Engine, make_files: MakeFiles) -> None:
