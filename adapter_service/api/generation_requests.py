@@ -113,11 +113,13 @@ def ask(body: GenerateBody, services: Services, *, trace_id: str, arrived_at: fl
     scale = chosen_scale(body.lora_scale, version)
     sampling = sampling_for(body, settings.serving, language)
     check_base_of(version, services)
-    _check_tokens(body, services)
+    check_token_ids({"eos_token_id": sorted(body.eos_ids())}, services.engine.base)
     files = AdapterFiles.of(version) if version else None
     if services.episodes.logs_generations:
         sampling = replace(sampling, return_tokens=True)
     prompt_ids = services.engine.prompt_ids([Message("user", body.prompt)], as_it_stands=version is None)
+    if len(prompt_ids) > settings.serving.max_prompt_tokens:  # with the template's; the limit is of the text alone
+        check_prompt(len(services.engine.renderer.text_ids(body.prompt)), settings.serving)
     generation = services.engine.submit(Ask(prompt_ids, sampling, files, scale))
     return Asked(
         generation,
@@ -204,13 +206,6 @@ def _samples(body: GenerateBody) -> bool:
         return body.do_sample
     given = (body.temperature, body.top_p, body.top_k)
     return body.temperature != 0.0 and any(value is not None for value in given)
-
-
-def _check_tokens(body: GenerateBody, services: Services) -> None:
-    """What can be checked only with the base's own tokenizer."""
-    base, renderer = services.engine.base, services.engine.renderer
-    check_token_ids({"eos_token_id": sorted(body.eos_ids())}, base)
-    check_prompt(len(renderer.text_ids(body.prompt)), services.settings.serving)
 
 
 def _detected(text: str) -> Language | None:
