@@ -31,13 +31,15 @@ from benchmarks.training_rows import make_rows
 SELDOM, EVERY_SECONDS, SELDOM_TOKENS = 0.7, 10.0, 32
 _ROWS_PER_STEP = 4
 _MOST_STEPS = 200
+# A pause in which nobody is served takes microseconds, and is training's own; a turn takes tens of milliseconds.
+_LEAST_TURN_SECONDS = 0.001
 _CLIENTS = 2
 _CLIENT_TOKENS = 32
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What steps of training took: of each step its tokens and seconds, and seconds of each pause and layer."""
+    """What steps of training took: of each step its tokens and seconds, and seconds of each pause for others and of each layer."""
 
     tokens: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -187,7 +189,9 @@ def train_on(turn: Turn, rows: Sequence[RenderedSample], steps: int, begun: thre
         begun.set()
         reached = time.perf_counter()
         turn.pause()
-        ran.paused_seconds.append(time.perf_counter() - reached)
+        paused = time.perf_counter() - reached
+        if paused > _LEAST_TURN_SECONDS:
+            ran.paused_seconds.append(paused)
 
     def report(done: Progress) -> None:
         nonlocal since, counted
