@@ -39,7 +39,7 @@ _CLIENT_TOKENS = 32
 
 @dataclass(frozen=True)
 class Ran:
-    """What steps of training took: of each step its tokens and seconds, and seconds of each pause for others and of each layer."""
+    """What training took: tokens and seconds of each step, seconds of each pause for others and of each layer."""
 
     tokens: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)

@@ -75,6 +75,7 @@ def test_it_names_its_format_and_defines_every_variable_that_it_uses(kept: Json)
 def test_the_service_takes_every_request_of_it(kept: Json, client: TestClient, services: Services) -> None:
     # Without a base nothing is generated, and without versions nothing rolled back; what is asked is right.
     job = a_job(services)
+    services.episodes.start()
     values = {"base_url": "", "job_id": job.id, "adapter": "multilingual", "source": "small"}
     for name, request in requests_of(kept):
         if request["method"] == "POST" and "job_id}" in path_of(request):
@@ -88,6 +89,7 @@ def test_the_service_takes_every_request_of_it(kept: Json, client: TestClient, s
             answer = response.json()
             code = answer.get("error", answer)["code"]
             assert code in {"unknown_adapter", "unknown_source", "model_not_found"}, name
+    services.episodes.stop(5)
 
 
 def send_file(client: TestClient) -> str:

@@ -40,7 +40,12 @@ HEAVY = {"torch", "transformers", "peft", "datasets", "boto3", "numpy"}
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """Of a service with a state folder of its own, into which the base has to be imported first."""
-    return {**os.environ, "ADAPTER_STATE_DIR": str(tmp_path / "state"), "ADAPTER_MODEL__BASE": SMALL_BASE}
+    return {
+        **os.environ,
+        "ADAPTER_STATE_DIR": str(tmp_path / "state"),
+        "ADAPTER_MODEL__BASE": SMALL_BASE,
+        "ADAPTER_SERVING__DRAIN_SECONDS": "0",
+    }
 
 
 @contextmanager
