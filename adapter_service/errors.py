@@ -6,6 +6,7 @@
     │   ├── InvalidParameterError    a field or option of one request
     │   ├── PromptTooLongError
     │   ├── InvalidFileError         a file that was sent to be trained on and cannot be
+    │   ├── InvalidSchemaError       a node's command schemas, with every fault in them
     │   ├── DoesNotFitError          a job that this machine has not the memory for
     │   └── InvalidSampleError       one record of a source (counted, not fatal by itself)
     ├── NotFoundError
@@ -59,6 +60,8 @@ No HTTP in here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -92,6 +95,27 @@ class PromptTooLongError(InvalidInputError):
 
 class InvalidFileError(InvalidInputError):
     code = "invalid_file"
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaFault:
+    """`path` is where in what was sent, such as `command_schema[2].examples[0]`; `code` is what programs compare."""
+
+    path: str
+    code: str
+    message: str
+
+
+class InvalidSchemaError(InvalidInputError):
+    """`faults` are all there are, in the order of what was sent."""
+
+    code = "invalid_schema"
+
+    def __init__(self, faults: Sequence[SchemaFault]) -> None:
+        first = faults[0]
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        super().__init__(f"{first.path}: {first.message}{more}")
+        self.faults = tuple(faults)
 
 
 class DoesNotFitError(InvalidInputError):

@@ -9,6 +9,7 @@ from adapter_service.settings.faults import validate_section
 from adapter_service.settings.loading import load_settings
 from adapter_service.settings.masking import masked
 from adapter_service.settings.sections import (
+    CommandSettings,
     DataSettings,
     GateSettings,
     LoraSettings,
@@ -28,6 +29,7 @@ from adapter_service.settings.sections import (
 from adapter_service.settings.sources import SourceEntry
 
 __all__ = [
+    "CommandSettings",
     "DataSettings",
     "GateSettings",
     "LoraSettings",

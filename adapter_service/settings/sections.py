@@ -274,6 +274,23 @@ class ServingSettings(Section):
         return self
 
 
+class CommandSettings(Section):
+    min_examples: Annotated[int, Field(ge=1, le=1000)] = 3
+    max_examples: Annotated[int, Field(ge=1, le=1000)] = 50
+    max_commands: Annotated[int, Field(ge=1, le=10_000)] = 200
+    max_text_characters: Annotated[int, Field(ge=1, le=100_000)] = 500
+    max_schema_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 524_288
+
+    @model_validator(mode="after")
+    def _some_number_of_examples_will_do(self) -> Self:
+        if self.min_examples > self.max_examples:
+            raise ValueError(
+                f"'min_examples' is {self.min_examples}, more than 'max_examples' ({self.max_examples}); "
+                "lower the one or raise the other"
+            )
+        return self
+
+
 class RlSettings(Section):
     log_generations: bool = False
     env_name: Name = "adapter-service"
@@ -346,6 +363,7 @@ class Settings(Section):
     gate: GateSettings = GateSettings()
     publishing: PublishingSettings = PublishingSettings()
     serving: ServingSettings = ServingSettings()
+    commands: CommandSettings = CommandSettings()
     rl: RlSettings = RlSettings()
     storage: StorageSettings = StorageSettings()
     security: SecuritySettings = SecuritySettings()

@@ -1,0 +1,185 @@
+"""Reads a node's command schemas as a hub sends them, and finds every fault in them at once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from adapter_service.commands.object_reader import Bounds, ObjectReader, repeated
+from adapter_service.commands.parameter_types import TYPE_NAMES, ParameterType
+from adapter_service.commands.schema import Antipattern, Command, Example, Parameter
+from adapter_service.errors import InvalidSchemaError, SchemaFault
+from adapter_service.settings import CommandSettings
+from adapter_service.suggestions import did_you_mean
+
+FaultCode = Literal[
+    "missing_field",
+    "invalid_type",
+    "unknown_field",
+    "duplicate_name",
+    "too_few_examples",
+    "too_many_examples",
+    "multiple_primary",
+    "undeclared_parameter",
+    "not_in_enum",
+    "too_long",
+    "too_large",
+    "unknown_base_model",
+]
+OPTIONS_SOURCES = ("devices", "devices:<domain>", "rooms", "news_categories")
+_OPTIONS_SOURCE = re.compile(r"devices|rooms|news_categories|devices:[a-z0-9_.-]+")
+# What clients of the chat endpoints may call a function.
+_NAME = re.compile(r"[A-Za-z0-9_-]*")
+_LONGEST_NAME = 64
+_PARAMETERS, _VALUES, _TEXTS = Bounds(64), Bounds(256), Bounds(64)
+
+
+def read_commands(given: Any, settings: CommandSettings, *, field: str = "command_schema") -> tuple[Command, ...]:
+    """The commands of `given`, which is what stood in `field` of a request.
+
+    Raises:
+        InvalidSchemaError: with every fault, each with its path from `field` on.
+    """
+    if (size := len(json.dumps(given, ensure_ascii=False).encode())) > (most := settings.max_schema_bytes):
+        message = f"it has {size} bytes as JSON; at most {most} are allowed: post fewer commands"
+        raise InvalidSchemaError([SchemaFault(field, "too_large", message)])
+    faults: list[SchemaFault] = []
+    whole, reader = ObjectReader({field: given}, "", faults), _CommandReader(settings)
+    commands = whole.objects(field, reader.read, Bounds(settings.max_commands, least=1))
+    _refuse_repeated(whole, field, "command_name", [(place, command.command_name) for place, command in commands])
+    if faults:
+        raise InvalidSchemaError(faults)
+    return tuple(command for _, command in commands)
+
+
+class _CommandReader:
+    """Reads one command after the other; one with faults is only good for looking for more."""
+
+    def __init__(self, settings: CommandSettings) -> None:
+        self._settings = settings
+
+    def read(self, given: ObjectReader) -> Command:
+        name, description = _name(given, "command_name"), self._text(given, "description")
+        parameters = given.objects("parameters", self._parameter, _PARAMETERS)
+        _refuse_repeated(given, "parameters", "name", [(place, parameter.name) for place, parameter in parameters])
+        return Command(
+            command_name=name,
+            description=description,
+            examples=self._examples(given, [parameter for _, parameter in parameters]),
+            parameters=tuple(parameter for _, parameter in parameters),
+            keywords=self._texts(given, "keywords"),
+            rules=self._texts(given, "rules"),
+            critical_rules=self._texts(given, "critical_rules"),
+            antipatterns=tuple(one for _, one in given.objects("antipatterns", self._antipattern, _TEXTS)),
+            proposable_actions=self._texts(given, "proposable_actions"),
+            listening_signal_types=self._texts(given, "listening_signal_types"),
+            allow_direct_answer=given.flag("allow_direct_answer", default=False),
+            is_risky=given.flag("is_risky", default=False),
+        )
+
+    def _parameter(self, given: ObjectReader) -> Parameter:
+        name, kind = _name(given, "name"), _type(given)
+        values = given.items("enum_values", _VALUES)
+        for place, value in enumerate(values):
+            if kind is not None and not kind.element.holds(value):
+                _refuse_value(given, f"enum_values[{place}]", value, kind.element)
+        parameter = Parameter(
+            name=name,
+            type=kind or _UNKNOWN,
+            description=self._text(given, "description", required=False),
+            required=given.flag("required", default=True),
+            default_value=given.value("default_value"),
+            enum_values=tuple(values),
+            options_source=self._text(given, "options_source", required=False) or None,
+            refinable=given.flag("refinable", default=False),
+        )
+        if parameter.options_source and not _OPTIONS_SOURCE.fullmatch(parameter.options_source):
+            known = ", ".join(OPTIONS_SOURCES)
+            given.fault("options_source", "not_in_enum", f"{parameter.options_source!r} is no source; known: {known}")
+        if parameter.default_value is not None:
+            _check_value(given, "default_value", parameter.default_value, parameter)
+        return parameter
+
+    def _examples(self, given: ObjectReader, parameters: Sequence[Parameter]) -> tuple[Example, ...]:
+        bounds = Bounds(
+            self._settings.max_examples, self._settings.min_examples, "too_many_examples", "too_few_examples"
+        )
+        declared = {parameter.name: parameter for parameter in parameters}
+
+        def read(one: ObjectReader) -> Example:
+            utterance, expected = self._text(one, "voice_command"), one.mapping("expected_parameters")
+            _check_expected(one, expected, declared)
+            return Example(utterance, expected, one.flag("is_primary", default=False))
+
+        examples = given.objects("examples", read, bounds)
+        primary = [str(place) for place, example in examples if example.is_primary]
+        if len(primary) > 1:
+            message = f"examples {', '.join(primary)} are all primary; leave 'is_primary' in one"
+            given.fault("examples", "multiple_primary", message)
+        return tuple(example for _, example in examples)
+
+    def _text(self, given: ObjectReader, field: str, *, required: bool = True) -> str:
+        return given.text(field, longest=self._settings.max_text_characters, required=required)
+
+    def _texts(self, given: ObjectReader, field: str) -> tuple[str, ...]:
+        return given.texts(field, _TEXTS, longest=self._settings.max_text_characters)
+
+    def _antipattern(self, given: ObjectReader) -> Antipattern:
+        return Antipattern(_name(given, "command_name"), self._text(given, "description"))
+
+
+_UNKNOWN = ParameterType("?", "?")
+
+
+def _name(given: ObjectReader, field: str) -> str:
+    name = given.text(field, longest=_LONGEST_NAME)
+    if _NAME.fullmatch(name):
+        return name
+    given.fault(field, "invalid_type", f"{name!r} is no name; a name has letters, digits, '_' and '-' alone")
+    return ""
+
+
+def _type(given: ObjectReader) -> ParameterType | None:
+    name = given.text("type", longest=_LONGEST_NAME)
+    if not name:
+        return None
+    if (kind := ParameterType.named(name)) is not None:
+        return kind
+    meant = did_you_mean(name, TYPE_NAMES)
+    given.fault("type", "invalid_type", f"{name!r} is no type{meant} allowed: {', '.join(TYPE_NAMES)}")
+    return None
+
+
+def _check_expected(given: ObjectReader, expected: Mapping[str, Any], declared: Mapping[str, Parameter]) -> None:
+    for name, value in expected.items():
+        at = f"expected_parameters.{name}"
+        if (parameter := declared.get(name)) is not None:
+            _check_value(given, at, value, parameter)
+        elif "" not in declared:  # else it may be the one whose name is at fault
+            known = ", ".join(declared) or "none"
+            meant = did_you_mean(name, declared)
+            given.fault(at, "undeclared_parameter", f"the command has no parameter {name!r}{meant} declared: {known}")
+
+
+def _check_value(given: ObjectReader, at: str, value: Any, parameter: Parameter) -> None:
+    """That it is of the parameter's type and, where the parameter says which values there are, one of them."""
+    kind, allowed = parameter.type, parameter.enum_values
+    if kind is _UNKNOWN:
+        return
+    if not kind.holds(value):
+        _refuse_value(given, at, value, kind)
+        return
+    if allowed and any(one not in allowed for one in (value if kind.is_array else [value])):
+        given.fault(at, "not_in_enum", f"{value!r} is none of {parameter.name!r}'s values; allowed: {list(allowed)}")
+
+
+def _refuse_value(given: ObjectReader, at: str, value: Any, kind: ParameterType) -> None:
+    given.fault(at, "invalid_type", f"{json.dumps(value)} is no {kind.name}; send {kind.meant}")
+
+
+def _refuse_repeated(given: ObjectReader, field: str, name: str, names: Sequence[tuple[int, str]]) -> None:
+    for place, first in repeated(names):
+        at = f"{field}[{place}].{name}"
+        given.fault(at, "duplicate_name", f"{dict(names)[place]!r} is the name of {field}[{first}] too; rename one")
