@@ -277,7 +277,7 @@ class ServingSettings(Section):
 class CommandSettings(Section):
     min_examples: Annotated[int, Field(ge=1, le=1000)] = 3
     max_examples: Annotated[int, Field(ge=1, le=1000)] = 50
-    max_commands: Annotated[int, Field(ge=1, le=10_000)] = 200
+    max_commands: Annotated[int, Field(ge=1, le=300)] = 200
     max_text_characters: Annotated[int, Field(ge=1, le=100_000)] = 500
     max_schema_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 524_288
 

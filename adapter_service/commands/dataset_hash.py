@@ -1,0 +1,46 @@
+"""What a node's commands are known by: equal commands, equal hash, whoever sends them.
+
+Hubs wrote the same commands down in two ways, so that one dataset had two hashes. There is one form here; a hub that
+sends its own hash along may have made it in either of the older ways.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from adapter_service.errors import InvalidParameterError
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, its letters as they are."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def dataset_hash(commands: Any) -> str:
+    """64 hex digits of the SHA-256 of the canonical form in UTF-8."""
+    return _sha256(canonical_json(commands))
+
+
+def check_dataset_hash(given: str, commands: Any) -> None:
+    """That `given` is of `commands`, in our form or one of the older two, spaced ASCII or compact and unsorted.
+
+    Raises:
+        InvalidParameterError: it is of something else.
+    """
+    ours = dataset_hash(commands)
+    older = {
+        _sha256(json.dumps(commands, sort_keys=True, allow_nan=False)),
+        _sha256(json.dumps(commands, separators=(",", ":"), ensure_ascii=False, allow_nan=False)),
+    }
+    if given.lower() not in {ours, *older}:
+        raise InvalidParameterError(
+            f"'dataset_hash' is {given!r}, but the commands' is {ours}; send the commands that it was made of, "
+            "or leave it out",
+            parameter="dataset_hash",
+        )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,69 @@
+"""What stands before an answer to a node's sentence: the functions in few words, the moment, and how to answer.
+
+Adapters are trained on these very texts and asked with them. A small base reads few tokens well, and each costs time:
+a function is one line, some thirty tokens where its JSON schema has two hundred. What is the same for every sentence
+of a node comes first, so that it is read once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from adapter_service.conversation import Tool
+
+_HEAD = "Functions:\n"
+_HOW = 'Answer with JSON, {"name": the function, "arguments": an object}, or say that none fits.'
+_ABBREVIATED = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "array": "list"}
+NONE_FITS = "No function fits."
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where and when a sentence is said; `now` is aware, in the node's zone."""
+
+    now: datetime
+    rooms: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+
+
+def system_text(tools: Sequence[Tool], context: Context) -> str:
+    """The system's turn, or the text before the sentence where a base knows no system."""
+    lines = [_HEAD + "\n".join(map(line_of, tools)), _HOW, f"Now: {context.now:%A, %Y-%m-%d %H:%M}."]
+    lines += [f"{name}: {', '.join(known)}." for name, known in _known(context) if known]
+    return "\n".join(lines)
+
+
+def call_text(name: str, arguments: Mapping[str, Any]) -> str:
+    """The answer that is a call, as answers are held to where their form is constrained."""
+    return json.dumps({"name": name, "arguments": dict(arguments)}, ensure_ascii=False)
+
+
+def line_of(tool: Tool) -> str:
+    """`set_timer(minutes: int, label?: tea|egg) Starts a timer.`; a question mark is behind what may be left out."""
+    required = set(tool.parameters.get("required", ()))
+    properties: Mapping[str, Mapping[str, Any]] = tool.parameters.get("properties", {})
+    arguments = ", ".join(
+        f"{name}{'' if name in required else '?'}: {_type_of(schema)}" for name, schema in properties.items()
+    )
+    return f"{tool.name}({arguments}) {tool.description}".rstrip()
+
+
+def _known(context: Context) -> list[tuple[str, tuple[str, ...]]]:
+    return [("Rooms", context.rooms), ("Devices", context.devices)]
+
+
+def _type_of(schema: Mapping[str, Any]) -> str:
+    if values := schema.get("enum"):
+        return "|".join(value if isinstance(value, str) else json.dumps(value) for value in values)
+    if choices := schema.get("anyOf"):
+        return "|".join(_type_of(choice) for choice in choices)
+    kind = schema.get("type", "any")
+    if kind == "array" and (items := schema.get("items")):
+        return f"[{_type_of(items)}]"
+    if kind == "string" and (form := schema.get("format")):
+        return str(form)
+    return "|".join(_ABBREVIATED.get(one, one) for one in ([kind] if isinstance(kind, str) else kind))

@@ -1,0 +1,156 @@
+"""Labelled sentences of a node's commands: what they are called with, and what they are not.
+
+From the commands' own examples alone. Beside each command's examples there are LEAST_NEGATIVES to MOST_NEGATIVES
+negatives: sentences of the commands that its antipatterns name, which are those commands' although this one is offered;
+small talk, which is nobody's; and its own sentences while it is not offered. A negative has an answer like any other:
+the other function, or that none fits.
+
+What is held out is chosen before anything is made of a sentence, so that nothing of a held-out sentence, nor of one
+that differs in case, blanks and punctuation alone, is ever learned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from typing import Any
+
+from adapter_service.commands.schema import Command
+from adapter_service.errors import NothingToLearnError
+
+LEAST_NEGATIVES, MOST_NEGATIVES = 2, 5
+MOST_SENTENCES = 2000
+_OF_OTHERS, _OF_NOBODY = 3, 2
+SMALL_TALK = (
+    "Good morning", "How are you?", "Thank you very much", "That was funny", "What is your name?", "I am hungry",
+    "Who wrote Hamlet?", "My knee hurts today", "Do you like jazz?", "Never mind", "Why is the sky blue?",
+    "I will be right back", "You are not listening", "Is a tomato a fruit?", "We are going on holiday soon",
+    "Say something nice", "I do not understand you", "How deep is the ocean?", "My sister has a new job", "Good night",
+    "What do you think about art?", "The soup was too salty", "How old is the universe?", "I have lost my keys",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """`command_name` is None where no function fits. Of the functions offered `beside` is one, and `withheld` none."""
+
+    text: str
+    command_name: str | None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    beside: str | None = None
+    withheld: str | None = None
+
+    @property
+    def is_negative(self) -> bool:
+        return self.command_name is None or self.beside is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """`repeated` are sentences that stood there before, `contradicting` those that stood there as something else."""
+
+    training: tuple[Sentence, ...]
+    holdout: tuple[Sentence, ...]
+    repeated: int
+    contradicting: tuple[str, ...]
+
+
+def normalized(text: str) -> str:
+    """What two sentences have in common that differ in case, blanks and punctuation alone."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+
+
+def dataset_of(commands: Sequence[Command], *, holdout_fraction: float) -> Dataset:
+    """Sentences in the commands' order; of every command with two or more some are held out, and some are not.
+
+    At most MOST_SENTENCES are learned; where there were more, those commands lose some that have the most, their last.
+
+    Raises:
+        NothingToLearnError: the commands contradict each other in every example.
+    """
+    examples, repeated, contradicting = _examples_of(commands)
+    if not any(examples.values()):
+        raise NothingToLearnError("no example is left that belongs to one command alone; say how the commands differ")
+    kept = _evenly(examples, max(len(commands), MOST_SENTENCES - MOST_NEGATIVES * len(commands)))
+    held = {name: _held_out(sentences, holdout_fraction) for name, sentences in kept.items()}
+    learned = {name: [one for one in kept[name] if one not in held[name]] for name in kept}
+    small_talk = _split_evenly(SMALL_TALK, holdout_fraction)
+    return Dataset(
+        training=tuple(_with_negatives(commands, learned, small_talk[0])),
+        holdout=tuple(_with_negatives(commands, held, small_talk[1])),
+        repeated=repeated,
+        contradicting=contradicting,
+    )
+
+
+def _examples_of(commands: Sequence[Command]) -> tuple[dict[str, list[Sentence]], int, tuple[str, ...]]:
+    """By command, each sentence once; one that several calls are expected of is none's."""
+    found: dict[str, list[Sentence]] = {}
+    for command in commands:
+        for example in command.examples:
+            sentence = Sentence(example.voice_command, command.command_name, example.expected_parameters)
+            found.setdefault(normalized(sentence.text), []).append(sentence)
+    by_command: dict[str, list[Sentence]] = {command.command_name: [] for command in commands}
+    repeated, contradicting = 0, []
+    for first, *others in found.values():
+        if any((other.command_name, other.arguments) != (first.command_name, first.arguments) for other in others):
+            contradicting.append(first.text)
+        elif first.command_name is not None:
+            by_command[first.command_name].append(first)
+            repeated += len(others)
+    return by_command, repeated, tuple(contradicting)
+
+
+def _evenly(examples: Mapping[str, list[Sentence]], most: int) -> dict[str, list[Sentence]]:
+    """At most so many in all, by taking from whoever has the most."""
+    each = max(map(len, examples.values()))
+    while sum(min(len(sentences), each) for sentences in examples.values()) > most and each > 1:
+        each -= 1
+    return {name: sentences[:each] for name, sentences in examples.items()}
+
+
+def _held_out(sentences: Sequence[Sentence], fraction: float) -> list[Sentence]:
+    """About that fraction, at least one and not all where there are two; by their hash, so the same every time."""
+    count = min(max(1, round(len(sentences) * fraction)), len(sentences) - 1) if len(sentences) > 1 else 0
+    return sorted(sentences, key=lambda one: _hash(normalized(one.text)))[:count]
+
+
+def _split_evenly(texts: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
+    ordered = sorted(texts, key=_hash)
+    held = max(1, math.ceil(len(ordered) * fraction))
+    return ordered[held:], ordered[:held]
+
+
+def _with_negatives(
+    commands: Sequence[Command], examples: Mapping[str, Sequence[Sentence]], small_talk: Sequence[str]
+) -> Iterator[Sentence]:
+    talk = cycle(small_talk)
+    for command in commands:
+        own = examples[command.command_name]
+        yield from own
+        if own:
+            yield from islice(_negatives_of(command, own, examples, talk), MOST_NEGATIVES)
+
+
+def _negatives_of(
+    command: Command, own: Sequence[Sentence], examples: Mapping[str, Sequence[Sentence]], talk: Iterable[str]
+) -> Iterator[Sentence]:
+    name = command.command_name
+    named = dict.fromkeys(anti.command_name for anti in command.antipatterns if anti.command_name != name)
+    of_others = [one for other in named for one in examples.get(other, ())]
+    for one in sorted(of_others, key=lambda one: _hash(one.text + name))[:_OF_OTHERS]:
+        yield Sentence(one.text, one.command_name, one.arguments, beside=name)
+    for text in islice(talk, _OF_NOBODY):
+        yield Sentence(text, None, beside=name)
+    if len(examples) > 1:
+        first = min(own, key=lambda one: _hash(one.text + name))
+        yield Sentence(first.text, None, withheld=name)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
