@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from adapter_service.commands.schema import Command
+from adapter_service.commands.tools import tools_of
 from adapter_service.conversation import Tool
+from adapter_service.samples import Message
 
 _HEAD = "Functions:\n"
 _HOW = 'Answer with JSON, {"name": the function, "arguments": an object}, or say that none fits.'
@@ -28,6 +31,11 @@ class Context:
     now: datetime
     rooms: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+
+
+def prompt_of(commands: Sequence[Command], sentence: str, context: Context) -> tuple[Message, Message]:
+    """What stands before the answer to `sentence`, where `commands` may be meant."""
+    return Message("system", system_text(tools_of(commands), context)), Message("user", sentence)
 
 
 def system_text(tools: Sequence[Tool], context: Context) -> str:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Any
 
 from adapter_service.commands.schema import Command
+from adapter_service.commands.words import normalized
 from adapter_service.errors import NothingToLearnError
 
 LEAST_NEGATIVES, MOST_NEGATIVES = 2, 5
@@ -58,11 +57,6 @@ class Dataset:
     holdout: tuple[Sentence, ...]
     repeated: int
     contradicting: tuple[str, ...]
-
-
-def normalized(text: str) -> str:
-    """What two sentences have in common that differ in case, blanks and punctuation alone."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
 
 
 def dataset_of(commands: Sequence[Command], *, holdout_fraction: float) -> Dataset:

@@ -16,8 +16,8 @@ from adapter_service.commands.sentences import (
     Dataset,
     Sentence,
     dataset_of,
-    normalized,
 )
+from adapter_service.commands.words import normalized
 from adapter_service.errors import NothingToLearnError
 from tests.commands.making import command, numbered, read
 
