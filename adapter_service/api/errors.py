@@ -38,6 +38,7 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.InvalidParameterError: 422,
     errors.PromptTooLongError: 422,
     errors.InvalidFileError: 422,
+    errors.InvalidSchemaError: 400,  # as the hubs' specification has it
     errors.DoesNotFitError: 422,
     errors.InvalidSampleError: 422,
     errors.NotFoundError: 404,

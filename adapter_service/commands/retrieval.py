@@ -18,7 +18,7 @@ MOST_CANDIDATES = 16
 
 
 class Retriever:
-    """Of `commands`; `sentences` are those that are known to be of each, by its name: what is learned, nothing held out."""
+    """Of `commands`; `sentences` are those known to be of each, by its name: what is learned, nothing held out."""
 
     def __init__(self, commands: Sequence[Command], sentences: Mapping[str, Iterable[str]]) -> None:
         self._commands = commands
@@ -41,9 +41,7 @@ class Retriever:
 
     def recall(self, labelled: Collection[tuple[str, str]]) -> float:
         """The share of sentences, each with its command's name, whose command is among their candidates."""
-        found = sum(
-            name in {command.command_name for command in self.candidates(text)} for text, name in labelled
-        )
+        found = sum(name in {command.command_name for command in self.candidates(text)} for text, name in labelled)
         return found / len(labelled) if labelled else 1.0
 
     def _scores(self, text: str) -> Sequence[float]:

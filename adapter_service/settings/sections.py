@@ -275,6 +275,8 @@ class ServingSettings(Section):
 
 
 class CommandSettings(Section):
+    """What a node may post. No section of Settings before there is a route that takes it."""
+
     min_examples: Annotated[int, Field(ge=1, le=1000)] = 3
     max_examples: Annotated[int, Field(ge=1, le=1000)] = 50
     max_commands: Annotated[int, Field(ge=1, le=300)] = 200
@@ -363,7 +365,6 @@ class Settings(Section):
     gate: GateSettings = GateSettings()
     publishing: PublishingSettings = PublishingSettings()
     serving: ServingSettings = ServingSettings()
-    commands: CommandSettings = CommandSettings()
     rl: RlSettings = RlSettings()
     storage: StorageSettings = StorageSettings()
     security: SecuritySettings = SecuritySettings()
