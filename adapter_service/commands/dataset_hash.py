@@ -26,15 +26,23 @@ def dataset_hash(commands: Any) -> str:
 def check_dataset_hash(given: str, commands: Any) -> None:
     """That `given` is of `commands`, in our form or one of the older two, spaced ASCII or compact and unsorted.
 
+    The older two were made of the commands alone or of the dataset that they are sent in.
+
     Raises:
         InvalidParameterError: it is of something else.
     """
     ours = dataset_hash(commands)
-    older = {
-        _sha256(json.dumps(commands, sort_keys=True, allow_nan=False)),
-        _sha256(json.dumps(commands, separators=(",", ":"), ensure_ascii=False, allow_nan=False)),
-    }
-    if given.lower() not in {ours, *older}:
+    sent = {"format": "inline-json", "data": {"commands": commands}}
+    forms = [
+        form
+        for hashed in (commands, sent)
+        for form in (
+            json.dumps(hashed, sort_keys=True, allow_nan=False),
+            json.dumps(hashed, separators=(",", ":"), ensure_ascii=False, allow_nan=False),
+            canonical_json(hashed),
+        )
+    ]
+    if given.lower() not in map(_sha256, forms):
         raise InvalidParameterError(
             f"'dataset_hash' is {given!r}, but the commands' is {ours}; send the commands that it was made of, "
             "or leave it out",

@@ -28,15 +28,14 @@ WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", 
 # The one table of hours. A part of a day is where it begins to be meant; a night is the evening's end.
 HOURS: Mapping[str, int] = {
     "midnight": 0, "morning": 7, "breakfast": 8, "noon": 12, "lunch": 12,
-    "afternoon": 13, "evening": 18, "dinner": 18, "night": 20,
+    "afternoon": 13, "evening": 18, "dinner": 18, "night": 20, "after_dinner": 20,
 }  # fmt: skip
-_AFTER_DINNER = 20
 _DAYS = {"day_before_yesterday": -2, "yesterday": -1, "today": 0, "tomorrow": 1, "day_after_tomorrow": 2}
 _TIMES: Mapping[str, int] = {
     **{name: HOURS[name] for name in ("morning", "afternoon", "evening", "night", "noon", "midnight")},
     **{f"at_{name}": HOURS[name] for name in ("noon", "midnight", "breakfast", "dinner")},
     **{f"during_{name}": HOURS[name] for name in ("breakfast", "lunch", "dinner")},
-    "after_dinner": _AFTER_DINNER,
+    "after_dinner": HOURS["after_dinner"],
 }
 _DAYS_WITH_TIMES: Mapping[str, tuple[int, int]] = {
     "tonight": (0, HOURS["night"]),
@@ -79,6 +78,22 @@ def is_date_key(text: str) -> bool:
 _STATIC = frozenset(STATIC_KEYS)
 
 
+def has_day(key: str) -> bool:
+    """Whether a key says on which day; one that does not is a time of any day."""
+    return is_date_key(key) and key not in _TIMES and _AT.fullmatch(key) is None
+
+
+def has_time(key: str) -> bool:
+    """Whether a key says at which time of the day."""
+    return key in _TIMES or key in _DAYS_WITH_TIMES or any(form.fullmatch(key) for form in (_AT, _IN_MINUTES))
+
+
+def is_period(key: str) -> bool:
+    """Whether a key stands for several days."""
+    found = _OF_WHICH.fullmatch(key)
+    return found is not None and found[2] in _PERIOD
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """What one key says: which days (none: not said), at which time of the day, or the very moment."""
@@ -86,16 +101,18 @@ class _Part:
     days: tuple[date, ...] = ()
     at: time | None = None
     moment: datetime | None = None
+    is_clock: bool = False
 
 
 def resolve(keys: Sequence[str], now: datetime, zone: ZoneInfo) -> list[str]:
-    """ISO 8601 of what `keys` stand for at `now`, in `zone`: dates, and points in time with their offset.
+    """ISO 8601 of what the `keys` of one phrase stand for at `now`, in `zone`: dates, and points with their offset.
 
-    Each day is combined with each time, in the keys' order; a time without a day is today's. A local time that the
-    clocks skip is as much later as they are put forward; of one that comes twice the first is meant.
+    Every day that is said without a time is combined with every time that is said without a day; a time without any
+    day is today's. A local time that the clocks skip is as much later as they are put forward; of one that comes twice
+    the first is meant.
 
     Args:
-        keys: of one phrase; none gives none.
+        keys: none gives none.
         now: aware, in any zone.
 
     Raises:
@@ -103,29 +120,29 @@ def resolve(keys: Sequence[str], now: datetime, zone: ZoneInfo) -> list[str]:
     """
     local = now.astimezone(zone)
     try:
-        parts = [_part(key, local) for key in keys]
+        return _combined([_part(key, local) for key in keys], local.date(), zone)
     except (OverflowError, ValueError) as error:  # date's, of a year that there is not
         raise InvalidParameterError(f"{list(keys)} leads beyond the calendar; name a nearer day") from error
-    moments = [part.moment.isoformat(timespec="seconds") for part in parts if part.moment]
-    days = [day for part in parts for day in part.days]
-    times = [part.at for part in parts if part.at is not None]
-    if not times:
-        return [*moments, *(day.isoformat() for day in days)]
-    return [*moments, *(_local(day, at, zone) for day in days or [local.date()] for at in times)]
 
 
-def resolved(value: object, now: datetime, zone: ZoneInfo) -> object:
-    """`value`, a parameter's, with its date keys resolved: a text that is one, or a list of them, which are one phrase.
-
-    A text becomes a text where its key stands for one point, else a list. What is not a key stays.
-    """
-    if isinstance(value, str) and is_date_key(value):
-        points = resolve([value], now, zone)
-        return points[0] if len(points) == 1 else points
-    if isinstance(value, list):
-        keys = [item for item in value if isinstance(item, str) and is_date_key(item)]
-        return [*resolve(keys, now, zone), *(item for item in value if item not in keys)]
-    return value
+def _combined(parts: Sequence[_Part], today: date, zone: ZoneInfo) -> list[str]:
+    clocks = [part.at for part in parts if part.is_clock and part.at is not None]
+    if clocks:
+        # Of "tomorrow morning at eight" the part of the day is said better by the clock.
+        parts = [_Part(part.days, moment=part.moment) if part.days else part for part in parts]
+        parts = [part for part in parts if part.is_clock or part.at is None]
+    times = [part.at for part in parts if part.at is not None and not part.days]
+    lone_times = times and not any(part.days for part in parts)
+    points = [local_point(today, at, zone) for at in times] if lone_times else []
+    for part in parts:
+        if part.moment is not None:
+            points.append(part.moment.isoformat(timespec="seconds"))
+        for day in part.days:
+            if part.at is not None:
+                points.append(local_point(day, part.at, zone))
+            else:
+                points += [local_point(day, at, zone) for at in times] or [day.isoformat()]
+    return points
 
 
 def _part(key: str, now: datetime) -> _Part:
@@ -140,7 +157,7 @@ def _part(key: str, now: datetime) -> _Part:
         return _Part(moment=later.astimezone(now.tzinfo))
     if found := _AT.fullmatch(key):
         hour = int(found[1]) % 12 + (12 if found[3] == "pm" else 0)
-        return _Part(at=time(hour, int(found[2] or 0)))
+        return _Part(at=time(hour, int(found[2] or 0)), is_clock=True)
     return _Part(days=_days(key, today))
 
 
@@ -188,7 +205,8 @@ _PERIOD: Mapping[str, Callable[[int, date], tuple[date, ...]]] = {
 }  # fmt: skip
 
 
-def _local(day: date, at: time, zone: ZoneInfo) -> str:
+def local_point(day: date, at: time, zone: ZoneInfo) -> str:
+    """ISO 8601 of a local time; one that the clocks skip is as much later as they are put forward."""
     wall = datetime.combine(day, at, zone)
     # There and back: a time that the clocks skip comes back as the one that they show then.
     return wall.astimezone(UTC).astimezone(zone).isoformat(timespec="seconds")

@@ -14,6 +14,7 @@ from adapter_service.errors import SchemaFault
 from adapter_service.suggestions import did_you_mean
 
 T = TypeVar("T")
+_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,17 @@ class ObjectReader:
         value = self._of_kind(name, bool, required=False)
         return default if value is None else value
 
-    def mapping(self, name: str) -> Mapping[str, Any]:
-        return self._of_kind(name, dict, required=True) or {}
+    def mapping(self, name: str, bounds: Bounds) -> Mapping[str, Any]:
+        """An object of any fields, which has to be there; nothing of one that is too large."""
+        value = self._of_kind(name, dict, required=True) or {}
+        if len(value) <= bounds.most:
+            return value
+        message = f"it has {len(value)} fields; at most {bounds.most} are allowed: take some out"
+        self.fault(name, bounds.too_many, message)
+        return {}
 
     def items(self, name: str, bounds: Bounds) -> list[Any]:
-        """Of a list, which has to be there where `bounds` ask for an entry; all of them, also of too long a list."""
+        """Of a list, which has to be there where `bounds` ask for an entry; of too long a list as many as allowed."""
         value = self._of_kind(name, list, required=bounds.least > 0)
         count = 0 if value is None else len(value)
         if count > bounds.most:
@@ -81,7 +88,7 @@ class ObjectReader:
             self.fault(name, bounds.too_many, message)
         if value is not None and count < bounds.least:
             self.fault(name, bounds.too_few, f"it has {count} entries; at least {bounds.least} are needed: add some")
-        return value or []
+        return (value or [])[: bounds.most]
 
     def texts(self, name: str, bounds: Bounds, *, longest: int) -> tuple[str, ...]:
         """Of a list of texts."""
@@ -112,7 +119,9 @@ class ObjectReader:
         for name in self._given:
             if name not in self._known:
                 meant = did_you_mean(name, self._known)
-                self.fault(name, "unknown_field", f"unknown field{meant} allowed: {', '.join(self._known)}")
+                self.fault(
+                    name[:_LONGEST_NAME], "unknown_field", f"unknown field{meant} allowed: {', '.join(self._known)}"
+                )
 
     def _of_kind(self, name: str, kind: type[T], *, required: bool) -> T | None:
         wanted = {str: "a text", bool: "true or false", list: "a list", dict: "an object"}[kind]

@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any
 
-from adapter_service.commands.date_keys import is_date_key
+from adapter_service.commands.date_keys import has_day, has_time, is_date_key, is_period
 
 _TIMES = ("datetime", "date", "time", "timedelta")
 _IN_ANGLES = (*_TIMES, "string", "int", "float", "bool")
 # ISO 8601: PnW, or days and times of day, at least one of them.
-_DURATION = re.compile(r"P(?!$)(?:\d+W|(?:\d+D)?(?:T(?=\d)(?:\d+H)?(?:\d+M)?(?:\d+(?:\.\d+)?S)?)?)")
+_DURATION = re.compile(
+    r"P(?!$)(?:[0-9]+W|(?:[0-9]+D)?(?:T(?=[0-9])(?:[0-9]+H)?(?:[0-9]+M)?(?:[0-9]+(?:\.[0-9]+)?S)?)?)"
+)
 _ARRAY = re.compile(r"array<(?P<angles>\w+)>|array\[(?P<square>\w+)\]|(?P<after>\w+)\[\]")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _is_whole(value: Any) -> bool:
@@ -38,14 +40,14 @@ def _is_true_or_false(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _reads(read: Callable[[str], object]) -> Callable[[Any], bool]:
-    """Of texts that `read` takes, and date keys."""
+def _reads(read: Callable[[str], object], fits: Callable[[str], bool]) -> Callable[[Any], bool]:
+    """Of texts that `read` takes, and date keys that fit."""
 
     def is_one(value: Any) -> bool:
         if not isinstance(value, str):
             return False
         if is_date_key(value):
-            return True
+            return fits(value)
         try:
             read(value)
         except ValueError:
@@ -59,6 +61,8 @@ def _is_duration(value: Any) -> bool:
     return _is_number(value) or (isinstance(value, str) and _DURATION.fullmatch(value) is not None)
 
 
+# What a list without a type of its own holds; nothing is called so.
+_ANY = "any"
 SCALARS: Mapping[str, Callable[[Any], bool]] = {
     "str": _is_text,
     "string": _is_text,
@@ -67,12 +71,10 @@ SCALARS: Mapping[str, Callable[[Any], bool]] = {
     "float": _is_number,
     "bool": _is_true_or_false,
     "boolean": _is_true_or_false,
-    "list": lambda value: isinstance(value, list),
-    "array": lambda value: isinstance(value, list),
     "dict": lambda value: isinstance(value, Mapping),
-    "datetime": _reads(datetime.fromisoformat),
-    "date": _reads(date.fromisoformat),
-    "time": _reads(time.fromisoformat),
+    "datetime": _reads(datetime.fromisoformat, is_date_key),
+    "date": _reads(date.fromisoformat, has_day),
+    "time": _reads(time.fromisoformat, has_time),
     "timedelta": _is_duration,
 }
 _MEANT = {
@@ -80,8 +82,6 @@ _MEANT = {
     "date": "an ISO 8601 date or a date key",
     "time": "an ISO 8601 time or a date key",
     "timedelta": "seconds or an ISO 8601 duration",
-    "list": "a list",
-    "array": "a list",
     "dict": "an object",
     "int": "a whole number",
     "integer": "a whole number",
@@ -91,6 +91,8 @@ _MEANT = {
 }
 TYPE_NAMES = (
     *SCALARS,
+    "list",
+    "array",
     *(f"array<{name}>" for name in _IN_ANGLES),
     *(f"array[{name}]" for name in _TIMES),
     *(f"{name}[]" for name in _TIMES),
@@ -110,15 +112,29 @@ class ParameterType:
         """None where there is no type of that name; TYPE_NAMES are all there are."""
         if name in SCALARS:
             return cls(name, name)
+        if name in {"list", "array"}:
+            return cls(name, _ANY, is_array=True)
         if (found := _ARRAY.fullmatch(name)) is None or name not in TYPE_NAMES:
             return None
         return cls(name, next(filter(None, found.groups())), is_array=True)
 
     def holds(self, value: Any) -> bool:
-        """Whether a JSON value is of this type; an int is a float too, true is no number."""
-        if self.is_array:
-            return isinstance(value, list) and all(map(SCALARS[self.scalar], value))
-        return SCALARS[self.scalar](value)
+        """Whether a JSON value is of this type; an int is a float too, true is no number.
+
+        A key of several days needs an array; in one, a key may say the time of another that says the day.
+        """
+        if not self.is_array:
+            return self._holds_one(value) and not (self.has_points_in_time and is_period(value))
+        if not isinstance(value, list):
+            return False
+        if self.has_points_in_time and any(isinstance(one, str) and is_date_key(one) for one in value):
+            return all(isinstance(one, str) and (is_date_key(one) or self._holds_one(one)) for one in value) and any(
+                self._holds_one(one) for one in value
+            )
+        return all(map(self._holds_one, value))
+
+    def _holds_one(self, value: Any) -> bool:
+        return self.scalar == _ANY or SCALARS[self.scalar](value)
 
     @property
     def element(self) -> ParameterType:
@@ -133,5 +149,7 @@ class ParameterType:
     @property
     def meant(self) -> str:
         """For messages: what a value is to be."""
-        one = _MEANT.get(self.scalar, "text")
-        return f"a list, each of it {one}" if self.is_array else one
+        one = _MEANT.get(self.scalar, "a text")
+        if not self.is_array:
+            return one
+        return "a list" if self.scalar == _ANY else f"a list, each of it {one}"

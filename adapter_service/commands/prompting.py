@@ -20,6 +20,8 @@ from adapter_service.samples import Message
 
 _HEAD = "Functions:\n"
 _HOW = 'Answer with JSON, {"name": the function, "arguments": an object}, or say that none fits.'
+_DATES = "Dates are words such as today, next_monday, at_7_30pm."
+_DATE_FORMATS = {"date", "date-time", "time"}
 _ABBREVIATED = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "array": "list"}
 NONE_FITS = "No function fits."
 
@@ -40,8 +42,10 @@ def prompt_of(commands: Sequence[Command], sentence: str, context: Context) -> t
 
 def system_text(tools: Sequence[Tool], context: Context) -> str:
     """The system's turn, or the text before the sentence where a base knows no system."""
-    lines = [_HEAD + "\n".join(map(line_of, tools)), _HOW, f"Now: {context.now:%A, %Y-%m-%d %H:%M}."]
-    lines += [f"{name}: {', '.join(known)}." for name, known in _known(context) if known]
+    lines = [_HEAD + "\n".join(map(line_of, tools)), _HOW]
+    lines += [_DATES] if any(_has_dates(tool.parameters) for tool in tools) else []
+    lines += [f"Now: {context.now:%A, %Y-%m-%d %H:%M}."]
+    lines += [f"{name}: {', '.join(map(_in_line, known))}." for name, known in _known(context) if known]
     return "\n".join(lines)
 
 
@@ -51,22 +55,35 @@ def call_text(name: str, arguments: Mapping[str, Any]) -> str:
 
 
 def line_of(tool: Tool) -> str:
-    """`set_timer(minutes: int, label?: tea|egg) Starts a timer.`; a question mark is behind what may be left out."""
+    """`set_timer(minutes: int, label?: tea|egg) Starts a timer.`; a question mark is behind what may be left out.
+
+    White space is one blank, lest a description's second line be read as a function.
+    """
     required = set(tool.parameters.get("required", ()))
     properties: Mapping[str, Mapping[str, Any]] = tool.parameters.get("properties", {})
     arguments = ", ".join(
-        f"{name}{'' if name in required else '?'}: {_type_of(schema)}" for name, schema in properties.items()
+        f"{_in_line(name)}{'' if name in required else '?'}: {_type_of(schema)}" for name, schema in properties.items()
     )
-    return f"{tool.name}({arguments}) {tool.description}".rstrip()
+    return f"{_in_line(tool.name)}({arguments}) {_in_line(tool.description)}".rstrip()
+
+
+def _in_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _known(context: Context) -> list[tuple[str, tuple[str, ...]]]:
     return [("Rooms", context.rooms), ("Devices", context.devices)]
 
 
+def _has_dates(schema: Mapping[str, Any]) -> bool:
+    within = [*schema.get("properties", {}).values(), *schema.get("anyOf", ())]
+    within += [schema["items"]] if "items" in schema else []
+    return schema.get("format") in _DATE_FORMATS or any(map(_has_dates, within))
+
+
 def _type_of(schema: Mapping[str, Any]) -> str:
     if values := schema.get("enum"):
-        return "|".join(value if isinstance(value, str) else json.dumps(value) for value in values)
+        return "|".join(map(_value_text, values))
     if choices := schema.get("anyOf"):
         return "|".join(_type_of(choice) for choice in choices)
     kind = schema.get("type", "any")
@@ -75,3 +92,12 @@ def _type_of(schema: Mapping[str, Any]) -> str:
     if kind == "string" and (form := schema.get("format")):
         return str(form)
     return "|".join(_ABBREVIATED.get(one, one) for one in ([kind] if isinstance(kind, str) else kind))
+
+
+def _value_text(value: Any) -> str:
+    """JSON, without quotes where a text can be told from its neighbours without them."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if value and "|" not in value and not any(map(str.isspace, value)):
+        return value
+    return json.dumps(value, ensure_ascii=len(value.splitlines()) > 1)

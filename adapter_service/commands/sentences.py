@@ -6,19 +6,22 @@ small talk, which is nobody's; and its own sentences while it is not offered. A 
 the other function, or that none fits.
 
 What is held out is chosen before anything is made of a sentence, so that nothing of a held-out sentence, nor of one
-that differs in case, blanks and punctuation alone, is ever learned.
+that differs in case, blanks and punctuation alone, is ever learned. It is chosen by the sentence alone: what is held
+out of one training is not learned in the next, whatever was added to the node between them. The one exception is a
+command that would have no sentence to be judged by, or none to learn.
+
+MOST_SENTENCES is the most that is learned of a node in all. Whoever adds to what is learned (variations) stops there.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Any
 
-from adapter_service.commands.schema import Command
+from adapter_service.commands.schema import Command, Example
 from adapter_service.commands.words import normalized
 from adapter_service.errors import NothingToLearnError
 
@@ -63,6 +66,7 @@ def dataset_of(commands: Sequence[Command], *, holdout_fraction: float) -> Datas
     """Sentences in the commands' order; of every command with two or more some are held out, and some are not.
 
     At most MOST_SENTENCES are learned; where there were more, those commands lose some that have the most, their last.
+    What is held out is all there is.
 
     Raises:
         NothingToLearnError: the commands contradict each other in every example.
@@ -70,13 +74,18 @@ def dataset_of(commands: Sequence[Command], *, holdout_fraction: float) -> Datas
     examples, repeated, contradicting = _examples_of(commands)
     if not any(examples.values()):
         raise NothingToLearnError("no example is left that belongs to one command alone; say how the commands differ")
-    kept = _evenly(examples, max(len(commands), MOST_SENTENCES - MOST_NEGATIVES * len(commands)))
-    held = {name: _held_out(sentences, holdout_fraction) for name, sentences in kept.items()}
-    learned = {name: [one for one in kept[name] if one not in held[name]] for name in kept}
-    small_talk = _split_evenly(SMALL_TALK, holdout_fraction)
+    learned, held = {}, {}
+    for name, sentences in examples.items():
+        apart = _held_out([one.text for one in sentences], holdout_fraction)
+        learned[name] = [one for one in sentences if one.text not in apart]
+        held[name] = [one for one in sentences if one.text in apart]
+    # Room for every negative and for a sentence of each command, of which a node has 300 at most.
+    learned = _evenly(learned, MOST_SENTENCES - MOST_NEGATIVES * len(commands))
+    talk = _small_talk_beside(commands)
+    talk_held = _held_out(talk, holdout_fraction)
     return Dataset(
-        training=tuple(_with_negatives(commands, learned, small_talk[0])),
-        holdout=tuple(_with_negatives(commands, held, small_talk[1])),
+        training=tuple(_with_negatives(commands, learned, [text for text in talk if text not in talk_held])),
+        holdout=tuple(_with_negatives(commands, held, [text for text in talk if text in talk_held])),
         repeated=repeated,
         contradicting=contradicting,
     )
@@ -84,40 +93,48 @@ def dataset_of(commands: Sequence[Command], *, holdout_fraction: float) -> Datas
 
 def _examples_of(commands: Sequence[Command]) -> tuple[dict[str, list[Sentence]], int, tuple[str, ...]]:
     """By command, each sentence once; one that several calls are expected of is none's."""
-    found: dict[str, list[Sentence]] = {}
+    found: dict[str, list[tuple[str, Example]]] = {}
     for command in commands:
         for example in command.examples:
-            sentence = Sentence(example.voice_command, command.command_name, example.expected_parameters)
-            found.setdefault(normalized(sentence.text), []).append(sentence)
+            found.setdefault(normalized(example.voice_command), []).append((command.command_name, example))
     by_command: dict[str, list[Sentence]] = {command.command_name: [] for command in commands}
     repeated, contradicting = 0, []
-    for first, *others in found.values():
-        if any((other.command_name, other.arguments) != (first.command_name, first.arguments) for other in others):
-            contradicting.append(first.text)
-        elif first.command_name is not None:
-            by_command[first.command_name].append(first)
+    for (name, first), *others in found.values():
+        expected = first.expected_parameters
+        if any((other, example.expected_parameters) != (name, expected) for other, example in others):
+            contradicting.append(first.voice_command)
+        else:
+            by_command[name].append(Sentence(first.voice_command, name, expected))
             repeated += len(others)
     return by_command, repeated, tuple(contradicting)
 
 
 def _evenly(examples: Mapping[str, list[Sentence]], most: int) -> dict[str, list[Sentence]]:
-    """At most so many in all, by taking from whoever has the most."""
+    """At most so many in all, by taking from whoever has the most, but nobody's last."""
     each = max(map(len, examples.values()))
     while sum(min(len(sentences), each) for sentences in examples.values()) > most and each > 1:
         each -= 1
     return {name: sentences[:each] for name, sentences in examples.items()}
 
 
-def _held_out(sentences: Sequence[Sentence], fraction: float) -> list[Sentence]:
-    """About that fraction, at least one and not all where there are two; by their hash, so the same every time."""
-    count = min(max(1, round(len(sentences) * fraction)), len(sentences) - 1) if len(sentences) > 1 else 0
-    return sorted(sentences, key=lambda one: _hash(normalized(one.text)))[:count]
+def _small_talk_beside(commands: Sequence[Command]) -> list[str]:
+    """SMALL_TALK without what is an example or a keyword of a command, even one that is learned of none."""
+    theirs = {
+        normalized(text)
+        for command in commands
+        for text in (*command.keywords, *(example.voice_command for example in command.examples))
+    }
+    return [text for text in SMALL_TALK if normalized(text) not in theirs]
 
 
-def _split_evenly(texts: Sequence[str], fraction: float) -> tuple[list[str], list[str]]:
-    ordered = sorted(texts, key=_hash)
-    held = max(1, math.ceil(len(ordered) * fraction))
-    return ordered[held:], ordered[:held]
+def _held_out(texts: Sequence[str], fraction: float) -> frozenset[str]:
+    """Those whose hash lies below `fraction` of all hashes, whichever others there are.
+
+    Of two or more at least the lowest; never all, the highest is learned.
+    """
+    by_hash = sorted(texts, key=lambda text: _hash(normalized(text)))
+    count = sum(int(_hash(normalized(text))[:16], 16) / 16**16 < fraction for text in texts)
+    return frozenset(by_hash[: min(max(1, count), max(0, len(by_hash) - 1))])
 
 
 def _with_negatives(

@@ -17,8 +17,7 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "float": {"type": "number"},
     "bool": {"type": "boolean"},
     "boolean": {"type": "boolean"},
-    "list": {"type": "array"},
-    "array": {"type": "array"},
+    "any": {},
     "dict": {"type": "object"},
     # A date key may stand there, which is no date yet; the format says what it becomes.
     "datetime": {"type": "string", "format": "date-time"},
@@ -60,4 +59,6 @@ def _of_type(kind: ParameterType, values: Sequence[Any]) -> dict[str, Any]:
 
 def _sentences(texts: Sequence[str]) -> str:
     """One after the other, each with its end."""
-    return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in map(str.strip, texts) if text)
+    return " ".join(
+        text if text.endswith((".", "!", "?", "।", "。")) else f"{text}." for text in map(str.strip, texts) if text
+    )

@@ -20,7 +20,9 @@ def samples_of(
 ) -> list[Sample]:
     """One for each sentence, equal ones once, in their order.
 
-    Each is said at a moment of its own, the same every time, so that no date is learned by heart.
+    Each is said at a moment of its own, the same every time, so that no date is learned by heart. What is learned
+    beside another command is offered fewer than all: with the same functions before it, it would be the sample that
+    its own command has already.
     """
     samples: dict[str, Sample] = {}
     for sentence in sentences:
@@ -29,6 +31,7 @@ def samples_of(
             sentence.text,
             beside=[name for name in right if name],
             withheld=[sentence.withheld] if sentence.withheld else [],
+            drawn=f"{sentence.text}\n{sentence.beside}" if sentence.beside else None,
         )
         context = Context(_moment_of(sentence.text).astimezone(zone), rooms)
         prompt = prompt_of(offered, sentence.text, context)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal
 
+from adapter_service.commands.dataset_hash import canonical_json
+from adapter_service.commands.json_values import json_faults, same, shown, some_of
 from adapter_service.commands.object_reader import Bounds, ObjectReader, repeated
 from adapter_service.commands.parameter_types import TYPE_NAMES, ParameterType
 from adapter_service.commands.schema import Antipattern, Command, Example, Parameter
@@ -34,18 +36,22 @@ _OPTIONS_SOURCE = re.compile(r"devices|rooms|news_categories|devices:[a-z0-9_.-]
 _NAME = re.compile(r"[A-Za-z0-9_-]*")
 _LONGEST_NAME = 64
 _PARAMETERS, _VALUES, _TEXTS = Bounds(64), Bounds(256), Bounds(64)
+_MOST_NO_JSON = 100
 
 
 def read_commands(given: Any, settings: CommandSettings, *, field: str = "command_schema") -> tuple[Command, ...]:
     """The commands of `given`, which is what stood in `field` of a request.
 
     Raises:
-        InvalidSchemaError: with every fault, each with its path from `field` on.
+        InvalidSchemaError: with every fault, each with its path from `field` on; where it is too large or no JSON,
+            with that alone. Of a list that is too long the first entries are looked at.
     """
-    if (size := len(json.dumps(given, ensure_ascii=False).encode())) > (most := settings.max_schema_bytes):
+    faults = list(islice(json_faults(given, field), _MOST_NO_JSON))
+    if not faults and (size := len(canonical_json(given).encode())) > (most := settings.max_schema_bytes):
         message = f"it has {size} bytes as JSON; at most {most} are allowed: post fewer commands"
-        raise InvalidSchemaError([SchemaFault(field, "too_large", message)])
-    faults: list[SchemaFault] = []
+        faults = [SchemaFault(field, "too_large", message)]
+    if faults:
+        raise InvalidSchemaError(faults)
     whole, reader = ObjectReader({field: given}, "", faults), _CommandReader(settings)
     commands = whole.objects(field, reader.read, Bounds(settings.max_commands, least=1))
     _refuse_repeated(whole, field, "command_name", [(place, command.command_name) for place, command in commands])
@@ -83,8 +89,11 @@ class _CommandReader:
         name, kind = _name(given, "name"), _type(given)
         values = given.items("enum_values", _VALUES)
         for place, value in enumerate(values):
+            at = f"enum_values[{place}]"
             if kind is not None and not kind.element.holds(value):
-                _refuse_value(given, f"enum_values[{place}]", value, kind.element)
+                _refuse_value(given, at, value, kind.element)
+            if isinstance(value, str) and len(value) > (most := self._settings.max_text_characters):
+                given.fault(at, "too_long", f"it has {len(value)} characters; at most {most} are allowed: shorten it")
         parameter = Parameter(
             name=name,
             type=kind or _UNKNOWN,
@@ -97,7 +106,9 @@ class _CommandReader:
         )
         if parameter.options_source and not _OPTIONS_SOURCE.fullmatch(parameter.options_source):
             known = ", ".join(OPTIONS_SOURCES)
-            given.fault("options_source", "not_in_enum", f"{parameter.options_source!r} is no source; known: {known}")
+            given.fault(
+                "options_source", "not_in_enum", f"{shown(parameter.options_source)} is no source; known: {known}"
+            )
         if parameter.default_value is not None:
             _check_value(given, "default_value", parameter.default_value, parameter)
         return parameter
@@ -109,9 +120,10 @@ class _CommandReader:
         declared = {parameter.name: parameter for parameter in parameters}
 
         def read(one: ObjectReader) -> Example:
-            utterance, expected = self._text(one, "voice_command"), one.mapping("expected_parameters")
+            utterance, expected = self._text(one, "voice_command"), one.mapping("expected_parameters", _PARAMETERS)
             _check_expected(one, expected, declared)
-            return Example(utterance, expected, one.flag("is_primary", default=False))
+            given_values = {name: value for name, value in expected.items() if value is not None}
+            return Example(utterance, given_values, one.flag("is_primary", default=False))
 
         examples = given.objects("examples", read, bounds)
         primary = [str(place) for place, example in examples if example.is_primary]
@@ -137,7 +149,7 @@ def _name(given: ObjectReader, field: str) -> str:
     name = given.text(field, longest=_LONGEST_NAME)
     if _NAME.fullmatch(name):
         return name
-    given.fault(field, "invalid_type", f"{name!r} is no name; a name has letters, digits, '_' and '-' alone")
+    given.fault(field, "invalid_type", f"{shown(name)} is no name; a name has letters, digits, '_' and '-' alone")
     return ""
 
 
@@ -148,19 +160,20 @@ def _type(given: ObjectReader) -> ParameterType | None:
     if (kind := ParameterType.named(name)) is not None:
         return kind
     meant = did_you_mean(name, TYPE_NAMES)
-    given.fault("type", "invalid_type", f"{name!r} is no type{meant} allowed: {', '.join(TYPE_NAMES)}")
+    given.fault("type", "invalid_type", f"{shown(name)} is no type{meant} allowed: {', '.join(TYPE_NAMES)}")
     return None
 
 
 def _check_expected(given: ObjectReader, expected: Mapping[str, Any], declared: Mapping[str, Parameter]) -> None:
     for name, value in expected.items():
-        at = f"expected_parameters.{name}"
+        at = f"expected_parameters.{name[:_LONGEST_NAME]}"
         if (parameter := declared.get(name)) is not None:
-            _check_value(given, at, value, parameter)
+            if value is not None or parameter.required:  # null is how nodes say that nothing was said of it
+                _check_value(given, at, value, parameter)
         elif "" not in declared:  # else it may be the one whose name is at fault
-            known = ", ".join(declared) or "none"
-            meant = did_you_mean(name, declared)
-            given.fault(at, "undeclared_parameter", f"the command has no parameter {name!r}{meant} declared: {known}")
+            meant, known = did_you_mean(name, declared), some_of(list(declared))
+            message = f"the command has no parameter {shown(name)}{meant} declared: {known}"
+            given.fault(at, "undeclared_parameter", message)
 
 
 def _check_value(given: ObjectReader, at: str, value: Any, parameter: Parameter) -> None:
@@ -171,15 +184,17 @@ def _check_value(given: ObjectReader, at: str, value: Any, parameter: Parameter)
     if not kind.holds(value):
         _refuse_value(given, at, value, kind)
         return
-    if allowed and any(one not in allowed for one in (value if kind.is_array else [value])):
-        given.fault(at, "not_in_enum", f"{value!r} is none of {parameter.name!r}'s values; allowed: {list(allowed)}")
+    others = [one for one in (value if kind.is_array else [value]) if not any(same(one, known) for known in allowed)]
+    if allowed and others:
+        message = f"{shown(others[0])} is none of the parameter's values; allowed: {some_of(list(map(shown, allowed)))}"
+        given.fault(at, "not_in_enum", message)
 
 
 def _refuse_value(given: ObjectReader, at: str, value: Any, kind: ParameterType) -> None:
-    given.fault(at, "invalid_type", f"{json.dumps(value)} is no {kind.name}; send {kind.meant}")
+    given.fault(at, "invalid_type", f"{shown(value)} is no {kind.name}; send {kind.meant}")
 
 
 def _refuse_repeated(given: ObjectReader, field: str, name: str, names: Sequence[tuple[int, str]]) -> None:
     for place, first in repeated(names):
-        at = f"{field}[{place}].{name}"
-        given.fault(at, "duplicate_name", f"{dict(names)[place]!r} is the name of {field}[{first}] too; rename one")
+        message = f"it is the name of {field}[{first}] too; rename one"
+        given.fault(f"{field}[{place}].{name}", "duplicate_name", message)

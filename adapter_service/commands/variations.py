@@ -3,7 +3,7 @@
 "Dim the hall to 30 percent" is learned with other rooms and numbers too, so that values are copied and not recalled. A
 value is only exchanged for one of the same kind, in the sentence and in the arguments at once: a number for another
 number, a room for a room of the same source, a free text for one of the same parameter, a date key for a key that is
-said in as many words. Nothing is guessed about the language; what is not found in the sentence stays.
+said in as many words. Nothing is guessed about the language; what is not in the sentence, or is in two values, stays.
 """
 
 from __future__ import annotations
@@ -11,117 +11,139 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from adapter_service.commands.date_keys import WEEKDAYS
 from adapter_service.commands.schema import Command, Parameter
 from adapter_service.commands.sentences import Sentence
 from adapter_service.commands.words import normalized
 
-_SAID_AS_WRITTEN = ("today", "tomorrow", "this_weekend", "next_week", "next_month", "day_after_tomorrow")
-# A number is exchanged for one of its size: up to twice as large, or up to a hundred.
+# Keys that are said as they are written, by what may stand in each other's place; "the day after today" is none's.
+_GROUPS = (("today", "tomorrow"), ("this_weekend", "next_week", "next_month"))
+# A number is exchanged for one of its size: up to twice as large, or up to a hundred. Beyond are years and amounts.
 _SMALL, _LARGEST = 50, 100
 _AT = re.compile(r"at_(\d+)(?:_(\d\d))?(am|pm)")
 _DAY = re.compile(rf"(this|next|last)_({'|'.join(WEEKDAYS)})")
+# After a number that is an hour, or the minutes: "7 pm", "7 30 p.m.", "7 o'clock".
+_CLOCK = re.compile(r"(?:\s+\d\d)?\s*(?:[ap]\.?\s?m\b|o['\u2019]clock\b)", re.IGNORECASE)
 
 
 def varied(
-    sentences: Sequence[Sentence], commands: Sequence[Command], *, each: int, held_out: Sequence[Sentence] = ()
+    sentences: Sequence[Sentence], commands: Sequence[Command], *, each: int, without: Collection[str] = ()
 ) -> Iterator[Sentence]:
     """Up to `each` variations of every sentence of a command, not of negatives; the same ones every time.
 
-    None of them is one of `held_out`, or of `sentences`.
+    None of them is one of `sentences`, or of `without`: held-out sentences and contradicting ones.
     """
-    known = _Values(sentences, commands)
     by_name = {command.command_name: command for command in commands}
-    seen = {normalized(sentence.text) for sentence in (*sentences, *held_out)}
-    for sentence in sentences:
-        if sentence.command_name is None or sentence.is_negative:
-            continue
+    calls = [(one, by_name[one.command_name]) for one in sentences if one.command_name and not one.is_negative]
+    known = _Values(calls)
+    seen = {normalized(text) for text in (*(sentence.text for sentence in sentences), *without)}
+    for sentence, command in calls:
         generator = random.Random(hashlib.sha256(sentence.text.encode()).digest())  # noqa: S311 - no secret
         for _ in range(each):
-            other = known.exchange(sentence, by_name[sentence.command_name], generator)
+            other = known.exchange(sentence, command, generator)
             if normalized(other.text) not in seen:
                 seen.add(normalized(other.text))
                 yield other
 
 
+class _Place(NamedTuple):
+    """Where a value stands in a sentence; it is `holder[key]`, of the arguments or of a list that one of them is."""
+
+    start: int
+    end: int
+    holder: Any
+    key: Any
+    parameter: Parameter | None
+
+
 class _Values:
     """What each parameter was called with, in all of a node's sentences; rooms and devices are shared by commands."""
 
-    def __init__(self, sentences: Sequence[Sentence], commands: Sequence[Command]) -> None:
-        self._of: dict[str, list[str]] = {}
-        for command in commands:
-            for sentence in sentences:
-                if sentence.command_name == command.command_name and not sentence.is_negative:
-                    for name, value in sentence.arguments.items():
-                        parameter = command.parameter(name)
-                        if parameter is not None and isinstance(value, str) and not parameter.enum_values:
-                            values = self._of.setdefault(_kind(command, parameter), [])
-                            values += [value] if value not in values else []
+    def __init__(self, calls: Sequence[tuple[Sentence, Command]]) -> None:
+        self._of: dict[str, dict[str, None]] = {}
+        for sentence, command in calls:
+            for name, value in sentence.arguments.items():
+                parameter = command.parameter(name)
+                if parameter is None or parameter.enum_values or parameter.type.has_points_in_time:
+                    continue
+                if isinstance(value, str) and value.strip():
+                    self._of.setdefault(_kind(command, parameter), {})[value] = None
 
     def exchange(self, sentence: Sentence, command: Command, generator: random.Random) -> Sentence:
-        """`sentence` with as many values exchanged as are found in it."""
-        text, arguments = sentence.text, dict[str, Any](sentence.arguments)
-        for name, value in sentence.arguments.items():
-            if (parameter := command.parameter(name)) is None or parameter.enum_values:
+        """`sentence` with as many values exchanged as are found in it, none for one that it has already."""
+        text, arguments = sentence.text, {k: [*v] if isinstance(v, list) else v for k, v in sentence.arguments.items()}
+        places = sorted(_places(text, arguments, command), key=lambda place: place.start, reverse=True)
+        for place in places:  # from the right, so that the places that are left stay where they are
+            if any(place.start < one.end and one.start < place.end for one in places if one is not place):
                 continue
-            text, arguments[name] = self._exchanged(text, value, command, parameter, generator)
+            in_use = {normalized(str(v)) for a in arguments.values() for v in (a if isinstance(a, list) else [a])}
+            others = self._others(place, command, followed_by=sentence.text[place.end :])
+            if free := [other for other in others if normalized(str(other)) not in in_use]:
+                place.holder[place.key] = other = generator.choice(free)
+                text = f"{text[: place.start]}{_said(other, place.parameter)}{text[place.end :]}"
         return replace(sentence, text=text, arguments=arguments)
 
-    def _exchanged(
-        self, text: str, value: Any, command: Command, parameter: Parameter, generator: random.Random
-    ) -> tuple[str, Any]:
-        if isinstance(value, list):
-            return _with_other_keys(text, value, generator)
+    def _others(self, place: _Place, command: Command, *, followed_by: str) -> Sequence[Any]:
+        value, parameter = place.holder[place.key], place.parameter
+        if parameter is None or parameter.enum_values:
+            return ()
+        if parameter.type.has_points_in_time:
+            return _other_keys(str(value))
+        if isinstance(place.holder, list) or (str(value).isdecimal() and _CLOCK.match(followed_by)):
+            return ()
         if isinstance(value, str):
-            other: Any = generator.choice(self._of[_kind(command, parameter)])
-        elif isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            other = generator.randint(1, max(10, 2 * value) if value <= _SMALL else _LARGEST)
-        else:
-            return text, value
-        swapped = _swapped(text, str(value), str(other))
-        return (text, value) if swapped is None else (swapped, other)
+            return list(self._of[_kind(command, parameter)])
+        largest = max(10, 2 * value) if value <= _SMALL else _LARGEST
+        return range(1, largest + 1) if isinstance(value, int) and 0 < value <= _LARGEST else ()
 
 
 def _kind(command: Command, parameter: Parameter) -> str:
     return parameter.options_source or f"{command.command_name}.{parameter.name}"
 
 
-def _with_other_keys(text: str, values: Sequence[Any], generator: random.Random) -> tuple[str, list[Any]]:
-    items = []
-    for value in values:
-        text, item = _other_key(text, value, generator) if isinstance(value, str) else (text, value)
-        items.append(item)
-    return text, items
+def _places(text: str, arguments: dict[str, Any], command: Command) -> Iterator[_Place]:
+    """Of every value, also of those that are never exchanged: what is part of one of them has to stay."""
+    for name, value in arguments.items():
+        parameter = command.parameter(name)
+        holder: Any = value if isinstance(value, list) else arguments
+        for key in range(len(value)) if isinstance(value, list) else (name,):
+            if span := _span(text, _said(holder[key], parameter)):
+                yield _Place(*span, holder, key, parameter)
 
 
-def _other_key(text: str, key: str, generator: random.Random) -> tuple[str, str]:
-    """Another key in the place of `key`, where the text says it in as many words; else both as they were."""
+def _said(value: Any, parameter: Parameter | None) -> str:
+    """How a sentence has it that says it as it is; blank where it is nothing that can be said."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    if isinstance(value, int | float) or parameter is None or not parameter.type.has_points_in_time:
+        return str(value)
+    if found := _DAY.fullmatch(value):
+        return found[2].title()
+    return " ".join(filter(None, found.groups())) if (found := _AT.fullmatch(value)) else value.replace("_", " ")
+
+
+def _other_keys(key: str) -> Sequence[str]:
+    """Twelve is no hour to exchange: it is noon or midnight in the vocabulary."""
     if found := _DAY.fullmatch(key):
-        day = generator.choice(WEEKDAYS)
-        said, other, other_key = found[2].title(), day.title(), f"{found[1]}_{day}"
-    elif found := _AT.fullmatch(key):
-        hour, minutes, half = found.groups()
-        said = _at(hour, minutes, half, " ")
-        hour, minutes = str(generator.randint(1, 12)), generator.choice(("15", "30", "45")) if minutes else None
-        other, other_key = _at(hour, minutes, half, " "), f"at_{_at(hour, minutes, '', '_')}{half}"
-    elif key in _SAID_AS_WRITTEN:
-        other_key = generator.choice(_SAID_AS_WRITTEN)
-        said, other = key.replace("_", " "), other_key.replace("_", " ")
-    else:
-        return text, key
-    swapped = _swapped(text, said, other)
-    return (text, key) if swapped is None else (swapped, other_key)
+        return [f"{found[1]}_{day}" for day in WEEKDAYS]
+    if (found := _AT.fullmatch(key)) and found[1] != "12":
+        return [f"at_{h}{m}{found[3]}" for h in range(1, 12) for m in (("_15", "_30", "_45") if found[2] else ("",))]
+    return next((group for group in _GROUPS if key in group), ())
 
 
-def _at(hour: str, minutes: str | None, half: str, between: str) -> str:
-    return between.join(part for part in (hour, minutes, half) if part)
+def _span(text: str, said: str) -> tuple[int, int] | None:
+    """Where `said` stands in `text`, with no word and no number going on beyond it, as 2 does in 2.5; if it is once."""
+    pattern = rf"(?<!\d[.,:/\-\u2013])(?={re.escape(said)}(?![.,:/\-\u2013]\d))"
+    spans = [(found.start(), found.start() + len(said)) for found in re.finditer(pattern, text) if said.strip()]
+    whole = [(a, b) for a, b in spans if not any(map(_is_of_a_word, text[max(0, a - 1) : a] + text[b : b + 1]))]
+    return whole[0] if len(whole) == 1 else None
 
 
-def _swapped(text: str, said: str, other: str) -> str | None:
-    """`text` with `other` where `said` stands as whole words; None where it does not stand there exactly once."""
-    places = list(re.finditer(rf"(?<!\w){re.escape(said)}(?!\w)", text))
-    return f"{text[: places[0].start()]}{other}{text[places[0].end() :]}" if len(places) == 1 else None
+def _is_of_a_word(char: str) -> bool:
+    """Letters, digits and marks, which Indic vowel signs are; and what joins them, as in Persian, without width."""
+    return unicodedata.category(char)[0] in "LMN" or char in "_\u200c\u200d"

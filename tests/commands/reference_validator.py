@@ -16,8 +16,10 @@ from typing import Any
 Found = tuple[str, str]
 
 TIMES = ["datetime", "date", "time", "timedelta"]
-SCALAR_TYPES = ["str", "string", "int", "integer", "float", "bool", "boolean", "list", "array", "dict", *TIMES]
+SCALAR_TYPES = ["str", "string", "int", "integer", "float", "bool", "boolean", "dict", *TIMES]
 ARRAY_TYPES = {
+    "list": "anything",
+    "array": "anything",
     **{f"array<{name}>": name for name in [*TIMES, "string", "int", "float", "bool"]},
     **{f"array[{name}]": name for name in TIMES},
     **{f"{name}[]": name for name in TIMES},
@@ -45,7 +47,8 @@ LONGEST_TEXT, LONGEST_NAME = 40, 64
 def faults_of(schema: Any, date_keys: set[str]) -> set[Found]:
     found = set(_field("command_schema", schema, "command*", required=True))
     if isinstance(schema, list):
-        commands = [(f"command_schema[{i}]", one) for i, one in enumerate(schema) if isinstance(one, dict)]
+        first = schema[: MOST["command"]]
+        commands = [(f"command_schema[{i}]", one) for i, one in enumerate(first) if isinstance(one, dict)]
         found |= set(_twice([(f"{path}.command_name", one.get("command_name")) for path, one in commands]))
         for path, command in commands:
             found |= set(_meaning(path, command, date_keys))
@@ -89,9 +92,11 @@ def _list(path: str, values: list[Any], kind: str) -> Iterator[Found]:
         yield path, TOO_MANY.get(kind, "too_large")
     if len(values) < LEAST.get(kind, 0):
         yield path, TOO_FEW[kind]
-    for place, one in enumerate(values):
+    for place, one in enumerate(values[: MOST[kind]]):
         at = f"{path}[{place}]"
         if kind == "any":
+            if isinstance(one, str) and len(one) > LONGEST_TEXT:
+                yield at, "too_long"
             continue
         if not isinstance(one, dict if kind in TABLES else str):
             yield at, "invalid_type"
@@ -116,7 +121,8 @@ def _meaning(path: str, command: dict[str, Any], keys: set[str]) -> Iterator[Fou
         for name, value in (expected if isinstance(expected, dict) else {}).items():
             at = f"{path}.examples[{i}].expected_parameters.{name}"
             if name in named:
-                yield from _value(at, value, named[name], keys)
+                if value is not None or named[name].get("required") in (None, True) or _odd_flag(named[name]):
+                    yield from _value(at, value, named[name], keys)
             elif not some_name_is_at_fault:
                 yield at, "undeclared_parameter"
     if sum(example.get("is_primary") is True for _, example in examples) > 1:
@@ -137,26 +143,53 @@ def _parameter(at: str, one: dict[str, Any], keys: set[str]) -> Iterator[Found]:
             yield from _value(f"{at}.default_value", one["default_value"], one, keys)
 
 
+def _odd_flag(parameter: dict[str, Any]) -> bool:
+    """What is no flag counts as left out, so as true."""
+    return not isinstance(parameter.get("required"), bool)
+
+
+# Which of the keys that are used here say a day, a time, or several days.
+DAYS = {"tomorrow", "today", "this_weekend", "next_monday", "tomorrow_morning"}
+HOURS = {"at_7pm", "noon", "tomorrow_morning"}
+SEVERAL = {"this_weekend"}
+
+
 def _value(path: str, value: Any, parameter: dict[str, Any], keys: set[str]) -> Iterator[Found]:
     kind = parameter.get("type")
     if not isinstance(kind, str) or not _scalar(kind):
         return
-    values = value if kind in ARRAY_TYPES else [value]
-    if not isinstance(values, list) or not all(_is_of(one, _scalar(kind), keys) for one in values):
+    scalar, is_list = _scalar(kind), kind in ARRAY_TYPES
+    values = value if is_list else [value]
+    if not isinstance(values, list) or not _all_are(values, scalar, is_list=is_list, keys=keys):
         yield path, "invalid_type"
-    elif (allowed := _given(parameter, "enum_values")) and [one for one in values if one not in allowed]:
+    elif (allowed := _given(parameter, "enum_values")) and [one for one in values if not _in(one, allowed)]:
         yield path, "not_in_enum"
 
 
+def _all_are(values: list[Any], scalar: str, *, is_list: bool, keys: set[str]) -> bool:
+    phrase = [one for one in values if isinstance(one, str) and one in keys]
+    if scalar not in {"date", "datetime", "time"} or not phrase:
+        return all(_is_of(one, scalar, keys) for one in values)
+    if not is_list:
+        return phrase[0] not in SEVERAL and _is_of(phrase[0], scalar, keys)
+    others_are = all(_is_of(one, scalar, keys) for one in values if one not in phrase)
+    return others_are and any(_is_of(one, scalar, keys) for one in values)
+
+
+def _in(value: Any, allowed: list[Any]) -> bool:
+    """1 is 1.0 and no true."""
+    return any(value == one and (value is True or value is False) == (one is True or one is False) for one in allowed)
+
+
 PYTHON: dict[str, Any] = {
-    "str": str, "string": str, "int": int, "integer": int, "bool": bool, "boolean": bool, "list": list,
-    "array": list, "dict": dict,
+    "str": str, "string": str, "int": int, "integer": int, "bool": bool, "boolean": bool, "dict": dict,
+    "anything": object,
 }  # fmt: skip
 
 
 def _is_of(value: Any, scalar: str, keys: set[str]) -> bool:
     if scalar in PYTHON:
-        return type(value) is PYTHON[scalar]
+        return isinstance(value, PYTHON[scalar]) and (type(value) is not bool or PYTHON[scalar] in {bool, object})
     number = type(value) is int or (type(value) is float and math.isfinite(value))
     if scalar in {"float", "timedelta"} and number:
         return True
@@ -164,7 +197,9 @@ def _is_of(value: Any, scalar: str, keys: set[str]) -> bool:
         return False
     if scalar == "timedelta":
         return value in {"PT1H", "P2D", "P1DT12H"}
-    return value in keys or _parses({"datetime": datetime, "date": date, "time": time}[scalar], value)
+    if value in keys:
+        return value in {"date": DAYS, "time": HOURS}.get(scalar, keys)
+    return _parses({"datetime": datetime, "date": date, "time": time}[scalar], value)
 
 
 def _parses(kind: Any, text: str) -> bool:
@@ -181,8 +216,10 @@ def _scalar(kind: str) -> str:
 
 
 def _given(holder: dict[str, Any], name: str) -> list[Any]:
+    """Of a list that is too long the first ones are looked at."""
     value = holder.get(name)
-    return value if isinstance(value, list) else []
+    most = {"examples": MOST["example"], "parameters": MOST["parameter"], "enum_values": MOST["any"]}[name]
+    return value[:most] if isinstance(value, list) else []
 
 
 def _is_text(value: Any, longest: int) -> bool:

@@ -43,6 +43,8 @@ def test_the_order_of_keys_does_not_matter(value: dict[str, Any]) -> None:
         json.dumps(COMMANDS, sort_keys=True),
         json.dumps(COMMANDS, separators=(",", ":"), ensure_ascii=False),
         canonical_json(COMMANDS),
+        json.dumps({"format": "inline-json", "data": {"commands": COMMANDS}}, sort_keys=True),
+        canonical_json({"format": "inline-json", "data": {"commands": COMMANDS}}),
     ],
 )
 def test_a_hub_may_have_hashed_in_an_older_form(form: str) -> None:

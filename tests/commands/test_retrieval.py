@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from adapter_service.commands.retrieval import MOST_CANDIDATES, Retriever
+from adapter_service.commands.schema import Command
 from adapter_service.commands.words import normalized, words
 from tests.commands.making import command, numbered, read
 
@@ -16,7 +19,7 @@ MANY = read(
 )
 
 
-def names(retriever: Retriever, text: str, **options: list[str]) -> list[str]:
+def names(retriever: Retriever, text: str, **options: Any) -> list[str]:
     return [one.command_name for one in retriever.candidates(text, **options)]
 
 
@@ -55,6 +58,40 @@ def test_who_has_to_be_offered_is_and_who_must_not_is_not(commands: tuple[object
     assert first not in names(retriever, first, withheld=[first])
 
 
+@pytest.mark.parametrize("commands", [FEW, MANY[:12], MANY[:16], MANY])
+def test_a_draw_is_the_same_every_time_and_has_half_of_the_others(commands: tuple[Command, ...]) -> None:
+    retriever, last = Retriever(commands, {}), commands[-1].command_name
+    found = names(retriever, "go", beside=[last], drawn="one")
+    assert found == names(retriever, "go", beside=[last], drawn="one")
+    assert found == [one.command_name for one in commands if one.command_name in found]
+    assert last in found
+    assert len(found) == min(MOST_CANDIDATES, 1 + (len(commands) - 1) // 2)
+    first = commands[0].command_name
+    assert first not in names(retriever, "go", withheld=[first], drawn="one")
+
+
+def test_draws_are_of_all_commands() -> None:
+    retriever = Retriever(MANY[:12], {})
+    drawn = [tuple(names(retriever, "", drawn=f"draw {n}")) for n in range(40)]
+    assert len(set(drawn)) > 35
+    assert {name for one in drawn for name in one} == {one.command_name for one in MANY[:12]}
+
+
+def test_commands_without_a_word_are_all_as_likely() -> None:
+    silent = read(*(command("_" * n, "x", description="!!!") for n in range(1, 31)))
+    found = names(Retriever(silent, {}), "lights")
+    assert found == [one.command_name for one in silent[:MOST_CANDIDATES]]
+
+
+def test_one_command_with_words_is_found_among_those_without() -> None:
+    silent = [command("_" * n, "x", description="!!!") for n in range(1, 31)]
+    assert "lights" in names(Retriever(read(*silent, command("lights", "x", description="!!!")), {}), "lights")
+
+
+def test_a_name_is_known_by_its_words() -> None:
+    assert "set_timer" in names(Retriever(MANY, {}), "set")
+
+
 def test_recall_is_the_share_of_sentences_whose_command_is_offered() -> None:
     retriever = Retriever(MANY, {})
     assert retriever.recall([("timer", "set_timer"), ("xyzzy", "set_timer")]) == 0.5
@@ -73,3 +110,35 @@ def test_recall_is_the_share_of_sentences_whose_command_is_offered() -> None:
 def test_words_are_whole_in_any_script(text: str, found: list[str]) -> None:
     assert words(text) == found
     assert normalized(text) == " ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Set it to -5 degrees", "Set it to 5 degrees"),
+        ("Volume +", "Volume -"),
+        ("Volume +5", "Volume -5"),
+        ("💡", "🔇"),
+        ("20 °", "20"),
+        ("more $", "more €"),
+    ],
+)
+def test_symbols_and_signs_distinguish_sentences_and_are_no_words(one: str, other: str) -> None:
+    assert normalized(one) != normalized(other)
+    assert all(char.isalnum() for text in (one, other) for word in words(text) for char in word)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Set it to -5.", "set it to −5"),
+        ("(-5)", "-5"),
+        ("Light - on!", "light on"),
+        ("Wi-Fi on", "wi fi on"),
+        ("COVID-19", "covid 19"),
+        ("💡on", "💡 On"),
+        ("5°", "5 °"),
+    ],
+)
+def test_punctuation_distinguishes_nothing(one: str, other: str) -> None:
+    assert normalized(one) == normalized(other)

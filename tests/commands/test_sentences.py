@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,8 +20,10 @@ from adapter_service.commands.sentences import (
     Sentence,
     dataset_of,
 )
+from adapter_service.commands.validation import read_commands
 from adapter_service.commands.words import normalized
 from adapter_service.errors import NothingToLearnError
+from adapter_service.settings import CommandSettings
 from tests.commands.making import command, numbered, read
 
 TENTH = 0.1
@@ -26,6 +31,24 @@ TENTH = 0.1
 
 def positives(sentences: tuple[Sentence, ...]) -> list[Sentence]:
     return [one for one in sentences if not one.is_negative]
+
+
+def own(sentences: tuple[Sentence, ...], name: str) -> list[str]:
+    return [one.text for one in positives(sentences) if one.command_name == name]
+
+
+def held_out_of(texts: Sequence[str], fraction: float, *others: dict[str, Any]) -> set[str]:
+    node = read(command("stop", *texts), *others)
+    return set(own(dataset_of(node, holdout_fraction=fraction).holdout, "stop"))
+
+
+def by_hash(texts: Sequence[str]) -> list[str]:
+    return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).hexdigest())
+
+
+def share(text: str) -> float:
+    """Where a text that is normalized already lies between 0 and 1."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) / 16**16
 
 
 def test_an_example_is_learned_or_held_out_with_its_arguments() -> None:
@@ -36,13 +59,69 @@ def test_an_example_is_learned_or_held_out_with_its_arguments() -> None:
     assert {one.text: one.arguments for one in both if one.command_name == "light"} == {
         f"light in room {n}": {"room": str(n)} for n in range(10)
     }
-    assert Counter(one.command_name for one in positives(dataset.holdout)) == {"light": 2, "stop": 2}
 
 
-def test_the_split_is_the_same_every_time_and_whatever_else_the_node_can_do() -> None:
-    alone = dataset_of(read(numbered("stop", 20)), holdout_fraction=TENTH)
-    beside = dataset_of(read(numbered("go", 5), numbered("stop", 20)), holdout_fraction=TENTH)
-    assert [one for one in positives(beside.holdout) if one.command_name == "stop"] == positives(alone.holdout)
+TEXTS = [f"stop number {number}" for number in range(50)]
+
+
+def test_a_sentence_is_held_out_by_its_own_hash() -> None:
+    assert held_out_of(TEXTS, 0.2) == {text for text in TEXTS if share(text) < 0.2}
+    assert held_out_of([text.upper() + "!" for text in TEXTS], 0.2) == {
+        text.upper() + "!" for text in TEXTS if share(text) < 0.2
+    }
+
+
+def test_an_example_that_is_added_moves_no_other() -> None:
+    held = held_out_of(TEXTS[:20], 0.2)
+    for count in range(21, 51):
+        now = held_out_of(TEXTS[:count], 0.2)
+        assert now & set(TEXTS[: count - 1]) == held
+        held = now
+
+
+def test_a_command_gives_one_away_and_keeps_one_where_it_can() -> None:
+    low, high = by_hash(TEXTS)[:5], by_hash(TEXTS)[-5:]
+    assert held_out_of(high, 0.2) == {high[0]}
+    assert held_out_of(low, 0.2) == set(low[:-1])
+    assert held_out_of(low[:1], 0.2) == held_out_of(high[:1], 0.2) == set()
+
+
+@pytest.mark.parametrize("others", [1, 199])
+def test_what_else_a_node_can_do_does_not_matter_to_what_is_held_out(others: int) -> None:
+    assert held_out_of(TEXTS, TENTH, *(numbered(f"c{n}", 30) for n in range(others))) == held_out_of(TEXTS, TENTH)
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.999])
+def test_small_talk_is_split_as_sentences_are(fraction: float) -> None:
+    dataset = dataset_of(read(*(numbered(f"c{n}", 4) for n in range(30))), holdout_fraction=fraction)
+    learned, held = (
+        {one.text for one in part if one.text in SMALL_TALK} for part in (dataset.training, dataset.holdout)
+    )
+    expected = {text for text in SMALL_TALK if share(normalized(text)) < fraction}
+    ordered = by_hash([normalized(text) for text in SMALL_TALK])
+    if not expected:
+        assert {normalized(text) for text in held} == {ordered[0]}
+    elif len(expected) == len(SMALL_TALK):
+        assert {normalized(text) for text in learned} == {ordered[-1]}
+    else:
+        assert held == expected
+    assert learned | held == set(SMALL_TALK)
+
+
+def test_small_talk_that_is_somebodys_is_nobodys_no_more() -> None:
+    node = read(
+        command("bed", "good night!", "Never mind", "sleep"),
+        command("cancel", "never  mind", "cancel", keywords=["THANK YOU VERY MUCH"]),
+        *(numbered(f"c{n}", 4) for n in range(30)),
+    )
+    dataset = dataset_of(node, holdout_fraction=TENTH)
+    nobodys = {one.text for one in dataset.training + dataset.holdout if one.command_name is None and one.beside}
+    assert nobodys == set(SMALL_TALK) - {"Good night", "Never mind", "Thank you very much"}
+
+
+def test_where_all_small_talk_is_somebodys_there_is_none() -> None:
+    dataset = dataset_of(read(command("talk", *SMALL_TALK), numbered("stop", 4)), holdout_fraction=TENTH)
+    assert [one for one in dataset.training + dataset.holdout if one.command_name is None and one.beside] == []
 
 
 def test_what_an_antipattern_names_is_the_other_commands_although_this_one_is_offered() -> None:
@@ -76,20 +155,31 @@ def test_one_sentence_is_learned_once_and_one_that_means_two_things_not_at_all()
     assert (dataset.repeated, dataset.contradicting) == (1, ("Also this",))
 
 
+def test_what_differs_in_a_sign_or_a_symbol_means_two_things() -> None:
+    one = command("up", "Volume +", "Set it to 5 degrees", "🔊")
+    other = command("down", "Volume -", "Set it to -5 degrees", "🔉")
+    dataset = dataset_of(read(one, other), holdout_fraction=TENTH)
+    assert len(positives(dataset.training + dataset.holdout)) == 6
+    assert not dataset.contradicting
+
+
 def test_commands_that_contradict_each_other_in_everything_teach_nothing() -> None:
     with pytest.raises(NothingToLearnError, match="belongs to one command alone"):
         dataset_of(read(command("one", "Do it"), command("other", "do it")), holdout_fraction=TENTH)
 
 
-@pytest.mark.parametrize("commands", [60, 200])
+@pytest.mark.parametrize("commands", [60, 200, 300])
 def test_of_a_large_node_so_many_are_learned_and_the_smallest_commands_lose_nothing(commands: int) -> None:
-    node = read(*(numbered(f"c{n}", 50) for n in range(commands - 1)), numbered("rare", 3))
+    given = [*(numbered(f"c{n}", 50) for n in range(commands - 1)), numbered("rare", 3)]
+    for place, one in enumerate(given):
+        one["antipatterns"] = [{"command_name": given[place - 1]["command_name"], "description": "x"}]
+    node = read_commands(given, CommandSettings(min_examples=1, max_commands=commands, max_schema_bytes=2**22))
     dataset = dataset_of(node, holdout_fraction=TENTH)
     assert len(dataset.training) <= MOST_SENTENCES
-    counts = Counter(one.command_name for one in positives(dataset.training + dataset.holdout))
-    assert counts["rare"] == 3
-    assert len({count for name, count in counts.items() if name != "rare"}) == 1
-    assert set(counts) == {command.command_name for command in node}
+    learned = Counter(one.command_name for one in positives(dataset.training))
+    (each,) = {count for name, count in learned.items() if name != "rare"}
+    assert set(learned) == {command.command_name for command in node}
+    assert learned["rare"] == min(each, 3 - len(own(dataset.holdout, "rare")))
 
 
 WORDS = st.lists(st.sampled_from(["light", "Light", "on", "off", "in", "now!", "now"]), min_size=1, max_size=3)
@@ -111,8 +201,10 @@ def test_nothing_that_is_held_out_is_learned_and_every_command_has_its_negatives
         return
     learned, held = ({normalized(one.text) for one in part} for part in (dataset.training, dataset.holdout))
     assert not learned & held
-    for name in {one.command_name for one in positives(dataset.training)}:
-        assert LEAST_NEGATIVES <= negatives_of(dataset, str(name)) <= MOST_NEGATIVES
+    for name in names:
+        assert own(dataset.training, name) or not own(dataset.holdout, name)
+    for learned_name in {one.command_name for one in positives(dataset.training)}:
+        assert LEAST_NEGATIVES <= negatives_of(dataset, str(learned_name)) <= MOST_NEGATIVES
 
 
 def negatives_of(dataset: Dataset, name: str) -> int:
