@@ -62,7 +62,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class AdapterServiceError(Exception):
@@ -97,12 +97,28 @@ class InvalidFileError(InvalidInputError):
     code = "invalid_file"
 
 
+FaultCode = Literal[
+    "missing_field",
+    "invalid_type",
+    "unknown_field",
+    "duplicate_name",
+    "too_few_examples",
+    "too_many_examples",
+    "multiple_primary",
+    "undeclared_parameter",
+    "not_in_enum",
+    "too_long",
+    "too_large",
+    "unknown_base_model",
+]
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaFault:
     """`path` is where in what was sent, such as `command_schema[2].examples[0]`; `code` is what programs compare."""
 
     path: str
-    code: str
+    code: FaultCode
     message: str
 
 

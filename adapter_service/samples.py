@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 Role = Literal["system", "user", "assistant"]
+_KEY_SPACE = 16**16
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 
 
@@ -73,3 +74,8 @@ class Sample:
     def from_json(cls, text: str) -> Self:
         described = json.loads(text)
         return cls(**{**described, "messages": tuple(Message(**message) for message in described["messages"])})
+
+
+def is_held_out(key: str, fraction: float) -> bool:
+    """Whether what has this key (`Sample.key`) belongs to the holdout, of which there is `fraction` of all."""
+    return int(key, 16) < fraction * _KEY_SPACE

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_service import adapter_names
+from adapter_service.canonical import canonical_json
 from adapter_service.durable import make_folder, sync
 from adapter_service.errors import AdapterFormatError, InvalidParameterError
 
@@ -35,13 +36,9 @@ def check_name(name: str) -> str:
 
 
 def version_key(samples_hash: str, parameters: Mapping[str, Any], base_id: str, parent_key: str | None) -> str:
-    """What a version was made of, as 64 hex digits: equal ingredients, equal key.
-
-    The canonical form is JSON with sorted keys, `,` and `:` without spaces, in UTF-8.
-    """
+    """What a version was made of, as 64 hex digits: equal ingredients, equal key."""
     made_of = {"samples": samples_hash, "parameters": parameters, "base": base_id, "parent": parent_key}
-    canonical = json.dumps(made_of, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical_json(made_of).encode()).hexdigest()
 
 
 def check_files(folder: Path) -> frozenset[str]:

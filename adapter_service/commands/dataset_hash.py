@@ -10,12 +10,8 @@ import hashlib
 import json
 from typing import Any
 
+from adapter_service.canonical import canonical_json
 from adapter_service.errors import InvalidParameterError
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces, its letters as they are."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def dataset_hash(commands: Any) -> str:

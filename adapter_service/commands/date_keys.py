@@ -7,8 +7,10 @@ off, so there is one table here: HOURS.
 
 Weeks begin on Monday (ISO 8601). `next_monday` is the first Monday after today, 1 to 7 days ahead; `last_monday` the
 last one before; `this_monday` today or the first to come. Periods are several dates: a weekend its two days, a week
-its seven, a month and a year their first and last. Keys that belong together are one point: `next_tuesday` with
-`morning`.
+its seven, a month and a year their first and last.
+
+Keys of one phrase belong together: a day and a time are one point (`next_tuesday`, `morning`). One that has both
+(`tomorrow_morning`) is a point of its own, unless a clock time says it better (`tomorrow_morning`, `at_8am`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ from zoneinfo import ZoneInfo
 from adapter_service.errors import InvalidParameterError
 from adapter_service.suggestions import did_you_mean
 
-VERSION = "2.0"
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 # The one table of hours. A part of a day is where it begins to be meant; a night is the evening's end.
 HOURS: Mapping[str, int] = {
@@ -59,6 +60,7 @@ STATIC_KEYS = tuple(
         ]
     )
 )
+_STATIC = frozenset(STATIC_KEYS)
 _OF_WHICH = re.compile(rf"(last|this|next)_({'|'.join((*WEEKDAYS, *_PERIODS))})")
 _IN_MINUTES = re.compile(r"in_([0-9]{1,6})_minutes")
 _IN_DAYS = re.compile(r"in_([0-9]{1,5})_days")
@@ -75,9 +77,6 @@ def is_date_key(text: str) -> bool:
     return text in _STATIC or any(pattern.fullmatch(text) for pattern in (_IN_MINUTES, _IN_DAYS, _AT))
 
 
-_STATIC = frozenset(STATIC_KEYS)
-
-
 def has_day(key: str) -> bool:
     """Whether a key says on which day; one that does not is a time of any day."""
     return is_date_key(key) and key not in _TIMES and _AT.fullmatch(key) is None
@@ -91,7 +90,7 @@ def has_time(key: str) -> bool:
 def is_period(key: str) -> bool:
     """Whether a key stands for several days."""
     found = _OF_WHICH.fullmatch(key)
-    return found is not None and found[2] in _PERIOD
+    return found is not None and found[2] in _PERIODS
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +125,7 @@ def resolve(keys: Sequence[str], now: datetime, zone: ZoneInfo) -> list[str]:
 
 
 def _combined(parts: Sequence[_Part], today: date, zone: ZoneInfo) -> list[str]:
-    clocks = [part.at for part in parts if part.is_clock and part.at is not None]
-    if clocks:
+    if any(part.is_clock for part in parts):
         # Of "tomorrow morning at eight" the part of the day is said better by the clock.
         parts = [_Part(part.days, moment=part.moment) if part.days else part for part in parts]
         parts = [part for part in parts if part.is_clock or part.at is None]
@@ -168,7 +166,7 @@ def _days(key: str, today: date) -> tuple[date, ...]:
         return (today + timedelta(int(found[1])),)
     if found := _OF_WHICH.fullmatch(key):
         which, name = found.groups()
-        return _weekday(which, name, today) if name in WEEKDAYS else _PERIOD[name](_WHICH[which], today)
+        return _weekday(which, name, today) if name in WEEKDAYS else _DATES_OF[name](_WHICH[which], today)
     meant = did_you_mean(key, STATIC_KEYS)
     raise InvalidParameterError(f"{key!r} is no date key{meant} known: {', '.join([*STATIC_KEYS, *PATTERNS])}")
 
@@ -200,7 +198,7 @@ def _year(number: int, today: date) -> tuple[date, ...]:
     return date(today.year + number, 1, 1), date(today.year + number, 12, 31)
 
 
-_PERIOD: Mapping[str, Callable[[int, date], tuple[date, ...]]] = {
+_DATES_OF: Mapping[str, Callable[[int, date], tuple[date, ...]]] = {
     "week": _week, "weekend": _weekend, "month": _month, "year": _year,
 }  # fmt: skip
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from adapter_service.errors import SchemaFault
+from adapter_service.errors import FaultCode, SchemaFault
 from adapter_service.suggestions import did_you_mean
 
 T = TypeVar("T")
-_LONGEST_NAME = 80
+_LONGEST_IN_PATH = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Bounds:
 
     most: int
     least: int = 0
-    too_many: str = "too_large"
-    too_few: str = "missing_field"
+    too_many: FaultCode = "too_large"
+    too_few: FaultCode = "missing_field"
 
 
 def kind_of(value: Any) -> str:
@@ -48,7 +48,7 @@ class ObjectReader:
         """The path of a field."""
         return f"{self._path}.{name}" if self._path else name
 
-    def fault(self, name: str, code: str, message: str) -> None:
+    def fault(self, name: str, code: FaultCode, message: str) -> None:
         self._faults.append(SchemaFault(self.at(name), code, message))
 
     def value(self, name: str) -> Any:
@@ -120,7 +120,7 @@ class ObjectReader:
             if name not in self._known:
                 meant = did_you_mean(name, self._known)
                 self.fault(
-                    name[:_LONGEST_NAME], "unknown_field", f"unknown field{meant} allowed: {', '.join(self._known)}"
+                    name[:_LONGEST_IN_PATH], "unknown_field", f"unknown field{meant} allowed: {', '.join(self._known)}"
                 )
 
     def _of_kind(self, name: str, kind: type[T], *, required: bool) -> T | None:

@@ -45,7 +45,8 @@ def system_text(tools: Sequence[Tool], context: Context) -> str:
     lines = [_HEAD + "\n".join(map(line_of, tools)), _HOW]
     lines += [_DATES] if any(_has_dates(tool.parameters) for tool in tools) else []
     lines += [f"Now: {context.now:%A, %Y-%m-%d %H:%M}."]
-    lines += [f"{name}: {', '.join(map(_in_line, known))}." for name, known in _known(context) if known]
+    known = (("Rooms", context.rooms), ("Devices", context.devices))
+    lines += [f"{name}: {', '.join(map(_in_line, them))}." for name, them in known if them]
     return "\n".join(lines)
 
 
@@ -69,10 +70,6 @@ def line_of(tool: Tool) -> str:
 
 def _in_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _known(context: Context) -> list[tuple[str, tuple[str, ...]]]:
-    return [("Rooms", context.rooms), ("Devices", context.devices)]
 
 
 def _has_dates(schema: Mapping[str, Any]) -> bool:

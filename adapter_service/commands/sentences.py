@@ -24,6 +24,7 @@ from typing import Any
 from adapter_service.commands.schema import Command, Example
 from adapter_service.commands.words import normalized
 from adapter_service.errors import NothingToLearnError
+from adapter_service.samples import is_held_out
 
 LEAST_NEGATIVES, MOST_NEGATIVES = 2, 5
 MOST_SENTENCES = 2000
@@ -132,9 +133,10 @@ def _held_out(texts: Sequence[str], fraction: float) -> frozenset[str]:
 
     Of two or more at least the lowest; never all, the highest is learned.
     """
-    by_hash = sorted(texts, key=lambda text: _hash(normalized(text)))
-    count = sum(int(_hash(normalized(text))[:16], 16) / 16**16 < fraction for text in texts)
-    return frozenset(by_hash[: min(max(1, count), max(0, len(by_hash) - 1))])
+    keys = {text: _hash(normalized(text))[:16] for text in texts}
+    count = sum(is_held_out(key, fraction) for key in keys.values())
+    by_key = sorted(keys, key=lambda text: keys[text])
+    return frozenset(by_key[: min(max(1, count), max(0, len(by_key) - 1))])
 
 
 def _with_negatives(

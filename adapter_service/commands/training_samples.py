@@ -26,10 +26,9 @@ def samples_of(
     """
     samples: dict[str, Sample] = {}
     for sentence in sentences:
-        right = {sentence.command_name, sentence.beside} - {None}
         offered = retriever.candidates(
             sentence.text,
-            beside=[name for name in right if name],
+            beside=[name for name in (sentence.command_name, sentence.beside) if name],
             withheld=[sentence.withheld] if sentence.withheld else [],
             drawn=f"{sentence.text}\n{sentence.beside}" if sentence.beside else None,
         )

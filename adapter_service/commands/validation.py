@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
-from adapter_service.commands.dataset_hash import canonical_json
+from adapter_service.canonical import canonical_json
 from adapter_service.commands.json_values import json_faults, same, shown, some_of
 from adapter_service.commands.object_reader import Bounds, ObjectReader, repeated
 from adapter_service.commands.parameter_types import TYPE_NAMES, ParameterType
@@ -16,20 +16,6 @@ from adapter_service.errors import InvalidSchemaError, SchemaFault
 from adapter_service.settings import CommandSettings
 from adapter_service.suggestions import did_you_mean
 
-FaultCode = Literal[
-    "missing_field",
-    "invalid_type",
-    "unknown_field",
-    "duplicate_name",
-    "too_few_examples",
-    "too_many_examples",
-    "multiple_primary",
-    "undeclared_parameter",
-    "not_in_enum",
-    "too_long",
-    "too_large",
-    "unknown_base_model",
-]
 OPTIONS_SOURCES = ("devices", "devices:<domain>", "rooms", "news_categories")
 _OPTIONS_SOURCE = re.compile(r"devices|rooms|news_categories|devices:[a-z0-9_.-]+")
 # What clients of the chat endpoints may call a function.
@@ -184,8 +170,10 @@ def _check_value(given: ObjectReader, at: str, value: Any, parameter: Parameter)
     if not kind.holds(value):
         _refuse_value(given, at, value, kind)
         return
+    if not allowed:
+        return
     others = [one for one in (value if kind.is_array else [value]) if not any(same(one, known) for known in allowed)]
-    if allowed and others:
+    if others:
         message = f"{shown(others[0])} is none of the parameter's values; allowed: {some_of(list(map(shown, allowed)))}"
         given.fault(at, "not_in_enum", message)
 

@@ -7,9 +7,8 @@ from adapter_service.connectors.registry import open_source
 from adapter_service.errors import EmptySourceError
 from adapter_service.languages import find
 from adapter_service.measuring.smoke import Case
-from adapter_service.samples import Sample
+from adapter_service.samples import Sample, is_held_out
 from adapter_service.settings import Settings
-from adapter_service.training.dataset import is_held_out
 
 
 def split_source(settings: Settings, source: str) -> tuple[list[Sample], list[Sample]]:

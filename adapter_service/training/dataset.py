@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 
 from adapter_service.errors import InvalidSampleError, NothingToLearnError, TooManyBadRecordsError
 from adapter_service.rendering import RenderedSample, Renderer
-from adapter_service.samples import Sample
+from adapter_service.samples import Sample, is_held_out
 
 # Token ids are kept as 32-bit integers; the objects around those of one sample take the rest (measured).
 ID_TYPE, BYTES_PER_ID = "i", 4
 BYTES_PER_SAMPLE, _BYTES_PER_TEXT = 200, 700
-_KEY_SPACE = 16**16
 _MOST_HELD_OUT = 0.5
 # Which side a sample is on is a matter of its hash, so their number varies around the fraction.
 _MARGIN = 1.5
@@ -99,11 +98,6 @@ def enough_held_out(fraction: float, min_samples: int, max_train_samples: int) -
     What a smaller fraction holds out, a larger one does too.
     """
     return max(fraction, min(_MOST_HELD_OUT, _MARGIN * min_samples / max_train_samples))
-
-
-def is_held_out(key: str, fraction: float) -> bool:
-    """Whether a sample (`Sample.key`) belongs to the holdout, of which there is `fraction` of all."""
-    return int(key, 16) < fraction * _KEY_SPACE
 
 
 def collect(stream: Iterable[Sample], renderer: Renderer, limits: Limits, *, into: Dataset | None = None) -> Dataset:

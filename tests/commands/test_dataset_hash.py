@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapter_service.commands.dataset_hash import canonical_json, check_dataset_hash, dataset_hash
+from adapter_service.canonical import canonical_json
+from adapter_service.commands.dataset_hash import check_dataset_hash, dataset_hash
 from adapter_service.errors import InvalidParameterError
 
 COMMANDS = [{"command_name": "licht", "description": "für die Küche", "examples": [{"b": 1.5, "a": [True, None]}]}]

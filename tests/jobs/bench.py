@@ -17,8 +17,8 @@ from adapter_service.jobs.logs import JobLogs
 from adapter_service.jobs.pipeline import TrainingPipeline
 from adapter_service.jobs.runner import Runner
 from adapter_service.jobs.store import JobStore
+from adapter_service.samples import is_held_out
 from adapter_service.settings import Settings, SourceEntry
-from adapter_service.training.dataset import is_held_out
 
 Record = dict[str, Any]
 WORDS = {"a": "alpha", "b": "beta", "c": "gamma", "d": "delta"}

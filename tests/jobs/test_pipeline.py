@@ -21,9 +21,8 @@ from adapter_service.jobs.train_request import TrainRequest
 from adapter_service.lora import folder as folder_module
 from adapter_service.lora.adapter import Adapter
 from adapter_service.model_utils import BaseModel
-from adapter_service.samples import Message, Sample
+from adapter_service.samples import Message, Sample, is_held_out
 from adapter_service.training import evaluation, loop, memory
-from adapter_service.training.dataset import is_held_out
 from adapter_service.training.forward import MicroBatch, completion_states
 from tests.jobs.bench import HOLDOUT, Bench, Record, key_of, local_source, shuffled, toy_records, toy_settings
 from tests.jobs.conftest import MakeBench

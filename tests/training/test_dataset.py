@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from adapter_service.errors import NothingToLearnError, TooManyBadRecordsError
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import Renderer
-from adapter_service.samples import Message, Sample
-from adapter_service.training.dataset import Dataset, Limits, collect, enough_held_out, is_held_out
+from adapter_service.samples import Message, Sample, is_held_out
+from adapter_service.training.dataset import Dataset, Limits, collect, enough_held_out
 
 
 def limits(**changes: Any) -> Limits:
