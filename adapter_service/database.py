@@ -3,7 +3,7 @@
 Two connections serve all threads, one for those that write and one for those that read: a transaction
 here is a few rows, so a connection per thread would buy nothing and leave one open for each worker of
 the web server. Readers do not wait for a writer, nor for its disk. Other processes may open the same
-file; they wait for each other by `BUSY_SECONDS`.
+file; they wait for each other by `BUSY_SECONDS`. A third connection is for who must not wait at all.
 """
 
 from __future__ import annotations
@@ -149,8 +149,101 @@ def m006_files(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE job_events ADD COLUMN data TEXT")
 
 
+def m007_nodes(connection: sqlite3.Connection) -> None:
+    """Jobs for the nodes of a home hub: at most one that has begun and one that has not, of each."""
+    for column in ("node_id TEXT", "content_key TEXT", "priority INTEGER NOT NULL DEFAULT 0"):
+        connection.execute(f"ALTER TABLE jobs ADD COLUMN {column}")
+    # One that was put back after a crash or a shutdown has begun: it waits beside a newer one for its turn.
+    connection.execute("""
+        CREATE UNIQUE INDEX one_begun_per_node ON jobs (node_id)
+        WHERE node_id IS NOT NULL
+            AND (status = 'running' OR (status IN ('queued', 'paused') AND attempt > 0))""")
+    connection.execute("""
+        CREATE UNIQUE INDEX one_waiting_per_node ON jobs (node_id)
+        WHERE node_id IS NOT NULL AND status IN ('queued', 'paused') AND attempt = 0""")
+    connection.execute("CREATE INDEX jobs_by_node ON jobs (node_id, number) WHERE node_id IS NOT NULL")
+    connection.execute("CREATE INDEX jobs_by_content ON jobs (content_key, number) WHERE content_key IS NOT NULL")
+    # What hubs call the jobs that they queue; several names may have become one job.
+    connection.execute("""
+        CREATE TABLE job_aliases (
+            alias TEXT PRIMARY KEY,
+            job_id TEXT NOT NULL REFERENCES jobs (id)
+        ) STRICT""")
+
+
+def m008_deliveries(connection: sqlite3.Connection) -> None:
+    """What becomes of an adapter on its way to its node, and who is still to be told of it."""
+    connection.execute("""
+        CREATE TABLE deliveries (
+            job_id TEXT PRIMARY KEY REFERENCES jobs (id),
+            node_id TEXT NOT NULL,
+            base_model_id TEXT NOT NULL,
+            dataset_hash TEXT NOT NULL,
+            adapter TEXT NOT NULL,
+            version_key TEXT NOT NULL,
+            status TEXT NOT NULL CHECK (status IN ('pending', 'published', 'deleted', 'failed', 'withdrawn')),
+            object_key TEXT,
+            size_bytes INTEGER,
+            sha256 TEXT,
+            attempts INTEGER NOT NULL,
+            first_attempt_at TEXT,
+            next_attempt_at TEXT NOT NULL,
+            published_at TEXT,
+            expires_at TEXT,
+            acknowledged_at TEXT,
+            reason TEXT,
+            created_at TEXT NOT NULL,
+            changed_at TEXT NOT NULL
+        ) STRICT""")
+    connection.execute("CREATE INDEX deliveries_by_time ON deliveries (status, next_attempt_at)")
+    connection.execute("CREATE INDEX deliveries_by_node ON deliveries (node_id)")
+    connection.execute("CREATE UNIQUE INDEX one_delivery_per_object ON deliveries (object_key)")
+    # Two that wait for a store might come to the node in the wrong order.
+    connection.execute("""
+        CREATE UNIQUE INDEX one_pending_per_node ON deliveries (node_id, base_model_id) WHERE status = 'pending'""")
+    connection.execute("""
+        CREATE TABLE outbox (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            event_id TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL CHECK (kind IN ('adapter_ready', 'callback')),
+            job_id TEXT NOT NULL REFERENCES jobs (id),
+            status TEXT NOT NULL CHECK (status IN ('pending', 'sent', 'dropped')),
+            attempts INTEGER NOT NULL,
+            next_attempt_at TEXT NOT NULL,
+            reason TEXT,
+            created_at TEXT NOT NULL,
+            changed_at TEXT NOT NULL
+        ) STRICT""")
+    connection.execute("CREATE INDEX outbox_by_time ON outbox (kind, status, next_attempt_at)")
+
+
+def m009_api_keys(connection: sqlite3.Connection) -> None:
+    """Who may; of a key there is its SHA-256 alone."""
+    connection.execute("""
+        CREATE TABLE api_keys (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            name TEXT NOT NULL,
+            digest TEXT NOT NULL UNIQUE,
+            scopes TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            expires_at TEXT,
+            revoked_at TEXT
+        ) STRICT""")
+
+
 # The place in this list is the migration's number; a landed one is never edited.
-MIGRATIONS: tuple[Migration, ...] = (m001_jobs, m002_versions, m003_crashes, m004_uploads, m005_pausing, m006_files)
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_jobs,
+    m002_versions,
+    m003_crashes,
+    m004_uploads,
+    m005_pausing,
+    m006_files,
+    m007_nodes,
+    m008_deliveries,
+    m009_api_keys,
+)
 
 
 class Database:
@@ -175,14 +268,17 @@ class Database:
         self.path = path
         self.fault: StorageError | None = None
         self._busy_seconds = BUSY_SECONDS if busy_seconds is None else busy_seconds
-        self._writing, self._reading = threading.RLock(), threading.RLock()
+        self._writing, self._reading, self._glancing = threading.RLock(), threading.RLock(), threading.RLock()
         with ExitStack() as opened:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._writer = opened.enter_context(closing(self._connect()))
                 self._migrate(migrations)
                 self._reader = opened.enter_context(closing(self._connect()))
-                self._reader.execute("PRAGMA query_only = ON")
+                self._glancer = opened.enter_context(closing(self._connect()))
+                self._glancer.execute("PRAGMA busy_timeout = 0")
+                for reader in (self._reader, self._glancer):
+                    reader.execute("PRAGMA query_only = ON")
             except (sqlite3.DatabaseError, OSError) as error:
                 raise self._cannot_be_opened(error) from error
             opened.pop_all()
@@ -274,7 +370,17 @@ class Database:
         with self._reading:
             return self._reader.execute(sql, parameters).fetchall()
 
+    def glance(self, sql: str, parameters: Parameters = ()) -> list[sqlite3.Row]:
+        """As `read`, of a row or two and waiting for nobody: for the event loop, which all requests share.
+
+        Raises:
+            sqlite3.OperationalError: another process has the file to itself just now.
+        """
+        with self._glancing:
+            return self._glancer.execute(sql, parameters).fetchall()
+
     def close(self) -> None:
-        with self._writing, self._reading:
+        with self._writing, self._reading, self._glancing:
+            self._glancer.close()
             self._reader.close()
             self._writer.close()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+# What file systems say that know no second name of a file: exFAT, and shares of other systems.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+# What a network file system says where a folder's names cannot be waited for.
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
 
 
 def sync(path: Path) -> None:
@@ -14,6 +20,15 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_names(folder: Path) -> None:
+    """`sync` for a folder that may lie on another machine: where nothing can be waited for, nothing is."""
+    try:
+        sync(folder)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -30,6 +45,24 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     sync(folder.parent)
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename a file, and overwrite nothing; making the new name durable is the caller's part.
+
+    Raises:
+        FileExistsError: there is such a file.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():  # a look and a rename are two steps: the best that there is here
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        source.rename(target)
+    else:
+        source.unlink()
 
 
 def write_whole(path: Path, text: str) -> None:

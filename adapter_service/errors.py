@@ -7,13 +7,17 @@
     │   ├── PromptTooLongError
     │   ├── InvalidFileError         a file that was sent to be trained on and cannot be
     │   ├── InvalidSchemaError       a node's command schemas, with every fault in them
+    │   ├── ExpiredRequestError      nobody waits for what it asks any more
     │   ├── DoesNotFitError          a job that this machine has not the memory for
     │   └── InvalidSampleError       one record of a source (counted, not fatal by itself)
     ├── NotFoundError
     │   ├── UnknownJobError
     │   ├── UnknownAdapterError
     │   ├── UnknownFileError
-    │   └── UnknownSourceError
+    │   ├── UnknownSourceError
+    │   ├── UnknownNodeError         a home hub's node that has posted no commands
+    │   ├── UnknownArtifactError     it was fetched, has expired, or never was
+    │   └── UnknownKeyError
     ├── ConflictError                right request, wrong moment
     │   ├── WrongJobStateError
     │   ├── NoVersionToRollBackError
@@ -24,7 +28,9 @@
     │   └── SupersededError          another attempt or decision came first; what was known is stale
     ├── NotAuthenticatedError        from a peer of whom nothing is known
     ├── ForbiddenError               from a peer that may not
+    │   └── BadLinkError             a signed URL that is altered, or too old
     ├── BusyError                    a bounded queue is full
+    │   └── RateLimitedError         too many requests, or jobs, in too short a time
     ├── OverloadedError              no memory is left to answer with
     ├── NotReadyError                the base still loads, or could not be loaded
     ├── SourceError                  a stream cannot be read
@@ -40,6 +46,8 @@
     ├── ToolCallFormatError          an answer is no call of a tool, or only the beginning of one
     ├── StoreError                   a place for versions says no, and will again; so trying again helps nobody
     │   └── StoreUnreachableError    it does not answer, or not now
+    ├── NoticeError                  a broker or a callback's address did not take a notice; it is sent again
+    │   └── BrokerAwayError          it takes none at all: not there, or we may not in
     ├── DatabaseError                the state database cannot be opened by this version
     ├── StorageError                 the disk or the state database takes nothing: locked, read-only, broken
     │   └── StorageFullError
@@ -110,6 +118,8 @@ FaultCode = Literal[
     "too_long",
     "too_large",
     "unknown_base_model",
+    "out_of_range",
+    "hash_mismatch",
 ]
 
 
@@ -132,6 +142,10 @@ class InvalidSchemaError(InvalidInputError):
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         super().__init__(f"{first.path}: {first.message}{more}")
         self.faults = tuple(faults)
+
+
+class ExpiredRequestError(InvalidInputError):
+    code = "expired"
 
 
 class DoesNotFitError(InvalidInputError):
@@ -160,6 +174,18 @@ class UnknownFileError(NotFoundError):
 
 class UnknownSourceError(NotFoundError):
     code = "unknown_source"
+
+
+class UnknownNodeError(NotFoundError):
+    code = "unknown_node"
+
+
+class UnknownArtifactError(NotFoundError):
+    code = "unknown_artifact"
+
+
+class UnknownKeyError(NotFoundError):
+    code = "unknown_key"
 
 
 class ConflictError(AdapterServiceError):
@@ -202,6 +228,10 @@ class ForbiddenError(AdapterServiceError):
     code = "forbidden"
 
 
+class BadLinkError(ForbiddenError):
+    code = "bad_link"
+
+
 class BusyError(AdapterServiceError):
     """`retry_after_seconds` is when another try makes sense."""
 
@@ -210,6 +240,10 @@ class BusyError(AdapterServiceError):
     def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimitedError(BusyError):
+    code = "rate_limited"
 
 
 class OverloadedError(AdapterServiceError):
@@ -270,6 +304,14 @@ class StoreError(AdapterServiceError):
 
 class StoreUnreachableError(StoreError):
     code = "store_unreachable"
+
+
+class NoticeError(AdapterServiceError):
+    code = "notice_not_taken"
+
+
+class BrokerAwayError(NoticeError):
+    code = "broker_away"
 
 
 class DatabaseError(AdapterServiceError):

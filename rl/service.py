@@ -1,7 +1,11 @@
-"""Prompts put to a running service, with token ids and log-probabilities in its answers."""
+"""Prompts put to a running service, with token ids and log-probabilities in its answers.
+
+Its API key, where it wants one, is the environment variable ADAPTER_API_KEY.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,6 +39,8 @@ def answered(
     import requests
 
     with requests.Session() as session:
+        if key := os.environ.get("ADAPTER_API_KEY"):
+            session.headers["X-API-Key"] = key
         for number in range(count):
             prompt = prompts[number % len(prompts)]
             body = _body(prompt, model, number)

@@ -213,3 +213,23 @@ def test_a_database_with_the_newest_schema_is_opened_without_writing(tmp_path: P
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         Database(path, busy_seconds=0).close()
+
+
+def test_a_glance_waits_for_nobody(tmp_path: Path) -> None:
+    """The event loop takes it: one request that waited there would hold up all others."""
+    database = Database(tmp_path / "service.db")
+    reads, done = threading.Event(), threading.Event()
+
+    def read_for_long() -> None:
+        with database._reading, database.transaction():
+            reads.set()
+            done.wait(30)
+
+    reader = threading.Thread(target=read_for_long)
+    reader.start()
+    reads.wait(30)
+    assert database.glance("SELECT count(*) FROM jobs")[0][0] == 0
+    assert database.glance("PRAGMA busy_timeout")[0][0] == 0
+    done.set()
+    reader.join(30)
+    database.close()

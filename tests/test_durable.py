@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapter_service.durable import make_folder, write_whole
+from adapter_service.durable import make_folder, rename_new, sync_names, write_whole
 
 
 @pytest.fixture
@@ -51,3 +51,38 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: 
         write_whole(path, "\ud800")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_name_is_given_once(tmp_path: Path) -> None:
+    for name in ("a", "b", "taken"):
+        (tmp_path / name).write_text(name)
+    rename_new(tmp_path / "a", tmp_path / "new")
+    assert ((tmp_path / "new").read_text(), (tmp_path / "a").exists()) == ("a", False)
+    with pytest.raises(FileExistsError):
+        rename_new(tmp_path / "b", tmp_path / "taken")
+    assert [(tmp_path / name).read_text() for name in ("b", "taken")] == ["b", "taken"]
+
+
+def test_where_there_are_no_links_a_new_name_is_given_once_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    test_a_new_name_is_given_once(tmp_path)
+
+
+def test_a_share_that_waits_for_no_names_is_as_good_and_a_broken_disk_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = 22  # EINVAL
+
+    def refuse(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    sync_names(tmp_path)
+    number = 5  # EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        sync_names(tmp_path)

@@ -134,10 +134,17 @@ class VersionStore:
             self._event(connection, row, row["status"])
         return self._version(row)
 
-    def go_live(self, version: Version, gate: Mapping[str, Any] | None = None) -> Version:
+    def go_live(
+        self,
+        version: Version,
+        gate: Mapping[str, Any] | None = None,
+        *,
+        check: Callable[[sqlite3.Connection], None] = lambda _: None,
+    ) -> Version:
         """Serve `version` from now on, in place of what was live. Live already: nothing changes.
 
         One that was rejected or retired may go live as well: it is decided on anew, against what is live now.
+        What has to be true in that moment is for `check`; what it raises leaves all as it was.
 
         Raises:
             SupersededError: its status changed since `version` was read.
@@ -145,6 +152,7 @@ class VersionStore:
         if version.status is VersionStatus.LIVE:
             return version
         with self._database.transaction() as connection:
+            check(connection)
             connection.execute(_RETIRE, (version.adapter,))
             row = self._decide(connection, version, VersionStatus.LIVE, gate)
             connection.execute(_PUSH, (version.adapter, version.number))

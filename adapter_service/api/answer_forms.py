@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 
 from adapter_service.api.closed_schemas import closed
@@ -21,7 +24,10 @@ from adapter_service.engine.grammars import (
     json_schema_grammar,
     regex_grammar,
 )
-from adapter_service.engine.tool_calls import tool_call_grammar
+from adapter_service.engine.tool_calls import call_or_text_grammar, tool_call_grammar
+
+# Of nodes with many commands each sentence has candidates of its own.
+_MOST_KEPT = 128
 
 
 class AnswerForms:
@@ -29,6 +35,8 @@ class AnswerForms:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Constraint] = OrderedDict()
 
     def of_chat(self, body: ChatBody, use: ToolUse) -> Constraint | None:
         """What the answer to `body` is held to; None where it is free.
@@ -41,6 +49,20 @@ class AnswerForms:
     def of_completion(self, body: CompletionBody) -> Constraint | None:
         """The same for text to be continued."""
         return self._compiled(_of_structured_outputs(body))
+
+    def of_calls(self, functions: Sequence[Tool], otherwise: str) -> Constraint:
+        """One call of `functions`, or exactly the text `otherwise`; the latest ones are kept compiled."""
+        grammar = call_or_text_grammar(functions, otherwise)
+        with self._lock:
+            if (kept := self._kept.get(grammar.source)) is not None:
+                self._kept.move_to_end(grammar.source)
+                return kept
+        made = self._compiler.compile(grammar)
+        with self._lock:
+            self._kept[grammar.source] = made
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        return made
 
     def _compiled(self, grammar: Grammar | None) -> Constraint | None:
         return None if grammar is None else self._compiler.compile(grammar)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from adapter_service.api.model_choice import model_for
+from adapter_service.api.node_chats import as_trained
 from adapter_service.api.openai_episodes import Recording
 from adapter_service.api.openai_requests import AnswerHead, ends_of
 from adapter_service.api.openai_sampling import room_for, sampling_of
@@ -55,7 +56,12 @@ def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: f
     turns, use = tuple(message.turn() for message in body.messages), tool_use_of(body)
     engine, serving = services.engine, services.settings.serving
     base, renderer = engine.base, engine.renderer
-    prompt_ids = conversation_ids(renderer, turns, use.tools, parallel=use.parallel)
+    node = services.hub.routers.of_version(model.version) if use.tools else None
+    if node is None:
+        prompt_ids = conversation_ids(renderer, turns, use.tools, parallel=use.parallel)
+    else:
+        asked, use = as_trained(turns, use, last_said(turns), node)
+        prompt_ids = conversation_ids(renderer, asked)
     field, wanted = body.wanted_tokens
     room = room_for(prompt_ids, wanted, field, serving, base)
     language = answer_language(last_said(turns), None)

@@ -1,6 +1,7 @@
 """Errors as answers: which class has which status, and how a problem looks (RFC 9457).
 
-Under /v1 the same problem is told in OpenAI's words; `openai_errors.py` has them.
+Under /v1 the same problem is told in OpenAI's words (`openai_errors.py`), under /api/v0 and /llm-proxy in those of
+home hubs (`hub_errors.py`).
 
 Every class of `adapter_service.errors` stands in `STATUS`; nothing below `api/` knows these numbers.
 An answer never has a traceback or a path of this machine in it.
@@ -12,6 +13,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
@@ -22,6 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from adapter_service import errors
+from adapter_service.api.hub_errors import commands_response, queue_response, speaks_commands, speaks_queue
 from adapter_service.api.openai_errors import openai_response, speaks_openai
 from adapter_service.api.validation import describe, first_parameter, trace_id_in
 from adapter_service.storage_faults import storage_fault
@@ -39,6 +42,7 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.PromptTooLongError: 422,
     errors.InvalidFileError: 422,
     errors.InvalidSchemaError: 400,  # as the hubs' specification has it
+    errors.ExpiredRequestError: 422,
     errors.DoesNotFitError: 422,
     errors.InvalidSampleError: 422,
     errors.NotFoundError: 404,
@@ -46,6 +50,9 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.UnknownAdapterError: 404,
     errors.UnknownFileError: 404,
     errors.UnknownSourceError: 404,
+    errors.UnknownNodeError: 404,
+    errors.UnknownArtifactError: 404,
+    errors.UnknownKeyError: 404,
     errors.ConflictError: 409,
     errors.WrongJobStateError: 409,
     errors.NoVersionToRollBackError: 409,
@@ -56,7 +63,9 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.SupersededError: 409,
     errors.NotAuthenticatedError: 401,
     errors.ForbiddenError: 403,
+    errors.BadLinkError: 403,
     errors.BusyError: 429,
+    errors.RateLimitedError: 429,
     errors.OverloadedError: 503,
     errors.NotReadyError: 503,
     errors.SourceError: 502,
@@ -72,6 +81,8 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.ToolCallFormatError: 500,
     errors.StoreError: 502,
     errors.StoreUnreachableError: 502,
+    errors.NoticeError: 502,
+    errors.BrokerAwayError: 502,
     errors.DatabaseError: 500,
     errors.StorageError: 503,
     errors.StorageFullError: 507,
@@ -123,16 +134,25 @@ def problem_of(scope: Scope, error: Exception) -> dict[str, Any]:
             code="internal_error",
             detail="something unexpected went wrong; the service's log has it under this trace_id",
         )
-    parameter = error.parameter if isinstance(error, errors.InvalidParameterError) else None
-    return problem_object(scope, status=status_of(error), code=error.code, detail=str(error), parameter=parameter)
+    more: dict[str, Any] = {}
+    if isinstance(error, errors.InvalidParameterError):
+        more["parameter"] = error.parameter
+    if isinstance(error, errors.InvalidSchemaError):
+        more["faults"] = [asdict(fault) for fault in error.faults]
+    return problem_object(scope, status=status_of(error), code=error.code, detail=str(error), **more)
 
 
 def problem_response(
     scope: Scope, problem: Mapping[str, Any], headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """`problem` as an answer, in the shape that the request's path promises."""
-    if speaks_openai(scope):
-        return openai_response(problem, headers or {})
+    for speaks, response in (
+        (speaks_openai, openai_response),
+        (speaks_commands, commands_response),
+        (speaks_queue, queue_response),
+    ):
+        if speaks(scope):
+            return response(problem, headers or {})
     return JSONResponse(problem, problem["status"], headers, media_type=PROBLEM_JSON)
 
 

@@ -140,7 +140,7 @@ def chosen_version(body: GenerateBody, services: Services) -> Version | None:
     Raises:
         UnknownAdapterError: there is none of that name, or none yet of the default's.
     """
-    name = _adapter_name(body)
+    name = named_adapter(body)
     if name in _BASE_NAMES:
         return None
     if name is not None:
@@ -155,7 +155,8 @@ def chosen_version(body: GenerateBody, services: Services) -> Version | None:
     return version
 
 
-def _adapter_name(body: GenerateBody) -> str | None:
+def named_adapter(body: GenerateBody) -> str | None:
+    """What the request calls the adapter, under either name of the field; None where it leaves it to the default."""
     older = body.adapter_path
     if older is None:
         return body.adapter

@@ -48,11 +48,17 @@ def job_answer(job: Job, services: Services) -> JobAnswer:
         message=message(job, services),
         trace_id=job.trace_id,
         attempt=job.attempt,
-        source=told.get("source") or job.request.get("source") or services.settings.data.source,
+        source=told.get("source") or _source(job, services),
         cancel_requested=job.cancel_requested,
         pause_requested=job.pause_requested,
         details={name: value for name, value in told.items() if name not in _NOT_DETAILS},
     )
+
+
+def _source(job: Job, services: Services) -> str:
+    if job.node_id is not None:
+        return f"commands of node {job.node_id}"
+    return str(job.request.get("source") or services.settings.data.source)
 
 
 def progress(job: Job) -> float:

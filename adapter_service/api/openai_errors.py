@@ -27,6 +27,7 @@ _CODES = {
     "unknown_adapter": "model_not_found",
     "prompt_too_long": "context_length_exceeded",
     "busy": "rate_limit_exceeded",
+    "rate_limited": "rate_limit_exceeded",
 }
 # Of what trains, the fields by the names that they have there.
 JOBS_PATH = f"{PREFIX}/fine_tuning/jobs"

@@ -9,11 +9,22 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
+from adapter_service.api.access import Access, access_to
 from adapter_service.api.errors import PROBLEM_JSON
+from adapter_service.api.hub_errors import speaks_commands, speaks_queue
 from adapter_service.api.openai_errors import speaks_openai
+from adapter_service.api.schemas.commands import CommandTrainingBody, HubError, RouteBody
 from adapter_service.api.schemas.fields import Fault, Problem
 from adapter_service.api.schemas.openai import OpenAIError, OpenAIErrorBody
+from adapter_service.api.schemas.queue import QueueBody, QueueError
+
+# Both ways to send a key; without any keys a peer on this machine needs none.
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "ask_…"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 
 DESCRIPTION = """Streams text, trains small LoRA adapters on one resident base model, gates them, and serves
 them from the same process. Errors are problems (RFC 9457) with a stable `code`; every answer has the
@@ -21,18 +32,30 @@ header `X-Trace-Id`. Under /v1 is the API that OpenAI's clients speak, with its 
 
 _REASONS = {
     "400": "The body is not UTF-8 text, nested too deep, or has a number of thousands of digits.",
-    "401": "The peer may not: without API keys only peers on this machine are answered.",
-    "403": "The source is an address that is not on the allow-list.",
+    "401": "No good API key came with the request; while there are none, only peers on this machine are answered.",
+    "403": "The key has not the scope that this needs, or the source is an address that is not on the allow-list.",
     "404": "What is named does not exist; `detail` says what does.",
     "409": "The right request at the wrong moment, or a repeated Idempotency-Key with another body.",
     "413": "The body is larger than `security.max_body_bytes`.",
     "422": "A field is unknown, missing or impossible; `parameter` names it.",
-    "429": "A queue is full; Retry-After says when another try makes sense.",
+    "429": "A queue is full, or there were too many requests; Retry-After says when another try makes sense.",
     "500": "Something unexpected; the log has it under `trace_id`.",
     "502": "The source could not be read.",
     "503": "The base still loads, or could not be loaded (see /ready), or the state database is locked or read-only.",
     "507": "The disk of the state folder is full; nothing was accepted.",
 }
+# What no route has as its model: errors, and bodies that are read by hand.
+_SCHEMAS = (
+    Fault,
+    Problem,
+    OpenAIErrorBody,
+    OpenAIError,
+    HubError,
+    QueueError,
+    CommandTrainingBody,
+    RouteBody,
+    QueueBody,
+)
 _RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}}
 _HEADERS: dict[str, dict[str, Any]] = {
     "401": {"WWW-Authenticate": {"schema": {"type": "string"}}},
@@ -40,13 +63,18 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "503": _RETRY_AFTER,
     "507": _RETRY_AFTER,
 }
-_EVERYWHERE = ("401", "422", "500", "503")
-_OF_OPENAI = {"400": "The body cannot be read, or a field is unknown, missing or impossible; `param` names it."}
+_EVERYWHERE = ("401", "422", "429", "500", "503")
+_OF_OTHERS = {"400": "The body cannot be read, or a field is unknown, missing or impossible; `param` names it."}
 
 
 def can_fail_with(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For a route's `responses`: the statuses it may have beside those that every route may have."""
     return {status: {"description": _REASONS[str(status)]} for status in statuses}
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """For a route's `openapi_extra`: a JSON body that is read with every fault at once, described by `model`."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema_of(model.__name__)}}}}
 
 
 def event_stream(description: str, example: str, **events: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
@@ -110,29 +138,41 @@ def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    for model in (Fault, Problem, OpenAIErrorBody, OpenAIError):
+    for model in _SCHEMAS:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schema.pop("$defs", None)
-        schemas[model.__name__] = schema
+        schemas |= {**schema.pop("$defs", {}), model.__name__: schema}
+    document["components"]["securitySchemes"] = _SCHEMES
     for path, operations in document["paths"].items():
-        for operation in operations.values():
-            _describe(operation, openai=speaks_openai({"path": path}))
+        for method, operation in operations.items():
+            _describe(operation, access_to(method.upper(), path), path)
     return document
 
 
-def _describe(operation: dict[str, Any], *, openai: bool) -> None:
+def _error_of(path: str) -> str | None:
+    """The schema of errors that are no problems."""
+    scope = {"path": path}
+    speakers = ((speaks_openai, "OpenAIError"), (speaks_commands, "HubError"), (speaks_queue, "QueueError"))
+    return next((name for speaks, name in speakers if speaks(scope)), None)
+
+
+def _describe(operation: dict[str, Any], access: Access, path: str) -> None:
+    own_error, openai = _error_of(path), speaks_openai({"path": path})
     responses = operation["responses"]
     statuses = {*_EVERYWHERE, *(status for status in responses if status >= "400")}
+    operation["security"] = [{}]
+    if access.needed is not None:
+        statuses |= {"403"}
+        operation["security"] += [{scheme: [access.needed]} for scheme in _SCHEMES]
     if "requestBody" in operation:
         statuses |= {"400", "413"}
     content: dict[str, Any] = {PROBLEM_JSON: {"schema": schema_of("Problem")}}
-    if openai:
-        content = {"application/json": {"schema": schema_of("OpenAIError")}}
+    if own_error is not None:
+        content = {"application/json": {"schema": schema_of(own_error)}}
         responses.pop("422", None)
         statuses = statuses - {"422"} | {"400"}
     for status in sorted(statuses):
         responses[status] = {
-            "description": _OF_OPENAI.get(status, _REASONS[status]) if openai else _REASONS[status],
+            "description": _OF_OTHERS.get(status, _REASONS[status]) if own_error else _REASONS[status],
             "content": content,
             "headers": dict(_HEADERS.get(status, {})),
         }

@@ -1,4 +1,4 @@
-"""Who is answered while there are no API keys: peers on this machine, and no web page through them.
+"""Who is on this machine, and answered while there are no API keys: its peers, and no web page through them.
 
 A page in a browser here is a loopback peer too. It is recognized by its Origin, and by the name in
 the Host header when the page's own name was made to point at 127.0.0.1 (DNS rebinding).
@@ -15,43 +15,23 @@ from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
-from adapter_service.api.errors import error_response
-from adapter_service.errors import NotAuthenticatedError
-
-
-class LoopbackOnly:
-    """Pure ASGI: others get 401 with the reason."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reason = refusal(scope) if scope["type"] in {"http", "websocket"} else None
-        if reason is None:
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http":
-            await error_response(scope, NotAuthenticatedError(reason))(scope, receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1008})
+_ONLY_HERE = (
+    "without an API key, or with 'security.loopback_only', only peers on this machine are answered: "
+    "call from there, for example through an SSH tunnel"
+)
 
 
 def refusal(scope: Scope) -> str | None:
     """Why the sender of this request is not answered; None when it is."""
     peer = (scope.get("client") or ("an unknown address",))[0]
     if not is_loopback(peer):
-        return (
-            f"you come from {peer}; without API keys only peers on this machine are answered: "
-            "call from there, for example through an SSH tunnel"
-        )
+        return f"you come from {peer}; {_ONLY_HERE}"
     headers = Headers(scope=scope)
     forwarded = ", ".join(headers.getlist("x-forwarded-for"))
     if forwarded and not all(is_loopback(address.strip()) for address in forwarded.split(",")):
-        return (
-            f"a proxy on this machine speaks for X-Forwarded-For: {forwarded[:200]!r}; without API keys only "
-            "peers on this machine are answered: call from there, for example through an SSH tunnel"
-        )
+        return f"a proxy on this machine speaks for X-Forwarded-For: {forwarded[:200]!r}; {_ONLY_HERE}"
     host = headers.get("host", "")
     if not is_loopback_name(_name_in(f"//{host}")):
         return f"the Host header names {host!r}; use one of localhost, 127.0.0.1 and [::1], and nothing else"

@@ -19,6 +19,7 @@ from adapter_service.adapters import VersionStore
 from adapter_service.adapters.uploads import Uploads
 from adapter_service.api.answer_forms import AnswerForms
 from adapter_service.api.episode_log import EpisodeLog
+from adapter_service.api.hub import Hub, build_hub
 from adapter_service.api.loaded_adapters import LoadedAdapters
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
@@ -83,6 +84,7 @@ class Services:
     episodes: EpisodeLog
     loaded_adapters: LoadedAdapters
     answer_forms: AnswerForms
+    hub: Hub
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def start(self) -> None:
@@ -94,6 +96,7 @@ class Services:
         self.runner.start()
         self.versions.when_live(self._went_live)
         self.sender.start()
+        self.hub.start()
         self.pinned.start()
         self.episodes.start()
 
@@ -104,6 +107,7 @@ class Services:
         gc.freeze()
         self.runner.wake()
         self.pinned.wake()
+        self.hub.wake()
 
     def _went_live(self) -> None:
         self.sender.wake()
@@ -120,6 +124,7 @@ class Services:
         self.begin_to_stop(self.settings.serving.drain_seconds)
         self.pinned.stop()
         self.sender.stop(SENDER_STOP_SECONDS)
+        self.hub.stop(SENDER_STOP_SECONDS)
         self.engine.stop(max(0.0, ends_at - time.monotonic()))
         if not self.runner.stop(max(0.0, ends_at - time.monotonic())):
             self._give_back()
@@ -148,6 +153,13 @@ def build_services(
     files = FileStore(database, state / "files", min_free_mb=settings.storage.min_free_mb)
     pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work", files)
     logs = JobLogs(state / "logs")
+    hub = build_hub(settings, database, jobs, versions, engine)
+
+    def forget(job_id: str) -> None:
+        """A job has ended: its files go, and what it has made is on its way."""
+        pipeline.forget(job_id)
+        hub.wake()
+
     return Services(
         settings=settings,
         database=database,
@@ -163,7 +175,7 @@ def build_services(
             jobs,
             pipeline,
             logs,
-            forget=pipeline.forget,
+            forget=forget,
             ready=lambda: engine.state == "ready",
             check_storage=partial(check_storage, state, min_free_mb=settings.storage.min_free_mb),
         ),
@@ -173,6 +185,7 @@ def build_services(
         episodes=EpisodeLog(settings.rl, state / "episodes"),
         loaded_adapters=LoadedAdapters(versions, engine),
         answer_forms=AnswerForms(engine),
+        hub=hub,
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from adapter_service.conversation import Tool
 from adapter_service.engine.tool_calls import parse_tool_calls
@@ -16,12 +16,16 @@ from adapter_service.errors import ToolCallFormatError
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """What an answer may do: say something (`none`), choose (`auto`), or only call (`forced`, perhaps one by name)."""
+    """What an answer may do: say something (`none`), choose (`auto`), or only call (`forced`, perhaps one by name).
+
+    `arguments`, where it is there, makes of a call's name and arguments the JSON that the client gets.
+    """
 
     tools: tuple[Tool, ...] = ()
     mode: Literal["none", "auto", "forced"] = "none"
     named: str | None = None
     parallel: bool = False
+    arguments: Callable[[str, Mapping[str, Any]], str] | None = None
 
     @property
     def names(self) -> frozenset[str]:
@@ -50,13 +54,15 @@ class AnswerParts:
     """Takes one answer's text piece by piece; what it gives is certain.
 
     Where a call may come, text is held back only while it may still be one: it is a call if the whole of it is.
-    Where a call must come, the grammar sees to it, and its arguments are given on as they come.
+    Where a call must come, the grammar sees to it, and its arguments are given on as they come; unless something is
+    still to be made of them.
     """
 
     def __init__(self, use: ToolUse) -> None:
         self._use = use
-        self._held: str | None = "" if use.mode == "auto" else None
-        self._scanner = _CallScanner() if use.mode == "forced" else None
+        scans = use.mode == "forced" and use.arguments is None
+        self._held: str | None = "" if use.mode != "none" and not scans else None
+        self._scanner = _CallScanner() if scans else None
         self._before = ("<tool_call>", "[") if use.parallel else ("<tool_call>",)
         self.called = False
 
@@ -99,7 +105,8 @@ class AnswerParts:
             return
         for index, call in enumerate(calls):
             yield CallPiece(index, _new_id(), call.name)
-            yield CallPiece(index, arguments=call.arguments_json)
+            made = self._use.arguments
+            yield CallPiece(index, arguments=made(call.name, call.arguments) if made else call.arguments_json)
 
 
 # As Qwen's chat template and its relatives ask for calls: each in tags of its own.

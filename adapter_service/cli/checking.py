@@ -163,4 +163,5 @@ def _state(folder: Path) -> str:
 
 def _callers(settings: Settings) -> str:
     serving = settings.serving
-    return f"only peers on this machine, at http://{serving.host}:{serving.port}"
+    who = "only peers on this machine" if settings.security.loopback_only else "whoever has an API key"
+    return f"{who}, at http://{serving.host}:{serving.port}"

@@ -1,4 +1,4 @@
-"""The command line: `adapter-service serve | check | train | smoke | evaluate | quickstart | sources | adapters`."""
+"""The command line: `adapter-service serve | check | train | smoke | evaluate | quickstart | sources | adapters …`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.table import Table
 
 from adapter_service import train_adapt
 from adapter_service.adapters import VersionStore
-from adapter_service.cli import adapters
+from adapter_service.auth import KeyStore
+from adapter_service.cli import adapters, demo, keys
 from adapter_service.cli.checking import check as check_settings
 from adapter_service.cli.terminal import Config, Sources, one_clear_line, plain_console
 from adapter_service.database import Database
@@ -26,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(keys.app, name="keys")
+app.add_typer(demo.app, name="demo")
 console = plain_console()
 
 
@@ -41,14 +44,17 @@ def serve(
 
     from adapter_service.api import create_app
     from adapter_service.api.log_lines import log_as_json_lines
+    from adapter_service.api.starting import check_address
 
     log_as_json_lines()
     with one_clear_line():
         settings = load_settings(config, sources)
+        host = settings.serving.host if host is None else host
         application = create_app(settings)
+        check_address(KeyStore(application.state.services.database), host)
     uvicorn.run(
         application,
-        host=settings.serving.host if host is None else host,
+        host=host,
         port=settings.serving.port if port is None else port,
         proxy_headers=False,  # api/peers.py reads them itself, and believes none that gives more rights
     )

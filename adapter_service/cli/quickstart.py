@@ -6,26 +6,22 @@ twenty prompts, an evaluation, and then it goes on serving.
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import psutil
-import uvicorn
 from rich.console import Console
 
 from adapter_service import sample_corpus
-from adapter_service.api.app import create_app
 from adapter_service.api.log_lines import log_as_json_lines
 from adapter_service.api.services import Services, build_services
-from adapter_service.api.shutdown import GRACE_SECONDS
+from adapter_service.cli.http_server import http_server
 from adapter_service.cli.progress import run_progress
 from adapter_service.connectors.opening import configured
 from adapter_service.connectors.registry import open_source
@@ -66,7 +62,7 @@ def run(settings: Settings, console: Console, *, serve_after: bool, hours: float
         os.environ["ADAPTER_SAMPLE_PORT"] = str(port)
         services = build_services(settings)
         clock = _Clock()
-        with _server(services) as url, ServiceClient(url) as client:
+        with http_server(services) as url, ServiceClient(url) as client:
             client.ask("GET", "/health")
             clock.note("start to the first answer of /health", target_seconds=2)
             console.print(f"serving on {url}  (GET /health, GET /docs); log in {log_file}", soft_wrap=True)
@@ -101,34 +97,6 @@ def _check_port(settings: Settings) -> None:
                 f"something listens on {settings.serving.host}:{settings.serving.port} already; stop it, or set "
                 "ADAPTER_SERVING__PORT to a free port"
             )
-
-
-@contextmanager
-def _server(services: Services) -> Iterator[str]:
-    """The HTTP server on a thread of its own; gives its address once it answers."""
-    serving = services.settings.serving
-    config = uvicorn.Config(
-        create_app(services=services),
-        host=serving.host,
-        port=serving.port,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=math.ceil(serving.drain_seconds) + GRACE_SECONDS,
-        proxy_headers=False,
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, name="http", daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            if not thread.is_alive():
-                raise RunFailedError("the server could not be started; service.log in the state folder has the reason")
-            time.sleep(0.05)
-        port = server.servers[0].sockets[0].getsockname()[1]  # serving.port may be 0: a free one
-        yield f"http://{serving.host}:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def _wait_for_base(client: ServiceClient, console: Console) -> None:

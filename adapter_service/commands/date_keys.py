@@ -71,6 +71,17 @@ PATTERNS: Mapping[str, str] = {
     "at_{H}am|pm": f"^{_AT.pattern}$",
 }
 
+VERSION = "2.0"
+# Of the patterns, and of how keys go together, for whoever asks for the vocabulary.
+NOTES: Mapping[str, str] = {
+    "in_{N}_minutes": "so many minutes from now; hours are minutes too: in_120_minutes",
+    "in_{N}_days": "so many days from today; weeks are days too: in_14_days",
+    "at_{H}am|pm": "a time of day, with minutes as in at_7_30pm; 12 at night is midnight, 12 at noon is noon",
+    "several": "keys of one phrase belong together: [next_tuesday, morning] is one point in time",
+    "combined": "tomorrow_morning and its like have day and time in one key",
+    "none": "a sentence without a date has no key: an empty list, or the argument left out",
+}
+
 
 def is_date_key(text: str) -> bool:
     """Whether the vocabulary has it, as it stands: `tomorrow`, `in_20_minutes`, `at_7_30am`."""

@@ -41,7 +41,7 @@ class ObjectReader:
     def __init__(self, given: Mapping[str, Any], path: str, faults: list[SchemaFault]) -> None:
         self._given = given
         self._path = path
-        self._faults = faults
+        self.faults = faults
         self._known: list[str] = []
 
     def at(self, name: str) -> str:
@@ -49,7 +49,7 @@ class ObjectReader:
         return f"{self._path}.{name}" if self._path else name
 
     def fault(self, name: str, code: FaultCode, message: str) -> None:
-        self._faults.append(SchemaFault(self.at(name), code, message))
+        self.faults.append(SchemaFault(self.at(name), code, message))
 
     def value(self, name: str) -> Any:
         """Whatever it is; None where it is null or absent."""
@@ -69,6 +69,21 @@ class ObjectReader:
     def flag(self, name: str, *, default: bool) -> bool:
         value = self._of_kind(name, bool, required=False)
         return default if value is None else value
+
+    def number(self, name: str, *, least: float, most: float, whole: bool) -> float | int | None:
+        """A number within its bounds; None where it is null, absent or at fault."""
+        value = self.value(name)
+        kind = "a whole number" if whole else "a number"
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            self.fault(name, "invalid_type", f"it is {kind_of(value)}; send {kind} from {least:g} to {most:g}")
+        elif not least <= value <= most:
+            self.fault(name, "out_of_range", f"it is {value}; send {kind} from {least:g} to {most:g}")
+        else:
+            found: float | int = value
+            return found
+        return None
 
     def mapping(self, name: str, bounds: Bounds) -> Mapping[str, Any]:
         """An object of any fields, which has to be there; nothing of one that is too large."""
@@ -109,12 +124,12 @@ class ObjectReader:
             if not isinstance(item, Mapping):
                 self.fault(at, "invalid_type", f"it is {kind_of(item)}; send an object")
                 continue
-            reader = ObjectReader(item, self.at(at), self._faults)
+            reader = ObjectReader(item, self.at(at), self.faults)
             found.append((place, read(reader)))
-            reader._end()
+            reader.end()
         return found
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """All fields that there may be have been asked for; whatever else is there is a fault."""
         for name in self._given:
             if name not in self._known:

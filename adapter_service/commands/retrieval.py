@@ -16,6 +16,9 @@ from adapter_service.commands.schema import Command
 from adapter_service.commands.words import words
 
 MOST_CANDIDATES = 16
+# To offer fewer than all, one of them is left out. Two commands are together in at least one of the lists that are then
+# left, and all sentences share these few lists, so that what they begin with is computed once.
+PARTS = 3
 
 
 class Retriever:
@@ -30,15 +33,10 @@ class Retriever:
         self._vocabulary = {word for document in self._documents for word in document}
 
     def candidates(
-        self, text: str, *, beside: Collection[str] = (), withheld: Collection[str] = (), drawn: str | None = None
+        self, text: str, *, beside: Collection[str] = (), withheld: Collection[str] = ()
     ) -> tuple[Command, ...]:
-        """At most MOST_CANDIDATES commands in the node's order, `beside` among them and none of `withheld`.
-
-        With `drawn` they are of `beside` and half of the others: those that its hash chooses, whatever `text` is.
-        """
+        """At most MOST_CANDIDATES commands in the node's order, `beside` among them and none of `withheld`."""
         allowed = [place for place, one in enumerate(self._commands) if one.command_name not in withheld]
-        if drawn is not None:
-            allowed = self._half_of(allowed, beside, drawn)
         if len(allowed) > MOST_CANDIDATES:
             scores = self._scores(text)
             # Of equal ones the first: a sentence of unknown words is offered the same ones every time.
@@ -46,17 +44,32 @@ class Retriever:
             allowed = sorted(allowed[:MOST_CANDIDATES])
         return tuple(self._commands[place] for place in allowed)
 
+    def part_with(self, name: str) -> frozenset[str]:
+        """The part of the commands that has this one."""
+        return next(part for part in self._parts if name in part)
+
+    def part_without(self, names: Collection[str]) -> frozenset[str]:
+        """The largest part that has none of two commands, or of one."""
+        return max((part for part in self._parts if not part & set(names)), key=len, default=frozenset())
+
+    def nearest(self, name: str) -> str | None:
+        """The other command whose words are most like this one's; None where no word is."""
+        place = next(place for place, one in enumerate(self._commands) if one.command_name == name)
+        scores = self._scores(" ".join(self._documents[place]))
+        others = [other for other in range(len(self._commands)) if other != place and scores[other] > 0]
+        best = max(others, key=lambda other: scores[other], default=None)
+        return None if best is None else self._commands[best].command_name
+
     def recall(self, labelled: Collection[tuple[str, str]]) -> float:
         """The share of sentences, each with its command's name, whose command is among their candidates."""
         found = sum(name in {command.command_name for command in self.candidates(text)} for text, name in labelled)
         return found / len(labelled) if labelled else 1.0
 
-    def _half_of(self, places: Sequence[int], beside: Collection[str], drawn: str) -> list[int]:
-        others = {place: self._commands[place].command_name for place in places}
-        others = {place: name for place, name in others.items() if name not in beside}
-        by_hash = sorted(others, key=lambda place: hashlib.sha256(f"{drawn}\n{others[place]}".encode()).digest())
-        left_out = set(by_hash[len(by_hash) // 2 :])
-        return [place for place in places if place not in left_out]
+    @cached_property
+    def _parts(self) -> Sequence[frozenset[str]]:
+        """By hash: which commands are neighbours says nothing."""
+        by_hash = sorted((one.command_name for one in self._commands), key=_hash)
+        return [frozenset(by_hash[start::PARTS]) for start in range(PARTS)]
 
     def _scores(self, text: str) -> Sequence[float]:
         known = [word for word in words(text) if word in self._vocabulary]
@@ -78,3 +91,7 @@ class Retriever:
 def _known_of(command: Command) -> list[str]:
     named = [command.command_name, command.description, *command.keywords]
     return [*named, *(f"{one.name} {one.description}" for one in command.parameters)]
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()

@@ -1,9 +1,9 @@
 """Labelled sentences of a node's commands: what they are called with, and what they are not.
 
 From the commands' own examples alone. Beside each command's examples there are LEAST_NEGATIVES to MOST_NEGATIVES
-negatives: sentences of the commands that its antipatterns name, which are those commands' although this one is offered;
-small talk, which is nobody's; and its own sentences while it is not offered. A negative has an answer like any other:
-the other function, or that none fits.
+negatives: a sentence of a command that its antipatterns name or, without any, of the one most like it, which is that
+command's although this one is offered; small talk and requests that are nobody's; and its own sentences while it is not
+offered. A negative has an answer like any other: the other function, or that none fits.
 
 What is held out is chosen before anything is made of a sentence, so that nothing of a held-out sentence, nor of one
 that differs in case, blanks and punctuation alone, is ever learned. It is chosen by the sentence alone: what is held
@@ -18,23 +18,39 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle, islice
+from itertools import cycle, islice, zip_longest
 from typing import Any
 
+from adapter_service.commands.retrieval import Retriever
 from adapter_service.commands.schema import Command, Example
-from adapter_service.commands.words import normalized
+from adapter_service.commands.words import normalized, words
 from adapter_service.errors import NothingToLearnError
 from adapter_service.samples import is_held_out
 
 LEAST_NEGATIVES, MOST_NEGATIVES = 2, 5
 MOST_SENTENCES = 2000
-_OF_OTHERS, _OF_NOBODY = 3, 2
+_OF_OTHERS, _OF_NOBODY, _WITHHELD = 1, 2, 2
+# A word of fewer letters says little of what a command is about.
+_TELLING_LETTERS = 4
 SMALL_TALK = (
     "Good morning", "How are you?", "Thank you very much", "That was funny", "What is your name?", "I am hungry",
     "Who wrote Hamlet?", "My knee hurts today", "Do you like jazz?", "Never mind", "Why is the sky blue?",
     "I will be right back", "You are not listening", "Is a tomato a fruit?", "We are going on holiday soon",
     "Say something nice", "I do not understand you", "How deep is the ocean?", "My sister has a new job", "Good night",
     "What do you think about art?", "The soup was too salty", "How old is the universe?", "I have lost my keys",
+    "Can you hear me?", "This is my brother Tom", "I did not mean you", "Where do penguins live?", "You are right",
+    "It was a long day", "How many legs does a spider have?", "I had a strange dream", "What does that mean?",
+    "Nobody asked you", "The neighbours are nice people", "Who is the president of France?", "I love you",
+)  # fmt: skip
+# What a node may be asked for and cannot do; left out where a command is about the same words.
+REQUESTS = (
+    "Call my mother", "Book a flight to Berlin", "Translate this into French", "Order a taxi for me", "Tell me a joke",
+    "Send a message to my boss", "Feed the cat", "Open the garage door", "Where is my phone?", "Lock the front door",
+    "What is twelve times eight?", "Read me the news", "Vacuum the carpet", "Take a photo", "Close the window blinds",
+    "How much is a litre of petrol?", "Find a recipe for lasagne", "Switch to the sports channel",
+    "Start the dishwasher", "Who won the match yesterday?", "Show me the camera at the door", "Water the garden",
+    "Navigate to the airport", "Convert five miles to kilometres", "Reserve a table for two", "Print this page",
+    "Transfer fifty euros to Paul",
 )  # fmt: skip
 
 
@@ -51,6 +67,11 @@ class Sentence:
     @property
     def is_negative(self) -> bool:
         return self.command_name is None or self.beside is not None
+
+    @property
+    def counted_by(self) -> str:
+        """The command whose sentence it is, or, of a negative, the one that it is told apart from."""
+        return self.beside or self.withheld or self.command_name or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +103,12 @@ def dataset_of(commands: Sequence[Command], *, holdout_fraction: float) -> Datas
         held[name] = [one for one in sentences if one.text in apart]
     # Room for every negative and for a sentence of each command, of which a node has 300 at most.
     learned = _evenly(learned, MOST_SENTENCES - MOST_NEGATIVES * len(commands))
-    talk = _small_talk_beside(commands)
+    talk = _talk_beside(commands)
+    retriever = Retriever(commands, {name: [one.text for one in sentences] for name, sentences in learned.items()})
     talk_held = _held_out(talk, holdout_fraction)
     return Dataset(
-        training=tuple(_with_negatives(commands, learned, [text for text in talk if text not in talk_held])),
-        holdout=tuple(_with_negatives(commands, held, [text for text in talk if text in talk_held])),
+        training=tuple(_with_negatives(commands, retriever, learned, [text for text in talk if text not in talk_held])),
+        holdout=tuple(_with_negatives(commands, retriever, held, [text for text in talk if text in talk_held])),
         repeated=repeated,
         contradicting=contradicting,
     )
@@ -118,14 +140,26 @@ def _evenly(examples: Mapping[str, list[Sentence]], most: int) -> dict[str, list
     return {name: sentences[:each] for name, sentences in examples.items()}
 
 
-def _small_talk_beside(commands: Sequence[Command]) -> list[str]:
-    """SMALL_TALK without what is an example or a keyword of a command, even one that is learned of none."""
+def _talk_beside(commands: Sequence[Command]) -> list[str]:
+    """SMALL_TALK without what is an example or a keyword of a command, even one that is learned of none; and REQUESTS.
+
+    One after the other, as few are learned of a small node.
+    """
     theirs = {
         normalized(text)
         for command in commands
         for text in (*command.keywords, *(example.voice_command for example in command.examples))
     }
-    return [text for text in SMALL_TALK if normalized(text) not in theirs]
+    telling = {word for command in commands for text in _about(command) for word in words(text)}
+    telling = {word for word in telling if len(word) >= _TELLING_LETTERS}
+    talk = [text for text in SMALL_TALK if normalized(text) not in theirs]
+    requests = [text for text in REQUESTS if normalized(text) not in theirs and telling.isdisjoint(words(text))]
+    return [text for both in zip_longest(talk, requests) for text in both if text is not None]
+
+
+def _about(command: Command) -> Iterator[str]:
+    yield from (command.command_name, command.description, *command.keywords)
+    yield from (f"{one.name} {one.description}" for one in command.parameters)
 
 
 def _held_out(texts: Sequence[str], fraction: float) -> frozenset[str]:
@@ -140,29 +174,38 @@ def _held_out(texts: Sequence[str], fraction: float) -> frozenset[str]:
 
 
 def _with_negatives(
-    commands: Sequence[Command], examples: Mapping[str, Sequence[Sentence]], small_talk: Sequence[str]
+    commands: Sequence[Command],
+    retriever: Retriever,
+    examples: Mapping[str, Sequence[Sentence]],
+    small_talk: Sequence[str],
 ) -> Iterator[Sentence]:
     talk = cycle(small_talk)
     for command in commands:
         own = examples[command.command_name]
         yield from own
         if own:
-            yield from islice(_negatives_of(command, own, examples, talk), MOST_NEGATIVES)
+            yield from _negatives_of(command, retriever, examples, talk)
 
 
 def _negatives_of(
-    command: Command, own: Sequence[Sentence], examples: Mapping[str, Sequence[Sentence]], talk: Iterable[str]
+    command: Command, retriever: Retriever, examples: Mapping[str, Sequence[Sentence]], talk: Iterable[str]
 ) -> Iterator[Sentence]:
     name = command.command_name
+
+    def chosen(sentences: Iterable[Sentence], most: int) -> list[Sentence]:
+        return sorted(sentences, key=lambda one: _hash(one.text + name))[:most]
+
     named = dict.fromkeys(anti.command_name for anti in command.antipatterns if anti.command_name != name)
-    of_others = [one for other in named for one in examples.get(other, ())]
-    for one in sorted(of_others, key=lambda one: _hash(one.text + name))[:_OF_OTHERS]:
+    alike = [other for other in named if examples.get(other)]
+    if not alike and (nearest := retriever.nearest(name)):
+        alike = [nearest]
+    for one in chosen((one for other in alike for one in examples[other]), _OF_OTHERS):
         yield Sentence(one.text, one.command_name, one.arguments, beside=name)
     for text in islice(talk, _OF_NOBODY):
         yield Sentence(text, None, beside=name)
     if len(examples) > 1:
-        first = min(own, key=lambda one: _hash(one.text + name))
-        yield Sentence(first.text, None, withheld=name)
+        for one in chosen(examples[name], _WITHHELD):
+            yield Sentence(one.text, None, withheld=name)
 
 
 def _hash(text: str) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from adapter_service.commands.prompting import NONE_FITS, Context, call_text, prompt_of
 from adapter_service.commands.retrieval import Retriever
+from adapter_service.commands.schema import Command
 from adapter_service.commands.sentences import Sentence
 from adapter_service.samples import Message, Sample
 
 _FIRST_DAY, _DAYS = datetime(2025, 1, 1, tzinfo=UTC), 1461
+# As few as will do: samples that are said at one moment begin alike, up to the sentence, which is computed once.
+MOMENTS = 4
 
 
 def samples_of(
@@ -20,26 +23,60 @@ def samples_of(
 ) -> list[Sample]:
     """One for each sentence, equal ones once, in their order.
 
-    Each is said at a moment of its own, the same every time, so that no date is learned by heart. What is learned
-    beside another command is offered fewer than all: with the same functions before it, it would be the sample that
-    its own command has already.
+    They are said at MOMENTS moments, the same every time, so that no date is learned by heart; at every other one the
+    `rooms` are known.
     """
+    moments = [_moment_of(f"moment {number}", zone) for number in range(MOMENTS)]
     samples: dict[str, Sample] = {}
     for sentence in sentences:
-        offered = retriever.candidates(
-            sentence.text,
-            beside=[name for name in (sentence.command_name, sentence.beside) if name],
-            withheld=[sentence.withheld] if sentence.withheld else [],
-            drawn=f"{sentence.text}\n{sentence.beside}" if sentence.beside else None,
-        )
-        context = Context(_moment_of(sentence.text).astimezone(zone), rooms)
-        prompt = prompt_of(offered, sentence.text, context)
+        number = _number_of(sentence.text) % MOMENTS
+        prompt = prompted(sentence, retriever, Context(moments[number], rooms if number % 2 else ()))
         answer = call_text(sentence.command_name, sentence.arguments) if sentence.command_name else NONE_FITS
         sample = Sample((*prompt, Message("assistant", answer)), metadata={"command": sentence.command_name})
         samples.setdefault(sample.key, sample)
     return list(samples.values())
 
 
-def _moment_of(text: str) -> datetime:
-    number = int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
-    return _FIRST_DAY + timedelta(minutes=number % (_DAYS * 24 * 60))
+def judged_in(
+    sentence: Sentence, retriever: Retriever, zone: ZoneInfo, *, rooms: tuple[str, ...] = ()
+) -> list[Message]:
+    """What stands before the answer to a held-out sentence: it is said at a moment that nothing was learned at."""
+    knows_rooms = _number_of(sentence.text) % 2
+    return [*prompted(sentence, retriever, Context(_moment_of(sentence.text, zone), rooms if knows_rooms else ()))]
+
+
+def prompted(sentence: Sentence, retriever: Retriever, context: Context) -> tuple[Message, Message]:
+    """What stands before the answer to `sentence`.
+
+    What another command's sentence is learned beside is offered fewer than all: with the same functions before it, it
+    would be the sample that its own command has already.
+    """
+    beside = [name for name in (sentence.command_name, sentence.beside) if name]
+    offered = retriever.candidates(sentence.text, beside=beside, withheld=_withheld(sentence, beside, retriever))
+    return prompt_of(offered, sentence.text, context)
+
+
+def _withheld(sentence: Sentence, beside: Collection[str], retriever: Retriever) -> frozenset[str]:
+    if sentence.withheld:
+        return retriever.part_with(sentence.withheld)
+    return retriever.part_without(beside) if sentence.command_name and sentence.beside else frozenset()
+
+
+def rooms_of(commands: Sequence[Command]) -> tuple[str, ...]:
+    """Those that the commands' examples name, in their order."""
+    found = {
+        str(value): None
+        for command in commands
+        for example in command.examples
+        for name, value in example.expected_parameters.items()
+        if (parameter := command.parameter(name)) is not None and parameter.options_source == "rooms"
+    }
+    return tuple(found)
+
+
+def _moment_of(text: str, zone: ZoneInfo) -> datetime:
+    return (_FIRST_DAY + timedelta(minutes=_number_of(text) % (_DAYS * 24 * 60))).astimezone(zone)
+
+
+def _number_of(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)

@@ -3,7 +3,8 @@
 "Dim the hall to 30 percent" is learned with other rooms and numbers too, so that values are copied and not recalled. A
 value is only exchanged for one of the same kind, in the sentence and in the arguments at once: a number for another
 number, a room for a room of the same source, a free text for one of the same parameter, a date key for a key that is
-said in as many words. Nothing is guessed about the language; what is not in the sentence, or is in two values, stays.
+said in as many words. Numbers are exchanged where they are words, too, if the sentences show which language's. Nothing
+else is guessed about the language; what is not in the sentence, or is in two values, stays.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import hashlib
 import random
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from adapter_service.commands.date_keys import WEEKDAYS
+from adapter_service.commands.number_words import NumberWords
 from adapter_service.commands.schema import Command, Parameter
 from adapter_service.commands.sentences import Sentence
 from adapter_service.commands.words import normalized
@@ -52,13 +54,17 @@ def varied(
 
 
 class _Place(NamedTuple):
-    """Where a value stands in a sentence; it is `holder[key]`, of the arguments or of a list that one of them is."""
+    """Where a value stands in a sentence; it is `holder[key]`, of the arguments or of a list that one of them is.
+
+    `form` is that of its number's words; none where it stands there in figures.
+    """
 
     start: int
     end: int
     holder: Any
     key: Any
     parameter: Parameter | None
+    form: str | None = None
 
 
 class _Values:
@@ -66,6 +72,7 @@ class _Values:
 
     def __init__(self, calls: Sequence[tuple[Sentence, Command]]) -> None:
         self._of: dict[str, dict[str, None]] = {}
+        self._numbers = NumberWords.of((sentence.text, _numbers_of(sentence)) for sentence, _ in calls)
         for sentence, command in calls:
             for name, value in sentence.arguments.items():
                 parameter = command.parameter(name)
@@ -77,7 +84,8 @@ class _Values:
     def exchange(self, sentence: Sentence, command: Command, generator: random.Random) -> Sentence:
         """`sentence` with as many values exchanged as are found in it, none for one that it has already."""
         text, arguments = sentence.text, {k: [*v] if isinstance(v, list) else v for k, v in sentence.arguments.items()}
-        places = sorted(_places(text, arguments, command), key=lambda place: place.start, reverse=True)
+        found = _places(text, arguments, command, self._numbers)
+        places = sorted(found, key=lambda place: place.start, reverse=True)
         for place in places:  # from the right, so that the places that are left stay where they are
             if any(place.start < one.end and one.start < place.end for one in places if one is not place):
                 continue
@@ -85,8 +93,15 @@ class _Values:
             others = self._others(place, command, followed_by=sentence.text[place.end :])
             if free := [other for other in others if normalized(str(other)) not in in_use]:
                 place.holder[place.key] = other = generator.choice(free)
-                text = f"{text[: place.start]}{_said(other, place.parameter)}{text[place.end :]}"
+                text = f"{text[: place.start]}{self._as_said(other, place, text)}{text[place.end :]}"
         return replace(sentence, text=text, arguments=arguments)
+
+    def _as_said(self, other: Any, place: _Place, text: str) -> str:
+        """`other` as what it takes the place of, in words or in figures, which a text may begin with."""
+        if place.form is None:
+            return _said(other, place.parameter)
+        said = _said(other, place.parameter, _in_words(self._numbers, place.form))
+        return f"{said[0].upper()}{said[1:]}" if text[place.start].isupper() else said
 
     def _others(self, place: _Place, command: Command, *, followed_by: str) -> Sequence[Any]:
         value, parameter = place.holder[place.key], place.parameter
@@ -106,7 +121,13 @@ def _kind(command: Command, parameter: Parameter) -> str:
     return parameter.options_source or f"{command.command_name}.{parameter.name}"
 
 
-def _places(text: str, arguments: dict[str, Any], command: Command) -> Iterator[_Place]:
+def _numbers_of(sentence: Sentence) -> set[int]:
+    values = [one for value in sentence.arguments.values() for one in (value if isinstance(value, list) else [value])]
+    hours = [int(found[1]) for one in values if isinstance(one, str) and (found := _AT.fullmatch(one))]
+    return {*hours, *(one for one in values if isinstance(one, int) and not isinstance(one, bool))}
+
+
+def _places(text: str, arguments: dict[str, Any], command: Command, numbers: NumberWords) -> Iterator[_Place]:
     """Of every value, also of those that are never exchanged: what is part of one of them has to stay."""
     for name, value in arguments.items():
         parameter = command.parameter(name)
@@ -114,17 +135,41 @@ def _places(text: str, arguments: dict[str, Any], command: Command) -> Iterator[
         for key in range(len(value)) if isinstance(value, list) else (name,):
             if span := _span(text, _said(holder[key], parameter)):
                 yield _Place(*span, holder, key, parameter)
+            else:
+                yield from _in_words_of(text, holder, key, parameter, numbers)
 
 
-def _said(value: Any, parameter: Parameter | None) -> str:
+def _in_words_of(
+    text: str, holder: Any, key: Any, parameter: Parameter | None, numbers: NumberWords
+) -> Iterator[_Place]:
+    value = holder[key]
+    at = _AT.fullmatch(value) if isinstance(value, str) else None
+    number = int(at[1]) if at else value
+    if not isinstance(number, int) or isinstance(number, bool):
+        return
+    for form in numbers.said(number):
+        if span := _span(text, _said(value, parameter, _in_words(numbers, form)), ignores_case=True):
+            yield _Place(*span, holder, key, parameter, form)
+            return
+
+
+def _in_words(numbers: NumberWords, form: str) -> Callable[[int], str]:
+    return lambda number: numbers.said(number).get(form) or str(number)
+
+
+def _said(value: Any, parameter: Parameter | None, number: Callable[[int], str] = str) -> str:
     """How a sentence has it that says it as it is; blank where it is nothing that can be said."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
-    if isinstance(value, int | float) or parameter is None or not parameter.type.has_points_in_time:
+    if isinstance(value, int):
+        return number(value)
+    if isinstance(value, float) or parameter is None or not parameter.type.has_points_in_time:
         return str(value)
     if found := _DAY.fullmatch(value):
         return found[2].title()
-    return " ".join(filter(None, found.groups())) if (found := _AT.fullmatch(value)) else value.replace("_", " ")
+    if found := _AT.fullmatch(value):
+        return " ".join([number(int(found[1])), *([found[2]] if found[2] else []), found[3]])
+    return value.replace("_", " ")
 
 
 def _other_keys(key: str) -> Sequence[str]:
@@ -136,10 +181,11 @@ def _other_keys(key: str) -> Sequence[str]:
     return next((group for group in _GROUPS if key in group), ())
 
 
-def _span(text: str, said: str) -> tuple[int, int] | None:
+def _span(text: str, said: str, *, ignores_case: bool = False) -> tuple[int, int] | None:
     """Where `said` stands in `text`, with no word and no number going on beyond it, as 2 does in 2.5; if it is once."""
     pattern = rf"(?<!\d[.,:/\-\u2013])(?={re.escape(said)}(?![.,:/\-\u2013]\d))"
-    spans = [(found.start(), found.start() + len(said)) for found in re.finditer(pattern, text) if said.strip()]
+    found_at = re.finditer(pattern, text, re.IGNORECASE if ignores_case else re.NOFLAG)
+    spans = [(found.start(), found.start() + len(said)) for found in found_at if said.strip()]
     whole = [(a, b) for a, b in spans if not any(map(_is_of_a_word, text[max(0, a - 1) : a] + text[b : b + 1]))]
     return whole[0] if len(whole) == 1 else None
 

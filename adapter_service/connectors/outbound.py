@@ -1,4 +1,4 @@
-"""GET requests that never reach a private address, but for the one host that the operator allows.
+"""Requests that never reach a private address, but for the one host that the operator allows.
 
 requests-hardened resolves a name once, checks the address and connects to that very address. What
 it does not do is done here: one more denied address, redirects followed one by one and always
@@ -26,6 +26,8 @@ from adapter_service.errors import SourceUnreachableError
 
 # It warns of each private address in a line of its own, which our error repeats in full.
 logging.getLogger("requests_hardened").setLevel(logging.ERROR)
+# At DEBUG it says every path with its query: a signature or a key may be in it.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
 
 MAX_REDIRECTS = 5
 # Azure's metadata service: a public address that only the machine itself can reach.
@@ -85,10 +87,20 @@ class Outbound:
             f"{shown(first)} redirects more than {MAX_REDIRECTS} times; give the final address as `url`"
         )
 
-    def _send(self, session: Any, url: str, headers: Mapping[str, str]) -> requests.Response:
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> requests.Response:
+        """The answer as it is, be it a redirect, whose body is not read yet; the caller closes it.
+
+        Raises:
+            SourceUnreachableError: a private address.
+            requests.RequestException: as requests has it; the connection failed.
+        """
+        return self._send(self._configured, url, {**self._headers, **headers}, body)
+
+    def _send(self, session: Any, url: str, headers: Mapping[str, str], body: bytes | None = None) -> requests.Response:
+        method = "GET" if body is None else "POST"
         try:
-            response: requests.Response = session.get(
-                url, headers=headers, timeout=self._timeout, stream=True, allow_redirects=False
+            response: requests.Response = session.request(
+                method, url, headers=headers, data=body, timeout=self._timeout, stream=True, allow_redirects=False
             )
         except InvalidIPAddress as error:
             raise _private(url) from error

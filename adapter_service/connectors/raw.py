@@ -49,7 +49,7 @@ def open_raw(
         raise ForbiddenError(
             f"{_shown(uri)!r} names a file; files are read only from configured sources: give the name of one"
         )
-    if raw.kind != "local" and allow_list is not None and not any(_is_under(raw.name, p) for p in allow_list):
+    if raw.kind != "local" and allow_list is not None and not any(is_under(raw.name, p) for p in allow_list):
         raise ForbiddenError(
             f"the raw source {_shown(uri)!r} is not on the allow-list (security.raw_sources has "
             f"{len(allow_list)} prefixes); name a configured source instead, or ask the operator to add it"
@@ -114,7 +114,7 @@ def _unreadable(uri: str, why: str) -> InvalidParameterError:
     )
 
 
-def _is_under(uri: str, prefix: str) -> bool:
+def is_under(uri: str, prefix: str) -> bool:
     """Whether the address lies at or below the prefix: the same host to the letter, and whole path segments."""
     url, allowed = urlsplit(uri), urlsplit(prefix)
     if (url.scheme, url.netloc.lower()) != (allowed.scheme, allowed.netloc.lower()):

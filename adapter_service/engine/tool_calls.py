@@ -49,6 +49,18 @@ def tool_call_grammar(
     return lark_grammar("\n".join([start, f"call: {calls}", *rules]), parameter=parameter)
 
 
+def call_or_text_grammar(tools: Sequence[Tool], text: str, *, parameter: str = "tools") -> Grammar:
+    """A call of one of `tools`, or exactly `text`; without tools, the text.
+
+    Raises:
+        InvalidParameterError: the arguments of one are not an object.
+    """
+    calls = [f"call_{place}: {_call_rule(tool, parameter)}" for place, tool in enumerate(tools)]
+    answers = " | ".join([*(f"call_{place}" for place in range(len(tools))), "none"])
+    rules = [f"start: {answers}", f"none: {json.dumps(text, ensure_ascii=False)}", *calls]
+    return lark_grammar("\n".join(rules), parameter=parameter)
+
+
 def parse_tool_calls(text: str) -> list[ReadCall]:
     """The calls that an answer makes, which is one call or a list of them, with blanks around it or not.
 

@@ -62,6 +62,10 @@ class JobContext:
         """Whether the service shuts down; then raise `JobCancelledError` too: the job will queue again."""
         return self._stopping()
 
+    def check_wanted(self, connection: sqlite3.Connection) -> None:
+        """As `JobStore.check_wanted`, for what the job does for good."""
+        self._store.check_wanted(connection, self._job)
+
     def log(self, message: str) -> None:
         self._logs.append(self._job.id, message)
         logger.info(message, extra={"action": "job_log", "job_id": self._job.id})

@@ -23,6 +23,7 @@ _JOBS = """
     WITH told AS (SELECT *, CASE WHEN json_valid(asked) THEN json_extract(asked, '$.metadata') END AS own FROM jobs)
     SELECT * FROM told
     WHERE number < coalesce(:before, number + 1)
+        AND node_id IS NULL
         AND (own IS NULL OR NOT :without)
         AND NOT EXISTS (
             SELECT 1 FROM json_each(:metadata) AS wanted WHERE NOT EXISTS (
@@ -52,7 +53,7 @@ class JobHistory:
     def jobs(
         self, *, after: str | None, limit: int, metadata: Mapping[str, str], without_metadata: bool = False
     ) -> Page[Job]:
-        """Jobs that have all pairs of `metadata`, or only those that have none at all.
+        """Jobs that have all pairs of `metadata`, or only those that have none at all; no node's.
 
         Rows that cannot be read are passed over.
 

@@ -75,6 +75,8 @@ class Job:
     `progress` has what the last report said (loss, tokens_per_second, sample counts, …);
     `result` is what the finished job returned, or None. `asked` is what a client of the fine-tuning API said
     that training has no use for and that it is told again; None of a job that was made otherwise.
+    `node_id` is whose commands it learns, of a home hub's, and `content_key` what its adapter follows from: both None
+    of any other job. Of waiting jobs those of the highest `priority` begin first.
     """
 
     id: str
@@ -97,6 +99,14 @@ class Job:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     asked: Mapping[str, Any] | None = None
+    node_id: str | None = None
+    content_key: str | None = None
+    priority: int = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it runs, or did before it was put back."""
+        return self.attempt > 0 and not self.status.finished
 
     def moved(self, to: JobStatus, **changes: Any) -> Job:
         """This job after a move; the only way to another status.

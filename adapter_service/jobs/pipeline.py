@@ -6,30 +6,30 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapter_service.adapters import Version, VersionStatus, VersionStore, check_name
-from adapter_service.adapters.lease import Lease
-from adapter_service.connectors.opening import source_opener
+from adapter_service.commands.training_request import CommandTraining
 from adapter_service.durable import write_whole
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.jobs.adapter_files import write_adapter_files
-from adapter_service.jobs.beginning import check_same_base, megabytes_needed, trained_with
+from adapter_service.jobs.beginning import check_same_base, megabytes_needed
+from adapter_service.jobs.command_lesson import CommandLesson
 from adapter_service.jobs.context import JobContext
-from adapter_service.jobs.evaluating import measure, reread
 from adapter_service.jobs.file_store import FileStore
 from adapter_service.jobs.job import Job, Phase
 from adapter_service.jobs.learning import Trained, recipe_key, run_key, train, with_budget
+from adapter_service.jobs.lesson import CorpusLesson, Lesson, kept
 from adapter_service.jobs.pace import Pace, TrainingKind, Work, work_of
-from adapter_service.jobs.streaming import Streamed, stream
-from adapter_service.jobs.train_request import TrainRequest, going_on_from, raised_budget, settings_for
+from adapter_service.jobs.streaming import Streamed
+from adapter_service.jobs.train_request import TrainRequest, raised_budget, settings_for
 from adapter_service.settings import Settings
 from adapter_service.training.batching import sequences_per_step
-from adapter_service.training.gate import Decision, decide
+from adapter_service.training.gate import Decision
 
 if TYPE_CHECKING:
     from adapter_service.training.progress import Progress
@@ -78,33 +78,32 @@ class TrainingPipeline:
         }
 
     def __call__(self, job: Job, context: JobContext) -> Mapping[str, Any]:
-        with ExitStack() as kept:
-            return self._run(job, context, self._work_dir / job.id, kept)
+        with ExitStack() as leases:
+            return self._run(job, context, self._work_dir / job.id, leases)
 
     def forget(self, job_id: str) -> None:
         """Remove the work folder of a job whose row says that it has ended; until then it may have to go on."""
         shutil.rmtree(self._work_dir / job_id, ignore_errors=True)
 
-    def _run(self, job: Job, context: JobContext, folder: Path, kept: ExitStack) -> Mapping[str, Any]:
+    def _run(self, job: Job, context: JobContext, folder: Path, leases: ExitStack) -> Mapping[str, Any]:
         check_name(job.adapter)
-        request = TrainRequest.model_validate(dict(job.request))
-        settings = self._settings_for(request, self._settings)
+        lesson = self._lesson_of(job)
         self._engine.wait_until_ready()
         base = self._engine.base
-        parent = self._parent(request, folder, kept)
-        if parent is not None:
-            settings = going_on_from(trained_with(parent), request, settings)
+        parent = self._parent(lesson, folder, leases)
+        settings = lesson.settings if parent is None else lesson.going_on(parent)
         watch = _JobWatch(context, self._pace, work_of(settings, self._pace.tokens_per_sample))
         context.report(phase=Phase.STREAMING, base=base.public_name, precision=base.precision.to_dict())
-        streamed = self._stream(settings, folder, watch)
+        streamed = self._gather(lesson, settings, folder, watch)
         context.report(samples=streamed.counts, source=streamed.source)
         version, trained = self._train(job, settings, streamed, parent, folder, context, watch)
         training = asdict(trained.result) if trained else _told_of(version)
         judged_with = with_budget(settings, training["token_budget"]) if training else settings
-        version, decision = self._judge(judged_with, streamed, version, trained, context, watch)
+        version, decision = self._judge(lesson, judged_with, streamed, version, trained, context, watch)
         return {
             "training": training if trained or version.job_id == job.id else None,
             "version": version.number,
+            "version_key": version.key,
             "reference": version.reference,
             "version_status": str(version.status),
             "gate": decision.as_dict() if decision else dict(version.gate),
@@ -115,28 +114,34 @@ class TrainingPipeline:
             "recipe": {name: getattr(settings, name).model_dump(mode="json") for name in _RECIPE},
         }
 
-    def _parent(self, request: TrainRequest, folder: Path, kept: ExitStack) -> Version | None:
+    def _lesson_of(self, job: Job) -> Lesson:
+        if job.node_id is not None:
+            return CommandLesson(CommandTraining.from_dict(job.request), self._settings, self._engine)
+        request = TrainRequest.model_validate(dict(job.request))
+        return CorpusLesson(request, self._settings_for(request, self._settings), self._engine)
+
+    def _parent(self, lesson: Lesson, folder: Path, leases: ExitStack) -> Version | None:
         """The version that training goes on from; whatever goes live meanwhile, it is that of the first attempt.
 
-        Its files stay until `kept` is closed.
+        Its files stay until `leases` is closed.
 
         Raises:
             AdapterFormatError: they are no longer what was published.
         """
-        if request.init_adapter is None:
-            return None
         noted = folder / "parent"
-        parent = self._versions.resolve(noted.read_text() if noted.exists() else request.init_adapter)
+        reference = noted.read_text() if noted.exists() else lesson.begins_with(self._versions)
+        if reference is None:
+            return None
+        parent = self._versions.resolve(reference)
         check_same_base(parent, self._engine)
-        kept.enter_context(_kept(parent))
+        leases.enter_context(kept(parent))
         self._versions.verify(parent)
         if not noted.exists():
             write_whole(noted, parent.reference)
         return parent
 
-    def _stream(self, settings: Settings, folder: Path, watch: _JobWatch) -> Streamed:
-        opener = source_opener(settings)
-        streamed = stream(settings, opener, self._engine, watch, folder / "stream", discards_other=True)
+    def _gather(self, lesson: Lesson, settings: Settings, folder: Path, watch: _JobWatch) -> Streamed:
+        streamed = lesson.gather(settings, folder / "stream", watch)
         self._pace.streamed(streamed.samples_now, streamed.seconds)
         watch.held_out = len(streamed.dataset.holdout)
         return streamed
@@ -200,6 +205,7 @@ class TrainingPipeline:
 
     def _judge(
         self,
+        lesson: Lesson,
         settings: Settings,
         streamed: Streamed,
         version: Version,
@@ -215,32 +221,23 @@ class TrainingPipeline:
             context.report(phase=Phase.PUBLISHING)
             context.log("gate.enabled is false: the version goes live unjudged")
             unjudged = {"verdict": "not judged", "reasons": ["gate.enabled is false"]}
-            return self._versions.go_live(version, unjudged), None
+            return self._versions.go_live(version, unjudged, check=context.check_wanted), None
         context.report(phase=Phase.EVALUATING)
         replaced = self._versions.live(version.adapter)
         live = self._incumbent(version, replaced, context)
-        held = streamed.dataset
-        with _kept(live) if live else nullcontext(), watch.evaluation():
-            candidate = measure(
-                settings, held, self._engine, watch, trained.adapter if trained else AdapterFiles.of(version)
-            )
-            watch.evaluated()
-            if candidate.weights_finite:  # others are not loaded from files at all
-                candidate = reread(settings, held, self._engine, watch, candidate, AdapterFiles.of(version))
-                watch.evaluated()
-            incumbent = measure(settings, held, self._engine, watch, AdapterFiles.of(live) if live else None)
+        with kept(live), watch.evaluation():
+            decision = lesson.judge(settings, streamed, version, trained, live, watch)
         context.report(phase=Phase.GATING)
-        decision = decide(candidate, incumbent, settings.gate, seed=settings.training.seed)
         against = live.reference if live else "the base"
         for reason in decision.reasons:
             context.log(f"gate, against {against}: {reason}")
         if decision.passed and _key(self._versions.live(version.adapter)) != _key(replaced):
             context.log(f"what is live under {version.adapter!r} changed meanwhile; judging anew")
-            return self._judge(settings, streamed, version, trained, context, watch)
+            return self._judge(lesson, settings, streamed, version, trained, context, watch)
         context.report(phase=Phase.PUBLISHING, gate=decision.as_dict())
         verdict = {**decision.as_dict(), "against": against}
         if decision.passed:
-            version = self._versions.go_live(version, verdict)
+            version = self._versions.go_live(version, verdict, check=context.check_wanted)
         else:
             version = self._versions.reject(version, decision.reasons, verdict)
         context.log(f"{version.reference} is {version.status}")
@@ -300,19 +297,6 @@ class _JobWatch:
 
     def cancelled(self) -> bool:
         return self._context.cancelled() or self._context.stopping()
-
-
-@contextmanager
-def _kept(version: Version) -> Iterator[None]:
-    """Inside its files stay, whoever removes it; that they are gone already is for their reader to say."""
-    lease = None
-    with suppress(FileNotFoundError):
-        lease = Lease(version.path)
-    try:
-        yield
-    finally:
-        if lease is not None:
-            lease.release()
 
 
 def _key(version: Version | None) -> str | None:

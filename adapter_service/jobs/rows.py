@@ -18,15 +18,24 @@ from adapter_service.jobs.job import Job, JobEvent, JobStatus, Phase
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 SELECT = "SELECT * FROM jobs WHERE id = ?"
+# A node's job that has not begun waits for the one that has: running, or put back and waiting for its next attempt.
+CLAIMABLE = """
+    SELECT * FROM jobs AS next WHERE status = 'queued' AND NOT (
+        attempt = 0 AND node_id IS NOT NULL AND EXISTS (
+            SELECT 1 FROM jobs AS begun WHERE begun.node_id = next.node_id
+                AND (begun.status = 'running' OR (begun.status IN ('queued', 'paused') AND begun.attempt > 0))
+        )
+    )
+    ORDER BY priority DESC, number"""
 INSERT = """
     INSERT INTO jobs (
         id, adapter, request, trace_id, created_at, status, phase, attempt, crashes, cancel_requested,
         pause_requested, step, total_steps, progress, result, error_code, error_message, started_at, finished_at,
-        asked, idempotency_key
+        asked, node_id, content_key, priority, idempotency_key
     ) VALUES (
         :id, :adapter, :request, :trace_id, :created_at, :status, :phase, :attempt, :crashes, :cancel_requested,
         :pause_requested, :step, :total_steps, :progress, :result, :error_code, :error_message,
-        :started_at, :finished_at, :asked, :idempotency_key
+        :started_at, :finished_at, :asked, :node_id, :content_key, :priority, :idempotency_key
     )"""
 # Compare-and-set in one statement: two runners may both hold this job as queued, and only one may start it.
 UPDATE = """
@@ -103,6 +112,9 @@ def _read(row: sqlite3.Row) -> Job:
         started_at=time("started_at"),
         finished_at=time("finished_at"),
         asked=_object(row["asked"]) if row["asked"] else None,
+        node_id=row["node_id"],
+        content_key=row["content_key"],
+        priority=row["priority"],
     )
 
 

@@ -18,13 +18,14 @@ from adapter_service.errors import (
     BusyError,
     DamagedJobError,
     DuplicateRequestError,
+    JobCancelledError,
     SupersededError,
     UnknownJobError,
     WrongJobStateError,
 )
 from adapter_service.jobs.job import MAX_CRASHES, Job, JobEvent, JobStatus, Phase, new_job_id
 from adapter_service.jobs.measured import METRICS, is_worth_an_event, measured_at
-from adapter_service.jobs.rows import INSERT, SELECT, UPDATE, encode, to_columns, to_event, to_job
+from adapter_service.jobs.rows import CLAIMABLE, INSERT, SELECT, UPDATE, encode, to_columns, to_event, to_job
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,11 @@ class JobStore:
     def __init__(self, database: Database, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._database = database
         self._now = now
+        self._when_ended: Callable[[sqlite3.Connection, Job], None] = lambda _, __: None
+
+    def when_ended(self, follow: Callable[[sqlite3.Connection, Job], None]) -> None:
+        """Call `follow` with every job that ends, inside the transaction in which it does; set it before the start."""
+        self._when_ended = follow
 
     def create(
         self,
@@ -66,13 +72,17 @@ class JobStore:
         with self._database.transaction() as connection:
             if idempotency_key and (earlier := _by_key(connection, idempotency_key)):
                 return _same_request(earlier, idempotency_key, adapter, request, asked)
-            _check_room(connection, queue_limit)
+            check_room(connection, queue_limit)
             also(connection)
             now = self._now()
             job = Job(new_job_id(now), adapter, request, trace_id, now, asked=asked)
-            connection.execute(INSERT, to_columns(job) | {"idempotency_key": idempotency_key})
-            self._event(connection, job, JobStatus.QUEUED)
-            return _get(connection, job.id)
+            return self.insert(connection, job, idempotency_key=idempotency_key)
+
+    def insert(self, connection: sqlite3.Connection, job: Job, *, idempotency_key: str | None = None) -> Job:
+        """Write a new job, inside somebody's transaction."""
+        connection.execute(INSERT, to_columns(job) | {"idempotency_key": idempotency_key})
+        self._event(connection, job, JobStatus.QUEUED)
+        return _get(connection, job.id)
 
     def made_by(
         self, idempotency_key: str, request: Mapping[str, Any], adapter: str, asked: Mapping[str, Any] | None = None
@@ -125,14 +135,16 @@ class JobStore:
 
     def position(self, job_id: str) -> int | None:
         """1 for the job that is claimed next; None for one that is not queued."""
-        rows = self._database.read("SELECT id FROM jobs WHERE status = ? ORDER BY number", (JobStatus.QUEUED,))
-        ids = [row["id"] for row in rows]
+        ids = [row["id"] for row in self._database.read(CLAIMABLE)]
         return ids.index(job_id) + 1 if job_id in ids else None
 
     def claim_next(self) -> Job | None:
-        """Start the oldest queued job: it is running, one attempt further, and the caller's alone."""
+        """Start the first job that can be: it is running, one attempt further, and the caller's alone.
+
+        That is the oldest of the highest priority; of a node's two the one that has begun already.
+        """
         with self._database.transaction() as connection:
-            job = next(_readable(_rows_of(connection, JobStatus.QUEUED)), None)
+            job = next(_readable(connection.execute(CLAIMABLE)), None)
             if job is None:
                 return None
             started = job.moved(JobStatus.RUNNING, attempt=job.attempt + 1, started_at=job.started_at or self._now())
@@ -215,11 +227,25 @@ class JobStore:
                 raise WrongJobStateError(
                     f"{job_id} is {job.status}; only a job that is not finished can be cancelled{_ANOTHER}"
                 )
-            if job.status is JobStatus.RUNNING:
-                event = None if job.cancel_requested else "cancel_requested"
-                return self._write(connection, job, replace(job, cancel_requested=True), event=event)
-            stopped = job.moved(JobStatus.CANCELLED, cancel_requested=True, finished_at=self._now())
-            return self._write(connection, job, stopped, event=JobStatus.CANCELLED)
+            return self.cancel(connection, job)
+
+    def cancel(self, connection: sqlite3.Connection, job: Job) -> Job:
+        """End a waiting job, ask a running one to stop, inside somebody's transaction."""
+        if job.status is JobStatus.RUNNING:
+            event = None if job.cancel_requested else "cancel_requested"
+            return self._write(connection, job, replace(job, cancel_requested=True), event=event)
+        stopped = job.moved(JobStatus.CANCELLED, cancel_requested=True, finished_at=self._now())
+        return self._write(connection, job, stopped, event=JobStatus.CANCELLED)
+
+    def check_wanted(self, connection: sqlite3.Connection, job: Job) -> None:
+        """That the running `job` was not cancelled, inside the transaction of what it is about to do for good.
+
+        Raises:
+            JobCancelledError: it was.
+            SupersededError: this attempt is over.
+        """
+        if _fenced(connection, job).cancel_requested:
+            raise JobCancelledError(f"{job.id} was cancelled; nothing goes live")
 
     def request_pause(self, job_id: str) -> Job:
         """Hold a waiting job back; ask a running one to stop until it is resumed (again is harmless).
@@ -301,7 +327,10 @@ class JobStore:
             raise _superseded(before)
         if event is not None:
             self._event(connection, after, event)
-        return _get(connection, after.id)
+        written = _get(connection, after.id)
+        if written.status.finished:
+            self._when_ended(connection, written)
+        return written
 
     def _event(
         self, connection: sqlite3.Connection, job: Job, kind: str, data: Mapping[str, Any] | None = None
@@ -348,7 +377,8 @@ def _superseded(job: Job) -> SupersededError:
     return SupersededError(f"attempt {job.attempt} of {job.id} is no longer {job.status}; nothing was written")
 
 
-def _check_room(connection: sqlite3.Connection, queue_limit: int) -> None:
+def check_room(connection: sqlite3.Connection, queue_limit: int) -> None:
+    """Raise BusyError where so many jobs wait already."""
     waiting = connection.execute("SELECT count(*) FROM jobs WHERE status IN (?, ?)", _WAITING).fetchone()[0]
     if waiting >= queue_limit:
         raise BusyError(

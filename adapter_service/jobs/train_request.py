@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 
 from adapter_service.errors import InvalidParameterError
 from adapter_service.settings import Section, Settings, validate_section
-from adapter_service.settings.sections import AdapterName
+from adapter_service.settings.section import AdapterName
 
 # Field of a request → (section, key) of the settings that it replaces for this job.
 OVERRIDES: dict[str, tuple[str, str]] = {

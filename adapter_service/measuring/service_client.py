@@ -1,7 +1,11 @@
-"""A running service, asked over HTTP as any client would."""
+"""A running service, asked over HTTP as any client would.
+
+Its API key, where it wants one, is the environment variable ADAPTER_API_KEY.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +15,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from adapter_service.errors import ServiceAnswerError
+from adapter_service.settings.environment import API_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class ServiceClient:
         self._session = requests.Session()
         # A proxy of the environment has no business between two processes of one machine.
         self._session.trust_env = False
+        if key := os.environ.get(API_KEY):
+            self._session.headers["X-API-Key"] = key
         # A connection that was kept may be gone when it is used again: after a laptop has slept, for one.
         again = Retry(total=3, backoff_factor=0.5, allowed_methods=["GET"], status=0)
         self._session.mount("http://", HTTPAdapter(max_retries=again))

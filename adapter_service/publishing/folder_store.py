@@ -15,14 +15,11 @@ from pathlib import Path
 
 from adapter_service import adapter_names
 from adapter_service.adapters.artifact import KEY_PATTERN, MANIFEST
-from adapter_service.durable import sync
+from adapter_service.durable import sync, sync_names
 from adapter_service.errors import StoreError, StoreUnreachableError
 from adapter_service.publishing.copying import copy_bounded, described_file, receive
 from adapter_service.publishing.manifest import MAX_MANIFEST_BYTES, StoredFile
 from adapter_service.publishing.store import Place, Store
-
-# What a network file system says where a folder's names cannot be waited for.
-_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES})
 
 
 class FolderStore(Store):
@@ -76,7 +73,7 @@ class FolderStore(Store):
             with (work / MANIFEST).open("wb") as file:
                 file.write(manifest)
             sync(work / MANIFEST)
-            _sync_names(work)
+            sync_names(work)
             try:
                 work.rename(target)
             except OSError as error:
@@ -91,8 +88,8 @@ class FolderStore(Store):
                 raise StoreUnreachableError(
                     f"another machine has pushed {place} to {self.name!r} meanwhile; what it pushed is compared"
                 ) from error
-            _sync_names(target.parent)
-            _sync_names(self._root)
+            sync_names(target.parent)
+            sync_names(self._root)
 
     def get(self, place: Place, name: str, target: Path, limit_bytes: int) -> None:
         source = self._folder(place) / name
@@ -129,11 +126,3 @@ class FolderStore(Store):
                 f"store {self.name!r} ({self.shown}) cannot be {doing}: {error.strerror or error}; "
                 "check that the share is mounted, has room, and may be read and written to"
             ) from error
-
-
-def _sync_names(folder: Path) -> None:
-    try:
-        sync(folder)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from adapter_service.errors import InvalidParameterError, SettingsError
+from adapter_service.errors import InvalidParameterError
 from adapter_service.home_folders import expanded
 from adapter_service.publishing.folder_store import FolderStore
 from adapter_service.publishing.store import Store
 from adapter_service.settings import StoreSettings, validate_section
-from adapter_service.settings.sources import VARIABLE
+from adapter_service.settings.sources import with_values
 from adapter_service.suggestions import did_you_mean
 
 _SECRETS = frozenset({"access_key_id", "secret_access_key"})
@@ -59,18 +58,8 @@ def store_named(name: str, stores: Sequence[StoreSettings]) -> StoreSettings:
 
 
 def _resolved(settings: StoreSettings, environ: Mapping[str, str]) -> dict[str, str]:
-    def value(match: re.Match[str]) -> str:
-        found = environ.get(match["name"]) or match["default"]
-        if found is None:
-            raise SettingsError(
-                f"store '{settings.name}' needs the environment variable {match['name']}, which is not set; "
-                f"export {match['name']}=… and start again"
-            )
-        return found
-
     texts = settings.model_dump(exclude={"name", "kind"}, exclude_none=True)
-    replaced = {key: VARIABLE.sub(value, text) for key, text in texts.items()}
-    given = {key: text for key, text in replaced.items() if text}  # `${VAR:-}`: what need not be there is not there
+    given = with_values(texts, environ, whose=f"store '{settings.name}'")
     address = {key: text for key, text in given.items() if key not in _SECRETS}
     where = f"store '{settings.name}', with the values of its variables"
     validate_section(StoreSettings, {"name": settings.name, "kind": settings.kind, **address}, where=where)

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from adapter_service.settings.command_sections import ArtifactSettings, CommandSettings, MqttSettings
 from adapter_service.settings.faults import validate_section
 from adapter_service.settings.loading import load_settings
 from adapter_service.settings.masking import masked
+from adapter_service.settings.section import Section
 from adapter_service.settings.sections import (
-    CommandSettings,
     DataSettings,
     GateSettings,
     LoraSettings,
@@ -18,7 +19,6 @@ from adapter_service.settings.sections import (
     PublishingSettings,
     QuantizationSettings,
     RlSettings,
-    Section,
     SecuritySettings,
     ServingSettings,
     Settings,
@@ -29,12 +29,14 @@ from adapter_service.settings.sections import (
 from adapter_service.settings.sources import SourceEntry
 
 __all__ = [
+    "ArtifactSettings",
     "CommandSettings",
     "DataSettings",
     "GateSettings",
     "LoraSettings",
     "LossSettings",
     "ModelSettings",
+    "MqttSettings",
     "PublishingSettings",
     "QuantizationSettings",
     "RlSettings",

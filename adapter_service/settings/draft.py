@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from adapter_service.settings.faults import faults_of
 from adapter_service.settings.reading import KeyPath
-from adapter_service.settings.sections import SECTIONS, Section
+from adapter_service.settings.section import Section
+from adapter_service.settings.sections import SECTIONS
 
 
 @dataclass

@@ -12,6 +12,8 @@ from adapter_service.suggestions import did_you_mean
 
 PREFIX = "ADAPTER_"
 CONFIG, SOURCES, STATE_DIR = "ADAPTER_CONFIG", "ADAPTER_SOURCES", "ADAPTER_STATE_DIR"
+# No setting: what clients of ours show to a service that wants a key.
+API_KEY = "ADAPTER_API_KEY"
 
 KEYS: dict[str, KeyPath] = {
     f"{PREFIX}{section}__{key}".upper(): (section, key)
@@ -29,7 +31,7 @@ OLDER = {
 
 def put_environment(draft: Draft, environ: Mapping[str, str], *, referenced: Iterable[str] = ()) -> None:
     """Lay the variables over what the file said; `referenced` are those that sources name as ${VAR}."""
-    known = {CONFIG, SOURCES, STATE_DIR, *referenced}
+    known = {CONFIG, SOURCES, STATE_DIR, API_KEY, *referenced}
     for name in sorted(name for name in environ if name.startswith(PREFIX)):
         if name in KEYS:
             draft.put(KEYS[name], _value(KEYS[name], environ[name]), f"environment variable {name}")

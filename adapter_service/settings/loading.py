@@ -16,9 +16,9 @@ from adapter_service.settings.environment import put_environment
 from adapter_service.settings.faults import settings_error
 from adapter_service.settings.older_config import put_config
 from adapter_service.settings.reading import Document, read_document
+from adapter_service.settings.section import Section
 from adapter_service.settings.sections import (
     DataSettings,
-    Section,
     SecuritySettings,
     Settings,
     StorageSettings,
@@ -50,7 +50,8 @@ def load_settings(
     sources = _find(sources_path, environ.get(environment.SOURCES), SOURCES_NAME)
     put_config(draft, _read(draft, config))
     entries = _entries(draft, sources)
-    referenced = variables([*(dict(entry.options) for entry in entries.values()), draft.values["publishing"]])
+    with_variables = [draft.values[section] for section in ("publishing", "artifacts", "mqtt")]
+    referenced = variables([*(dict(entry.options) for entry in entries.values()), *with_variables])
     put_environment(draft, environ, referenced=referenced)
     sections = dict(draft.sections())
     _place_state_dir(draft, sections, config)
@@ -110,11 +111,6 @@ def _check_together(
         for key, name in (("source", data.source), ("fallback_source", data.fallback_source)):
             if name is not None and name not in entries and not (prefixes and name.startswith(prefixes)):
                 _report_unknown_source(draft, key, name, entries, path)
-    if isinstance(security, SecuritySettings) and not security.loopback_only:
-        draft.faults.append(
-            f"{draft.place(('security', 'loopback_only'))}: 'security.loopback_only' is false; there are no "
-            "API keys yet, so only true is possible: come from this machine, e.g. through a tunnel"
-        )
 
 
 def _report_unknown_source(

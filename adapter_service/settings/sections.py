@@ -8,61 +8,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-from adapter_service import adapter_names
 from adapter_service.home_folders import expanded
+from adapter_service.settings.command_sections import ArtifactSettings, CommandSettings, MqttSettings
 from adapter_service.settings.masking import masked
+from adapter_service.settings.section import (
+    AdapterName,
+    Alpha,
+    Count,
+    CountOrZero,
+    Name,
+    Rank,
+    Section,
+    Share,
+    Tokens,
+    Weight,
+)
 from adapter_service.settings.sources import SourceEntry, variables
 from rl.errors import ConfigError
 from rl.rewards import RewardSettings
 from rl.upload_helper import destination_of
-
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-CountOrZero = Annotated[int, Field(ge=0, le=1_000_000_000)]
-Tokens = Annotated[int, Field(ge=1, le=1_048_576)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Rank = Annotated[int, Field(ge=1, le=1024)]
-Alpha = Annotated[int, Field(ge=1, le=65_536)]
-Weight = Annotated[float, Field(ge=0.0, le=1000.0)]
-Name = Annotated[str, Field(min_length=1, max_length=1000)]
-
-
-def _adapter_name(name: str) -> str:
-    if (fault := adapter_names.fault_of(name)) is not None:
-        raise ValueError(fault)
-    return name
-
-
-AdapterName = Annotated[
-    str, AfterValidator(_adapter_name), WithJsonSchema({"type": "string", "pattern": adapter_names.PATTERN})
-]
-
-
-class Section(BaseModel):
-    """A frozen group of keys that refuses unknown ones and numbers that are not finite."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=()
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse `port: yes`: pydantic would read it as 1."""
-        field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and "bool" not in str(field.annotation) and field.annotation is not Any:
-            raise ValueError("true and false (yes, no, on, off) are not allowed here; quote a text")
-        return value
 
 
 class ModelSettings(Section):
@@ -274,25 +240,6 @@ class ServingSettings(Section):
         return self
 
 
-class CommandSettings(Section):
-    """What a node may post. No section of Settings before there is a route that takes it."""
-
-    min_examples: Annotated[int, Field(ge=1, le=1000)] = 3
-    max_examples: Annotated[int, Field(ge=1, le=1000)] = 50
-    max_commands: Annotated[int, Field(ge=1, le=300)] = 200
-    max_text_characters: Annotated[int, Field(ge=1, le=100_000)] = 500
-    max_schema_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 524_288
-
-    @model_validator(mode="after")
-    def _some_number_of_examples_will_do(self) -> Self:
-        if self.min_examples > self.max_examples:
-            raise ValueError(
-                f"'min_examples' is {self.min_examples}, more than 'max_examples' ({self.max_examples}); "
-                "lower the one or raise the other"
-            )
-        return self
-
-
 class RlSettings(Section):
     log_generations: bool = False
     env_name: Name = "adapter-service"
@@ -350,6 +297,7 @@ class SecuritySettings(Section):
     loopback_only: bool = True
     max_body_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 1_048_576
     max_upload_bytes: Annotated[int, Field(ge=1024, le=1_099_511_627_776)] = 104_857_600
+    requests_per_minute: Annotated[int, Field(ge=0, le=1_000_000)] = 600
     raw_sources: list[Name] = []
 
 
@@ -364,6 +312,9 @@ class Settings(Section):
     data: DataSettings = DataSettings()
     gate: GateSettings = GateSettings()
     publishing: PublishingSettings = PublishingSettings()
+    commands: CommandSettings = CommandSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
+    mqtt: MqttSettings = MqttSettings()
     serving: ServingSettings = ServingSettings()
     rl: RlSettings = RlSettings()
     storage: StorageSettings = StorageSettings()

@@ -91,3 +91,23 @@ def variables(value: Any) -> Iterator[str]:
             yield from variables(item)
     elif isinstance(value, str):
         yield from (match["name"] for match in VARIABLE.finditer(value))
+
+
+def with_values(texts: Mapping[str, str], environ: Mapping[str, str], *, whose: str) -> dict[str, str]:
+    """`texts` with the value of every `${VAR}`; one that is empty then is left out.
+
+    Raises:
+        SettingsError: a variable without a default is not set; `whose` it is comes first.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = environ.get(match["name"]) or match["default"]
+        if found is None:
+            raise SettingsError(
+                f"{whose} needs the environment variable {match['name']}, which is not set; "
+                f"export {match['name']}=… and start again"
+            )
+        return found
+
+    replaced = {key: VARIABLE.sub(value, text) for key, text in texts.items()}
+    return {key: text for key, text in replaced.items() if text}

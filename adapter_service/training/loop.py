@@ -22,7 +22,7 @@ from adapter_service.lora.layer import using
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import LossSettings, TrainingSettings
-from adapter_service.training.batching import plan_epoch, planned_steps, sequences_per_step
+from adapter_service.training.batching import begin_alike, plan_epoch, planned_steps, sequences_per_step
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head
 from adapter_service.training.packing import MicroPlan, lay_out
@@ -75,7 +75,7 @@ def train(
     passes = _Passes(base, state.adapter, vocabulary, hooks, recomputes=settings.preset == "small")
     total_steps = planned_steps(len(samples), settings)
     meter = Meter(total_steps, state, base.device, vocabulary)
-    for number, indices in enumerate(_steps(samples, settings, total_steps)):
+    for number, indices in enumerate(_steps(samples, settings, total_steps, shares=passes.shares)):
         if number < state.step:
             continue
         chosen = [samples[index] for index in indices]
@@ -111,11 +111,16 @@ def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> fl
     return settings.learning_rate * (1 - (1 - settings.min_lr_ratio) * fall)
 
 
-def _steps(samples: Sequence[RenderedSample], settings: TrainingSettings, total: int) -> Iterator[tuple[int, ...]]:
+def _steps(
+    samples: Sequence[RenderedSample], settings: TrainingSettings, total: int, *, shares: bool
+) -> Iterator[tuple[int, ...]]:
     lengths = [len(sample.ids) for sample in samples]
     per_step = sequences_per_step(settings)
-    epochs = range(settings.num_epochs)
-    steps = (plan_epoch(lengths, sequences_per_step=per_step, seed=settings.seed, epoch=epoch) for epoch in epochs)
+    alike = begin_alike([sample.ids for sample in samples], sequences_per_step=per_step) if shares else ()
+    steps = (
+        plan_epoch(lengths, sequences_per_step=per_step, seed=settings.seed, epoch=epoch, alike=alike)
+        for epoch in range(settings.num_epochs)
+    )
     return islice(chain.from_iterable(steps), total)
 
 
@@ -134,9 +139,13 @@ class _Passes:
         if self.hooks.cancelled():
             raise JobCancelledError("cancelled while training")
 
+    @property
+    def shares(self) -> bool:
+        """Whether what rows begin with is computed once; where inputs are dropped, it is not the same in all."""
+        return self.base.packs_rows and not self.adapter.drops
+
     def plans(self, samples: list[RenderedSample], token_budget: int) -> Iterator[MicroPlan]:
-        # Where inputs are dropped, what rows begin with is not the same in all of them.
-        return lay_out(samples, token_budget, packs=self.base.packs_rows, shares=not self.adapter.drops)
+        return lay_out(samples, token_budget, packs=self.base.packs_rows, shares=self.shares)
 
     def gradients(self, samples: list[RenderedSample], plan: MicroPlan, completion_tokens: int) -> float | None:
         """Add a micro-batch's gradients; its share of the step's loss, or None where there is no memory for it.

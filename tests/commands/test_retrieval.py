@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from adapter_service.commands.retrieval import MOST_CANDIDATES, Retriever
+from adapter_service.commands.retrieval import MOST_CANDIDATES, PARTS, Retriever
 from adapter_service.commands.schema import Command
 from adapter_service.commands.words import normalized, words
 from tests.commands.making import command, numbered, read
@@ -58,23 +58,26 @@ def test_who_has_to_be_offered_is_and_who_must_not_is_not(commands: tuple[object
     assert first not in names(retriever, first, withheld=[first])
 
 
-@pytest.mark.parametrize("commands", [FEW, MANY[:12], MANY[:16], MANY])
-def test_a_draw_is_the_same_every_time_and_has_half_of_the_others(commands: tuple[Command, ...]) -> None:
-    retriever, last = Retriever(commands, {}), commands[-1].command_name
-    found = names(retriever, "go", beside=[last], drawn="one")
-    assert found == names(retriever, "go", beside=[last], drawn="one")
-    assert found == [one.command_name for one in commands if one.command_name in found]
-    assert last in found
-    assert len(found) == min(MOST_CANDIDATES, 1 + (len(commands) - 1) // 2)
-    first = commands[0].command_name
-    assert first not in names(retriever, "go", withheld=[first], drawn="one")
+@pytest.mark.parametrize("commands", [MANY[:1], FEW, MANY[:12], MANY])
+def test_every_command_is_in_one_part_and_two_are_together_without_another(commands: tuple[Command, ...]) -> None:
+    retriever, all_names = Retriever(commands, {}), [one.command_name for one in commands]
+    parts = {retriever.part_with(name) for name in all_names}
+    assert sorted(name for part in parts for name in part) == sorted(all_names)
+    assert max(map(len, parts)) <= len(commands) / PARTS + 1
+    for left in all_names:
+        for right in all_names:
+            assert not retriever.part_without([left, right]) & {left, right}
+    assert len(commands) < PARTS or all(retriever.part_without([one, all_names[0]]) for one in all_names)
 
 
-def test_draws_are_of_all_commands() -> None:
-    retriever = Retriever(MANY[:12], {})
-    drawn = [tuple(names(retriever, "", drawn=f"draw {n}")) for n in range(40)]
-    assert len(set(drawn)) > 35
-    assert {name for one in drawn for name in one} == {one.command_name for one in MANY[:12]}
+def test_the_nearest_command_is_the_one_with_most_of_the_same_words() -> None:
+    commands = read(
+        command("alarm", "Wake me at seven"), command("timer", "Count ten minutes down"), command("silent", "xyzzy")
+    )
+    known = {"alarm": ["Ring in ten minutes"], "timer": ["Count ten minutes down"]}
+    retriever = Retriever(commands, known)
+    assert (retriever.nearest("alarm"), retriever.nearest("timer")) == ("timer", "alarm")
+    assert Retriever(commands[:1], known).nearest("alarm") is None
 
 
 def test_commands_without_a_word_are_all_as_likely() -> None:

@@ -15,13 +15,14 @@ from adapter_service.commands.sentences import (
     LEAST_NEGATIVES,
     MOST_NEGATIVES,
     MOST_SENTENCES,
+    REQUESTS,
     SMALL_TALK,
     Dataset,
     Sentence,
     dataset_of,
 )
 from adapter_service.commands.validation import read_commands
-from adapter_service.commands.words import normalized
+from adapter_service.commands.words import normalized, words
 from adapter_service.errors import NothingToLearnError
 from adapter_service.settings import CommandSettings
 from tests.commands.making import command, numbered, read
@@ -93,34 +94,34 @@ def test_what_else_a_node_can_do_does_not_matter_to_what_is_held_out(others: int
 
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.999])
 def test_small_talk_is_split_as_sentences_are(fraction: float) -> None:
-    dataset = dataset_of(read(*(numbered(f"c{n}", 4) for n in range(30))), holdout_fraction=fraction)
-    learned, held = (
-        {one.text for one in part if one.text in SMALL_TALK} for part in (dataset.training, dataset.holdout)
-    )
-    expected = {text for text in SMALL_TALK if share(normalized(text)) < fraction}
-    ordered = by_hash([normalized(text) for text in SMALL_TALK])
+    dataset = dataset_of(read(*(numbered(f"c{n}", 4) for n in range(60))), holdout_fraction=fraction)
+    talk = {*SMALL_TALK, *REQUESTS}
+    learned, held = ({one.text for one in part if one.text in talk} for part in (dataset.training, dataset.holdout))
+    expected = {text for text in talk if share(normalized(text)) < fraction}
+    ordered = by_hash([normalized(text) for text in talk])
     if not expected:
         assert {normalized(text) for text in held} == {ordered[0]}
-    elif len(expected) == len(SMALL_TALK):
+    elif len(expected) == len(talk):
         assert {normalized(text) for text in learned} == {ordered[-1]}
     else:
         assert held == expected
-    assert learned | held == set(SMALL_TALK)
+    assert learned | held == talk
 
 
 def test_small_talk_that_is_somebodys_is_nobodys_no_more() -> None:
     node = read(
         command("bed", "good night!", "Never mind", "sleep"),
         command("cancel", "never  mind", "cancel", keywords=["THANK YOU VERY MUCH"]),
-        *(numbered(f"c{n}", 4) for n in range(30)),
+        *(numbered(f"c{n}", 4) for n in range(60)),
     )
     dataset = dataset_of(node, holdout_fraction=TENTH)
     nobodys = {one.text for one in dataset.training + dataset.holdout if one.command_name is None and one.beside}
-    assert nobodys == set(SMALL_TALK) - {"Good night", "Never mind", "Thank you very much"}
+    assert set(SMALL_TALK) - nobodys == {"Good night", "Never mind", "Thank you very much"}
 
 
 def test_where_all_small_talk_is_somebodys_there_is_none() -> None:
-    dataset = dataset_of(read(command("talk", *SMALL_TALK), numbered("stop", 4)), holdout_fraction=TENTH)
+    node = read(command("talk", *SMALL_TALK), command("ask", *REQUESTS), numbered("stop", 4))
+    dataset = dataset_of(node, holdout_fraction=TENTH)
     assert [one for one in dataset.training + dataset.holdout if one.command_name is None and one.beside] == []
 
 
@@ -129,21 +130,40 @@ def test_what_an_antipattern_names_is_the_other_commands_although_this_one_is_of
         {"command_name": "alarm", "description": "A time of day"},
         {"command_name": "elsewhere", "description": "x"},
     ]
-    dataset = dataset_of(read(numbered("timer", 9, antipatterns=anti), numbered("alarm", 9)), holdout_fraction=TENTH)
-    confused = [one for one in dataset.training if one.beside == "timer" and one.command_name is not None]
-    assert {one.command_name for one in confused} == {"alarm"}
-    assert len(confused) == 3
-    assert {one.text for one in confused} <= {one.text for one in positives(dataset.training)}
+    node = read(numbered("timer", 9, antipatterns=anti), numbered("alarm", 9), numbered("timer_too", 9))
+    dataset = dataset_of(node, holdout_fraction=TENTH)
+    (confused,) = (one for one in dataset.training if one.beside == "timer" and one.command_name is not None)
+    assert confused.command_name == "alarm"
+    assert confused.text in own(dataset.training, "alarm")
+
+
+def test_without_an_antipattern_it_is_the_command_that_is_most_alike() -> None:
+    node = read(command("ring", "Ring soon", "Ring me"), numbered("stop", 9), command("call", "Call me", "Call you"))
+    dataset = dataset_of(node, holdout_fraction=TENTH)
+    beside = {one.beside: one.command_name for one in dataset.training if one.beside and one.command_name}
+    assert (beside["ring"], beside["call"]) == ("call", "ring")
 
 
 def test_small_talk_and_a_command_that_is_not_offered_are_nobodys() -> None:
     dataset = dataset_of(read(numbered("timer", 9), numbered("alarm", 9)), holdout_fraction=TENTH)
     nobodys = [one for one in dataset.training if one.command_name is None]
-    assert {one.text for one in nobodys if one.beside} <= set(SMALL_TALK)
-    assert [(one.withheld, one.text.split()[0]) for one in nobodys if one.withheld] == [
-        ("timer", "timer"),
-        ("alarm", "alarm"),
-    ]
+    assert {one.text for one in nobodys if one.beside} <= {*SMALL_TALK, *REQUESTS}
+    withheld = Counter((one.withheld, one.text.split()[0]) for one in nobodys if one.withheld)
+    assert withheld == {("timer", "timer"): 2, ("alarm", "alarm"): 2}
+
+
+def test_a_request_that_a_command_may_be_about_is_not_nobodys() -> None:
+    many = [numbered(f"c{n}", 4) for n in range(60)]
+    all_of_them = dataset_of(read(*many), holdout_fraction=TENTH)
+    door = numbered("open_door", 4, keywords=["PHONE"], parameters=[{"name": "table", "type": "string"}])
+    fewer = dataset_of(read(*many, door), holdout_fraction=TENTH)
+    gone = requests_of(all_of_them) - requests_of(fewer)
+    assert gone == {one for one in REQUESTS if {"door", "phone", "table", "open"} & set(words(one))}
+    assert len(gone) == 5
+
+
+def requests_of(dataset: Dataset) -> set[str]:
+    return {one.text for one in dataset.training + dataset.holdout} & set(REQUESTS)
 
 
 def test_one_sentence_is_learned_once_and_one_that_means_two_things_not_at_all() -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from adapter_service.commands.prompting import NONE_FITS
-from adapter_service.commands.retrieval import Retriever
+from adapter_service.commands.retrieval import PARTS, Retriever
 from adapter_service.commands.schema import Command
 from adapter_service.commands.sentences import LEAST_NEGATIVES, MOST_NEGATIVES, Sentence, dataset_of
-from adapter_service.commands.training_samples import samples_of
+from adapter_service.commands.training_samples import MOMENTS, judged_in, rooms_of, samples_of
 from adapter_service.samples import Sample
-from tests.commands.making import numbered, read
+from tests.commands.making import command, numbered, read
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -43,30 +44,37 @@ def test_every_command_has_negatives_that_are_no_other_samples(count: int) -> No
     sentences = dataset_of(commands, holdout_fraction=0.1).training
     kept = {sample.key for sample in sampled(sentences, commands)}
     kept -= {sample.key for sample in sampled([one for one in sentences if not one.is_negative], commands)}
-    for name in (command.command_name for command in commands):
+    for name in (one.command_name for one in commands):
         negatives = [one for one in sentences if one.is_negative and name in {one.beside, one.withheld}]
         keys = {sample.key for sample in sampled(negatives, commands)} & kept
         assert LEAST_NEGATIVES <= len(keys) <= MOST_NEGATIVES
         kept -= keys
 
 
-def test_a_negative_is_offered_the_right_one_and_what_it_is_beside_and_half_of_the_others() -> None:
-    commands = node(12)
-    (other, nobodys) = sampled(
-        [Sentence("c3 number 1", "c3", beside="c2"), Sentence("Good morning", None, beside="c2")], commands
-    )
+def test_what_is_learned_beside_another_is_offered_both_and_fewer_than_all() -> None:
+    (other,) = sampled([Sentence("c3 number 1", "c3", beside="c2")], node(12))
     assert {"c3", "c2"} < set(offered(other))
-    assert len(offered(other)) == 2 + 10 // 2
-    assert "c2" in offered(nobodys)
-    assert len(offered(nobodys)) == 1 + 11 // 2
-    assert nobodys.completion == NONE_FITS
+    assert len(offered(other)) == 12 - 12 // PARTS
 
 
-def test_a_sentence_of_a_command_is_offered_all_and_one_without_its_command_all_but_that() -> None:
+def test_small_talk_is_offered_all_and_what_is_withheld_all_but_a_part() -> None:
     names = [f"c{n}" for n in range(12)]
-    right, none = sampled([Sentence("c3", "c3"), Sentence("c3", None, withheld="c3")], node(12))
-    assert offered(right) == names
-    assert offered(none) == [name for name in names if name != "c3"]
+    right, nobodys, withheld = sampled(
+        [Sentence("c3", "c3"), Sentence("Good morning", None, beside="c2"), Sentence("c3", None, withheld="c3")],
+        node(12),
+    )
+    assert offered(right) == offered(nobodys) == names
+    assert set(offered(withheld)) < set(names) - {"c3"}
+    assert len(offered(withheld)) == 12 - 12 // PARTS
+    assert nobodys.completion == withheld.completion == NONE_FITS
+
+
+def test_sentences_share_what_they_begin_with() -> None:
+    commands = node(12)
+    found = sampled(dataset_of(commands, holdout_fraction=0.1).training, commands)
+    begun = Counter(sample.messages[0].content for sample in found)
+    assert len(begun) <= (PARTS + 1) * MOMENTS
+    assert len({" ".join(offered(sample)) for sample in found}) <= PARTS + 1
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -76,10 +84,29 @@ def test_where_there_are_too_few_commands_to_choose_from_equal_ones_are_one(coun
     assert len(found) == 1
 
 
-def test_samples_are_the_same_every_time_and_said_at_moments_of_their_own() -> None:
+def moments_in(texts: Iterable[str]) -> set[str]:
+    return {text.partition("Now: ")[2].splitlines()[0] for text in texts}
+
+
+def test_samples_are_the_same_every_time_and_judged_at_moments_that_nothing_was_learned_at() -> None:
     commands = node(12)
+    dataset = dataset_of(commands, holdout_fraction=0.1)
+    found = sampled(dataset.training, commands)
+    assert found == sampled(dataset.training, commands)
+    learned_at = moments_in(sample.messages[0].content for sample in found)
+    retriever = Retriever(commands, {})
+    judged_at = moments_in(judged_in(one, retriever, BERLIN)[0].content for one in dataset.holdout)
+    assert len(learned_at) == MOMENTS
+    assert not learned_at & judged_at
+    assert len(judged_at) == len({one.text for one in dataset.holdout})
+
+
+def test_rooms_are_those_of_the_examples_and_known_now_and_then() -> None:
+    parameters = [{"name": "room", "type": "string", "options_source": "rooms"}, {"name": "x", "type": "string"}]
+    examples = [(f"number {n}", {"room": room, "x": "y"}) for n, room in enumerate(["hall", "attic", "hall"] * 5)]
+    commands = read(command("light", *examples, parameters=parameters))
+    assert rooms_of(commands) == ("hall", "attic")
     sentences = dataset_of(commands, holdout_fraction=0.1).training
-    found = sampled(sentences, commands)
-    assert found == sampled(sentences, commands)
-    moments = {sample.messages[0].content.partition("Now: ")[2] for sample in found}
-    assert len(moments) == len({one.text for one in sentences})
+    found = samples_of(sentences, Retriever(commands, {}), BERLIN, rooms=("hall", "attic"))
+    told = Counter("Rooms: hall, attic." in sample.messages[0].content for sample in found)
+    assert set(told) == {True, False}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from adapter_service.commands.date_keys import is_date_key
+from adapter_service.commands.number_words import NumberWords
 from adapter_service.commands.sentences import Sentence, dataset_of
 from adapter_service.commands.variations import varied
 from adapter_service.commands.words import normalized
@@ -186,3 +187,35 @@ def test_none_is_one_that_must_not_be_learned_in_other_letters_either() -> None:
 def test_negatives_are_not_varied() -> None:
     commands = read(command("light", ("Dim to 30", {"percent": 30}), parameters=PARAMETERS))
     assert list(varied([Sentence("Dim to 30", None, withheld="light")], commands, each=3)) == []
+
+
+TEN, TWELVE = ("Light to ten percent", {"percent": 10}), ("Twelve percent light", {"percent": 12})
+
+
+def test_a_number_in_words_becomes_another_in_words() -> None:
+    found = variations(TEN, TWELVE, each=20)
+    assert len(found) > 10
+    assert all(not any(map(str.isdigit, one.text)) for one in found)
+    for one in found:
+        said = one.text.lower().removeprefix("light to ").removesuffix(" light").removesuffix(" percent")
+        assert said in NumberWords("en").said(one.arguments["percent"]).values()
+
+
+def test_a_sentence_that_begins_with_a_number_in_words_begins_with_a_capital() -> None:
+    begun = [one.text for one in variations(TEN, TWELVE, each=20) if one.text.endswith(" light")]
+    assert begun
+    assert all(text[0].isupper() and text[1:].islower() for text in begun)
+
+
+def test_an_hour_in_words_becomes_another_hour_in_words() -> None:
+    found = variations(TEN, TWELVE, ("Light at seven am", {"when": ["at_7am"]}), each=3)
+    hours = [one for one in found if "when" in one.arguments]
+    assert hours
+    for one in hours:
+        (key,) = one.arguments["when"]
+        (said,) = set(NumberWords("en").said(int(key.removeprefix("at_").removesuffix("am"))).values())
+        assert one.text == f"Light at {said} am"
+
+
+def test_a_number_in_words_stays_where_no_other_sentence_shows_the_language() -> None:
+    assert variations(TEN) == []

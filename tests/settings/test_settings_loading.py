@@ -95,11 +95,6 @@ def test_an_unchosen_source_that_is_missing_is_only_noted(tmp_path: Path) -> Non
     assert any("'data.source' is 'multilingual_corpus'" in note for note in settings.notes)
 
 
-def test_others_than_this_machine_are_not_let_in_without_keys(tmp_path: Path) -> None:
-    text = faults_of(tmp_path, "security:\n  loopback_only: false\n")
-    assert text.startswith("adapter_config.yaml line 2: 'security.loopback_only' is false; there are no API keys")
-
-
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:
     settings = load(tmp_path)
     with pytest.raises(ValueError, match="frozen"):

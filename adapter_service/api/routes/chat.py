@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from adapter_service.api.callers import Calling
 from adapter_service.api.chat_answers import chat_completion, chat_events
 from adapter_service.api.chat_requests import ask_chat
 from adapter_service.api.generation_streams import result_unless_gone
@@ -73,12 +74,13 @@ _STREAM = data_stream(
     responses={**_STREAM, **can_fail_with(404, 409, 429, 503)},
 )
 async def create_chat_completion(
-    body: Annotated[ChatBody, Body(openapi_examples=_EXAMPLES)], request: Request, services: Wired
+    body: Annotated[ChatBody, Body(openapi_examples=_EXAMPLES)], request: Request, services: Wired, caller: Calling
 ) -> Any:
     """Answer a conversation with an adapter or the base; a client that goes away frees its place."""
     arrived_at = time.monotonic()
     trace_id = use_trace_id(request, None)
-    asked = await run_in_threadpool(ask_chat, body, services, trace_id=trace_id, arrived_at=arrived_at)
+    with caller.asking(body.model):
+        asked = await run_in_threadpool(ask_chat, body, services, trace_id=trace_id, arrived_at=arrived_at)
     if body.stream:
         return OpenAIStream(request.scope, [asked.generation], chat_events(asked))
     result = await result_unless_gone(request, asked.generation)

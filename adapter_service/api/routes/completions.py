@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from adapter_service.api.callers import Calling
 from adapter_service.api.completion_answers import completion, completion_events
 from adapter_service.api.completion_requests import ask_completion
 from adapter_service.api.generation_streams import results_unless_gone
@@ -38,12 +39,16 @@ _STREAM = data_stream(
 
 @router.post("/completions", response_model=Completion, responses={**_STREAM, **can_fail_with(404, 409, 429, 503)})
 async def create_completion(
-    body: Annotated[CompletionBody, Body(openapi_examples=_EXAMPLES)], request: Request, services: Wired
+    body: Annotated[CompletionBody, Body(openapi_examples=_EXAMPLES)],
+    request: Request,
+    services: Wired,
+    caller: Calling,
 ) -> Any:
     """Continue one text or several, without any chat template; a client that goes away frees its places."""
     arrived_at = time.monotonic()
     trace_id = use_trace_id(request, None)
-    asked = await run_in_threadpool(ask_completion, body, services, trace_id=trace_id, arrived_at=arrived_at)
+    with caller.asking(body.model):
+        asked = await run_in_threadpool(ask_completion, body, services, trace_id=trace_id, arrived_at=arrived_at)
     if body.stream:
         return OpenAIStream(request.scope, asked.generations, completion_events(asked))
     results = await results_unless_gone(request, asked.generations)

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from adapter_service.api.generation_requests import ask
+from adapter_service.api.callers import Calling
+from adapter_service.api.generation_requests import ask, named_adapter
 from adapter_service.api.generation_streams import AnswerStream, result_unless_gone
 from adapter_service.api.openapi import can_fail_with, event_stream, object_of, schema_of
 from adapter_service.api.schemas.generation import GenerateAnswer, GenerateBody
@@ -52,11 +53,13 @@ async def generate(
     body: Annotated[GenerateBody, Body(openapi_examples=_EXAMPLES)],
     request: Request,
     services: Wired,
+    caller: Calling,
 ) -> Any:
     """Answer a prompt with an adapter or with the base alone; a client that goes away frees its place."""
     arrived_at = time.monotonic()
     trace_id = use_trace_id(request, body.trace_id)
-    asked = await run_in_threadpool(ask, body, services, trace_id=trace_id, arrived_at=arrived_at)
+    with caller.asking(named_adapter(body)):
+        asked = await run_in_threadpool(ask, body, services, trace_id=trace_id, arrived_at=arrived_at)
     if body.stream:
         return AnswerStream(request.scope, asked)
     result = await result_unless_gone(request, asked.generation)

@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field
 
 from adapter_service.api.schemas.fields import Answer, Body, QueryParameters
 from adapter_service.jobs.job import JobStatus
-from adapter_service.settings.sections import AdapterName, TrainingSettings
+from adapter_service.settings.section import AdapterName
+from adapter_service.settings.sections import TrainingSettings
 
 _BOUNDS = TrainingSettings.model_json_schema()["properties"]
 

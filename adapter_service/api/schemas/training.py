@@ -12,7 +12,8 @@ from adapter_service.api.schemas.fields import DEPRECATED, Answer, TraceId, Whol
 from adapter_service.errors import InvalidParameterError
 from adapter_service.jobs.job import JobStatus, Phase
 from adapter_service.jobs.train_request import OVERRIDES, TrainRequest
-from adapter_service.settings.sections import SECTIONS, AdapterName
+from adapter_service.settings.section import AdapterName
+from adapter_service.settings.sections import SECTIONS
 
 # Older name → the field that it means.
 OLDER_NAMES: dict[str, str] = {

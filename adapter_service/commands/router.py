@@ -1,0 +1,66 @@
+"""A node's commands, ready to route sentences: what is asked of a model, in which form it answers, what that means.
+
+The prompt is made by the very functions that made the training samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from adapter_service.commands.dated_tools import said_in_keys, with_dates
+from adapter_service.commands.prompting import Context, prompt_of
+from adapter_service.commands.retrieval import Retriever
+from adapter_service.commands.schema import Command
+from adapter_service.commands.sentences import dataset_of
+from adapter_service.commands.tools import tool_of
+from adapter_service.conversation import Tool
+from adapter_service.errors import InvalidParameterError
+from adapter_service.samples import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a model is asked, and the functions that it may answer with, in the form that it is held to."""
+
+    messages: tuple[Message, ...]
+    functions: tuple[Tool, ...]
+
+
+class Router:
+    """Of one node's commands, by the candidates that training had."""
+
+    def __init__(self, commands: Sequence[Command], *, holdout_fraction: float) -> None:
+        self._by_name = {command.command_name: command for command in commands}
+        learned: dict[str, list[str]] = {}
+        for one in dataset_of(commands, holdout_fraction=holdout_fraction).training:
+            if one.command_name and not one.is_negative:
+                learned.setdefault(one.command_name, []).append(one.text)
+        self._retriever = Retriever(commands, learned)
+
+    def question(self, text: str, context: Context) -> Question:
+        offered = self._retriever.candidates(text)
+        functions = tuple(said_in_keys(tool_of(command)) for command in offered)
+        return Question(prompt_of(offered, text, context), functions)
+
+    def candidates(self, tools: Sequence[Tool], text: str) -> tuple[Tool, ...]:
+        """Of the functions that somebody offers those that `text` may mean; what is no command of the node's stays."""
+        likely = {command.command_name for command in self._retriever.candidates(text)}
+        return tuple(tool for tool in tools if tool.name in likely or tool.name not in self._by_name)
+
+    def arguments(self, name: str, given: Mapping[str, Any], now: datetime, zone: ZoneInfo) -> dict[str, Any]:
+        """`given` with its date keys as ISO 8601: what it is to be called with.
+
+        Raises:
+            InvalidParameterError: an argument that is none of the command's, or not of its type.
+        """
+        command = self._by_name[name]
+        for key, value in given.items():
+            parameter = command.parameter(key)
+            if parameter is None or not parameter.type.holds(value):
+                wanted = parameter.type.meant if parameter else "no such argument"
+                raise InvalidParameterError(f"{name} was to be called with {key} = {value!r}; it takes {wanted}")
+        return with_dates(tool_of(command), given, now, zone)

@@ -1,0 +1,1 @@
+"""A node's adapter on its way: packed, uploaded, signed, told of, and deleted again."""

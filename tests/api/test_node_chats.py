@@ -1,0 +1,80 @@
+"""Conversations with a node's adapter: rendered as its samples were, dates resolved."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from adapter_service.api.node_chats import NodeRouter, as_trained
+from adapter_service.api.tool_calls import AnswerParts, CallPiece, ToolUse
+from adapter_service.chat_rendering import conversation_ids
+from adapter_service.commands.prompting import Context, prompt_of
+from adapter_service.commands.router import Router
+from adapter_service.commands.tools import tools_of
+from adapter_service.conversation import Turn
+from adapter_service.rendering import Renderer
+from tests.api.conftest import MakeServices, client_of
+from tests.api.hubs import alarm, body, hub_services, lights, settled, started
+from tests.commands.making import read
+
+if TYPE_CHECKING:
+    from adapter_service.model_utils import BaseModel
+
+ZONE = ZoneInfo("Europe/Berlin")
+COMMANDS = read(lights(), alarm())
+NODE = NodeRouter(Router(COMMANDS, holdout_fraction=0.2), ZONE)
+
+
+def asked(text: str, *before: Turn) -> tuple[tuple[Turn, ...], ToolUse]:
+    return as_trained((*before, Turn("user", text)), ToolUse(tools_of(COMMANDS), "auto"), text, NODE)
+
+
+def test_the_prompt_of_a_conversation_is_that_of_a_sample(tiny_base: BaseModel) -> None:
+    turns, _ = asked("Hall light on")
+    now = datetime.now(UTC).astimezone(ZONE)
+    renderer = Renderer(tiny_base.tokenizer)
+    wanted = renderer.prompt_ids(prompt_of(COMMANDS, "Hall light on", Context(now)))
+    assert conversation_ids(renderer, turns) == wanted
+
+
+def test_what_the_clients_system_says_stays_before_it() -> None:
+    turns, _ = asked("Hall light on", Turn("system", "Be brief."))
+    assert turns[0].content.startswith("Be brief.\nFunctions:")
+
+
+def test_dates_of_a_call_come_as_iso_8601() -> None:
+    _, use = asked("Wake me")
+    parts = AnswerParts(use)
+    answer = json.dumps({"name": "set_alarm", "arguments": {"when": ["tomorrow", "at_7am"]}})
+    found = [*parts.push(answer), *parts.finish()]
+    (arguments,) = [json.loads(part.arguments) for part in found if isinstance(part, CallPiece) and part.arguments]
+    (when,) = arguments["when"]
+    assert datetime.fromisoformat(when).astimezone(ZONE).hour == 7
+
+
+def test_a_forced_call_is_held_to_the_vocabulary_and_resolved(
+    make_services: MakeServices, tiny_base: BaseModel
+) -> None:
+    remind = alarm() | {"command_name": "remind", "parameters": [{"name": "when", "type": "datetime"}]}
+    remind["examples"] = [
+        {"voice_command": f"Remind me {text}", "expected_parameters": {"when": key}}
+        for text, key in (("tonight", "tonight"), ("at nine", "at_9am"), ("in ten minutes", "in_10_minutes"))
+    ]
+    with started(hub_services(make_services, tiny_base)) as services:
+        client = client_of(services)
+        settled(client, client.post("/api/v0/adapters/train", json=body("kitchen", remind)).json()["job_id"])
+        (tool,) = tools_of(read(remind))
+        request: dict[str, Any] = {
+            "model": "node-kitchen",
+            "messages": [{"role": "user", "content": "Remind me tonight"}],
+            "tools": [{"type": "function", "function": {"name": tool.name, "parameters": dict(tool.parameters)}}],
+            "tool_choice": "required",
+            "parallel_tool_calls": False,
+            "max_completion_tokens": 120,
+            "temperature": 0,
+        }
+        message = client.post("/v1/chat/completions", json=request).json()["choices"][0]["message"]
+        (call,) = message["tool_calls"]
+        assert datetime.fromisoformat(json.loads(call["function"]["arguments"])["when"]).tzinfo is not None
