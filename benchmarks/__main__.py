@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 
 from benchmarks import (
+    commands,
+    commands_load,
     engine,
     episodes,
     service,
@@ -28,6 +30,8 @@ _FULL = _SIZE == "full"
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "streaming": streaming.run,
     "episodes": lambda: episodes.run(full=_FULL),
+    "commands": commands.run,
+    "commands_load": commands_load.run,
     "engine": lambda: engine.run(size=_SIZE if _SIZE in {"quick", "full"} else "short"),
     "service": lambda: service.run(full=_FULL),
     "training": lambda: training.run(full=_FULL),

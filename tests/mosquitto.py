@@ -1,6 +1,5 @@
-"""A real MQTT broker on a free port of loopback: mosquitto, from the PATH or else out of Debian's package.
+"""A real MQTT broker for tests: mosquitto, from the PATH or else out of Debian's package, unpacked into .cache/.
 
-The package and those libraries of it that this machine lacks are unpacked without root into .cache/mosquitto.
 Where neither can be had the tests fail and say so; MOSQUITTO=skip in the environment skips them instead.
 """
 
@@ -9,85 +8,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from adapter_service.demo import mosquitto
+from adapter_service.errors import RunFailedError
 from tests.conftest import ROOT
-from tests.waiting import eventually
 
 _UNPACKED = ROOT / ".cache" / "mosquitto"
-_PROGRAM = "usr/sbin/mosquitto"
-_SYSTEM_PATHS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
-_ADVICE = "install mosquitto (apt install mosquitto, brew install mosquitto), or set MOSQUITTO=skip to go without"
 
 
-@dataclass
-class Mosquitto:
-    """One broker, which keeps what it holds between runs; `url` stays the same over all of them."""
+class Mosquitto(mosquitto.Mosquitto):
+    """One broker, which keeps what it holds between runs."""
 
-    folder: Path
-    settings: Sequence[str] = ()
-    port: int = field(default_factory=lambda: _free_port())
-    scheme: str = "mqtt"
-    _process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://localhost:{self.port}"
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "mosquitto.log").read_text()
-
-    def start(self) -> None:
-        program, environment = found()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        config = self.folder / "mosquitto.conf"
-        # Else only what it was asked to keep for longer than half an hour would survive its being killed.
-        keeping = ("persistence true", f"persistence_location {self.folder}/", "autosave_on_changes true")
-        allowing = () if any("password_file" in line for line in self.settings) else ("allow_anonymous true",)
-        listening = (f"listener {self.port} 127.0.0.1", *allowing, "autosave_interval 1", "user root")
-        config.write_text("\n".join((*listening, *keeping, *self.settings)) + "\n")
-        with (self.folder / "mosquitto.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [program, "-v", "-c", str(config)], stdout=log, stderr=log, env=os.environ | environment
-            )
-        eventually(lambda: self._ended() or _listens(self.port), f"mosquitto listens: {self.log}", seconds=30)
-        if self._ended():
-            raise AssertionError(f"mosquitto ended at once: {self.log}")
-
-    def stop(self) -> None:
-        """In order, so that it writes down what it holds."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def freeze(self) -> None:
-        """Connections stand, and nothing is answered."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def _ended(self) -> bool:
-        return self._process is None or self._process.poll() is not None
-
-    def _end(self, how: signal.Signals) -> None:
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(how)
-                self._process.send_signal(signal.SIGCONT)
-            self._process.wait(30)
-            self._process = None
+    def __init__(self, folder: Path, settings: Sequence[str] = (), **more: str) -> None:
+        super().__init__(program(), folder, settings, **more)
 
 
 def password_line(username: str, password: str) -> str:
@@ -106,90 +44,10 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 
 
 @cache
-def found() -> tuple[str, dict[str, str]]:
-    """The program, and what its environment needs beside ours."""
-    path = os.pathsep.join((os.environ.get("PATH", ""), *_SYSTEM_PATHS))
-    if (program := shutil.which("mosquitto", path=path)) is not None:
-        return program, {}
+def program() -> mosquitto.Program:
     try:
-        if not (_UNPACKED / _PROGRAM).is_file():
-            _unpack(_UNPACKED)
-    except (OSError, subprocess.SubprocessError) as error:
+        return mosquitto.find_mosquitto(_UNPACKED)
+    except RunFailedError as error:
         if os.environ.get("MOSQUITTO") == "skip":
-            pytest.skip(f"there is no mosquitto ({error})")
-        pytest.fail(f"there is no mosquitto, and Debian's package cannot be had ({error}); {_ADVICE}")
-    libraries = sorted({str(path.parent) for path in _UNPACKED.rglob("*.so*")})
-    return str(_UNPACKED / _PROGRAM), {"LD_LIBRARY_PATH": os.pathsep.join(libraries)}
-
-
-def _unpack(target: Path) -> None:
-    """Debian's package and the libraries that are missing, into `target`, whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as made:
-        work = Path(made)
-        apt = _Apt(work / "apt")
-        try:
-            apt.download_with_libraries("mosquitto", to=work)
-        except subprocess.SubprocessError:  # no lists, or old ones
-            apt.take_own_lists()
-            apt.download_with_libraries("mosquitto", to=work)
-        for package in work.glob("*.deb"):
-            _run("dpkg-deb", "--extract", str(package), str(work / "root"))
-        if not (work / "root" / _PROGRAM).is_file():
-            raise FileNotFoundError(_PROGRAM)
-        shutil.rmtree(target, ignore_errors=True)
-        (work / "root").rename(target)
-
-
-class _Apt:
-    """apt with folders of its own, so that it needs no root."""
-
-    def __init__(self, folder: Path) -> None:
-        self._lists = folder / "lists"
-        for made in (self._lists / "partial", folder / "cache" / "archives" / "partial"):
-            made.mkdir(parents=True)
-        self._options = ["-o", f"Dir::Cache={folder / 'cache'}", "-o", f"Debug::NoLocking={True}"]
-        self._options += ["-o", f"APT::Sandbox::User={_user()}"]
-
-    def take_own_lists(self) -> None:
-        self._options += ["-o", f"Dir::State::Lists={self._lists}"]
-        with suppress(subprocess.CalledProcessError):  # another source than Debian's may be away
-            _run("apt-get", *self._options, "update")
-
-    def download_with_libraries(self, package: str, *, to: Path) -> None:
-        _run("apt-get", *self._options, "download", package, *self._missing_libraries(package), folder=to)
-
-    def _missing_libraries(self, package: str) -> list[str]:
-        """Of everything that `package` depends on, the libraries that are not installed."""
-        unwanted = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
-        without = [f"--no-{kind}" for kind in unwanted]
-        listed = _run("apt-cache", *self._options, "depends", "--recurse", *without, package)
-        names = {line for line in listed.splitlines() if line.startswith("lib") and ":" not in line}
-        return sorted(name for name in names if not _is_installed(name))
-
-
-def _is_installed(package: str) -> bool:
-    asked = subprocess.run(["dpkg-query", "-W", "-f=${db:Status-Status}", package], capture_output=True, check=False)
-    return asked.returncode == 0 and b"not-installed" not in asked.stdout
-
-
-def _user() -> str:
-    return Path(f"/proc/{os.getpid()}").owner()
-
-
-def _run(*command: str, folder: Path | None = None) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode:
-        done.check_returncode()
-    return done.stdout
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def _listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
+            pytest.skip(str(error))
+        pytest.fail(f"{error}, or set MOSQUITTO=skip to go without")

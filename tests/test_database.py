@@ -36,7 +36,8 @@ def test_a_commit_survives_a_power_cut_by_its_settings(database: Database) -> No
 
 def test_every_table_is_strict(database: Database) -> None:
     tables = database.read("SELECT name, sql FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
-    names = {"jobs", "job_events", "versions", "live_versions", "version_events", "uploads", "files"}
+    names = {"jobs", "job_events", "job_aliases", "versions", "live_versions", "version_events", "uploads", "files"}
+    names |= {"deliveries", "outbox", "api_keys"}
     assert {row["name"] for row in tables} == names
     assert all(row["sql"].endswith("STRICT") for row in tables)
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from adapter_service.adapters import VersionStore
+from adapter_service.api.errors import without_paths
 from adapter_service.api.node_routers import NodeRouters
 from adapter_service.database import Database
 from adapter_service.delivery.artifact_store import ArtifactStore
@@ -60,7 +61,8 @@ def build_hub(settings: Settings, database: Database, jobs: JobStore, versions: 
     state_dir = settings.storage.state_dir
     node_jobs, deliveries, delivering = NodeJobs(database, jobs), Deliveries(database), Delivering(versions)
     artifacts = open_artifacts(settings.artifacts, state_dir, service_url=_service_url(settings.serving))
-    callbacks = Callbacks(database, deliveries, artifacts, allowed=settings.commands.callback_urls)
+    allowed = settings.commands.callback_urls
+    callbacks = Callbacks(database, deliveries, artifacts, allowed=allowed, without_paths=without_paths)
     couriers: dict[NoticeKind, Courier] = {NoticeKind.CALLBACK: callbacks}
     publisher = None if settings.mqtt.broker_url is None else MqttPublisher(settings.mqtt)
     if publisher is not None:

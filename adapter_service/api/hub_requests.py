@@ -49,7 +49,7 @@ def submit(training: CommandTraining, services: Services, *, trace_id: str) -> S
         training,
         key,
         trace_id=trace_id,
-        limits=Limits(services.settings.serving.job_queue_size, rules.max_jobs_per_hour),
+        limits=Limits(rules.queue_size, rules.max_jobs_per_hour),
         reuse=nothing if before is None else services.hub.delivering.reuse(before),
     )
     for job in submitted.replaced:

@@ -44,7 +44,7 @@ def create(
         key, secret = keys.create(name, scopes, expires_at)
     told = plain_console(stderr=True)
     until = f", until {_shown(expires_at)}" if expires_at else ""
-    told.print(f"{key.id} ({name}) may {_scopes(key)}{until}; keep the key, it is not shown again:")
+    told.print(f"{key.id} ({name}), scope {_scopes(key)}{until}; keep the key, it is not shown again:")
     print(secret, file=sys.stdout, flush=True)  # noqa: T201 - bare, at any width of the terminal
     if first:
         told.print("from now on every request needs a key, from this machine too")

@@ -10,7 +10,6 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
-from zoneinfo import available_timezones
 
 from adapter_service.canonical import canonical_json
 from adapter_service.commands import nodes
@@ -20,6 +19,7 @@ from adapter_service.commands.schema import Command
 from adapter_service.commands.validation import read_commands
 from adapter_service.errors import InvalidParameterError, InvalidSchemaError, SchemaFault
 from adapter_service.settings import CommandSettings
+from adapter_service.settings.command_sections import time_zones
 
 Priority = Literal["normal", "high"]
 _PRIORITIES: tuple[Priority, ...] = ("normal", "high")
@@ -143,7 +143,7 @@ def read_priority(given: ObjectReader) -> Priority:
 def read_time_zone(given: ObjectReader, default: str) -> str:
     """The field `time_zone`, an IANA name."""
     zone = given.text("time_zone", longest=_LONGEST, required=False) or default
-    if zone not in available_timezones():
+    if zone not in time_zones():
         given.fault("time_zone", "not_in_enum", f"there is no time zone {zone!r}; send a name such as Europe/Berlin")
     return zone
 

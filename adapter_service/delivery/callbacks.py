@@ -20,6 +20,7 @@ from typing import Any
 
 import requests
 
+from adapter_service.adapters import VersionStatus
 from adapter_service.connectors.outbound import Outbound, shown
 from adapter_service.connectors.raw import is_under
 from adapter_service.database import Database
@@ -84,7 +85,7 @@ def _key(secret: str) -> bytes:
 
 
 class Callbacks(Courier):
-    """Posts to those who asked to be called back."""
+    """Posts to those who asked to be called back; `without_paths` takes this machine's out of what went wrong."""
 
     def __init__(
         self,
@@ -93,6 +94,7 @@ class Callbacks(Courier):
         artifacts: ArtifactStore,
         *,
         allowed: Sequence[str],
+        without_paths: Callable[[str], str],
         timeout_seconds: float = TIMEOUT_SECONDS,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -100,6 +102,7 @@ class Callbacks(Courier):
         self._deliveries = deliveries
         self._artifacts = artifacts
         self._allowed = tuple(allowed)
+        self._without_paths = without_paths
         self._timeout_seconds = timeout_seconds
         self._now = now
 
@@ -157,7 +160,7 @@ class Callbacks(Courier):
             "finished_at": (job.finished_at or notice.created_at).isoformat(),
             "status": "failed" if fault else "succeeded",
             "result": self._result(notice, job, published) if published else None,
-            "error": {"code": fault[0], "message": fault[1]} if fault else None,
+            "error": {"code": fault[0], "message": self._without_paths(fault[1])} if fault else None,
             "timing": {"processing_ms": round(1000 * job.seconds)},
         }
 
@@ -216,13 +219,18 @@ class _Job:
         if self.status != "succeeded":
             return self._error
         if delivery is None:
-            reasons = self._result.get("gate", {}).get("reasons") or ["see the job's gate"]
-            return "gate_failed", " ".join(map(str, reasons))
+            return self._undelivered()
         if delivery.status is DeliveryStatus.FAILED:
-            return "publish_failed", delivery.reason or "it could not be published"
+            return "upload_failed", delivery.reason or "it could not be published"
         if delivery.status is DeliveryStatus.WITHDRAWN:
             return "canceled", delivery.reason or "it was cancelled"
         return None
+
+    def _undelivered(self) -> tuple[str, str]:
+        if self._result.get("version_status") == VersionStatus.LIVE:
+            return "canceled", "it was cancelled when its adapter was there already"
+        gate = self._result.get("gate") or {}
+        return "gate_rejected", " ".join(map(str, gate.get("reasons") or ["its adapter was not good enough"]))
 
 
 _JOB = """

@@ -35,7 +35,7 @@ _BY_ALIAS = "SELECT job_id FROM job_aliases WHERE alias = ?"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of all jobs that wait, and of one node's within an hour."""
+    """Of all nodes' jobs that wait, and of one node's within an hour."""
 
     queue: int
     per_hour: int
@@ -87,7 +87,7 @@ class NodeJobs:
             replaced = self._make_way(connection, training, content_key)
             if job is None:
                 self._check_rate(connection, training.node_id, limits.per_hour)
-                check_room(connection, limits.queue)
+                check_room(connection, limits.queue, of_nodes=True)
                 job, deduped = self._insert(connection, training, content_key, trace_id), False
             connection.executemany(
                 "INSERT OR IGNORE INTO job_aliases VALUES (?, ?)", [(alias, job.id) for alias in aliases]

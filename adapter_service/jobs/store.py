@@ -34,6 +34,7 @@ REPORT_WAIT_SECONDS = 3.0
 
 _ANOTHER = ": to train again, ask for another"
 _WAITING = (JobStatus.QUEUED, JobStatus.PAUSED)
+_COUNT_WAITING = "SELECT count(*) FROM jobs WHERE status IN (?, ?) AND (node_id IS NOT NULL) = ?"
 _BY_KEY = "SELECT * FROM jobs WHERE idempotency_key = ?"
 
 
@@ -377,9 +378,9 @@ def _superseded(job: Job) -> SupersededError:
     return SupersededError(f"attempt {job.attempt} of {job.id} is no longer {job.status}; nothing was written")
 
 
-def check_room(connection: sqlite3.Connection, queue_limit: int) -> None:
-    """Raise BusyError where so many jobs wait already."""
-    waiting = connection.execute("SELECT count(*) FROM jobs WHERE status IN (?, ?)", _WAITING).fetchone()[0]
+def check_room(connection: sqlite3.Connection, queue_limit: int, *, of_nodes: bool = False) -> None:
+    """Raise BusyError where so many jobs wait already, of nodes or of all others: neither takes the others' places."""
+    waiting = connection.execute(_COUNT_WAITING, (*_WAITING, of_nodes)).fetchone()[0]
     if waiting >= queue_limit:
         raise BusyError(
             f"{waiting} jobs wait and the queue holds {queue_limit}; try again later, or cancel one",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
@@ -17,6 +18,12 @@ MOST_URL_SECONDS = 604_800
 """Seven days: what SigV4 can sign at most."""
 
 
+@cache
+def time_zones() -> frozenset[str]:
+    """Names of the IANA database; to gather them reads hundreds of files."""
+    return frozenset(available_timezones())
+
+
 class CommandSettings(Section):
     """What a node may post, and how an adapter for its commands is trained and judged."""
 
@@ -27,6 +34,7 @@ class CommandSettings(Section):
     max_commands: Annotated[int, Field(ge=1, le=300)] = 200
     max_text_characters: Annotated[int, Field(ge=1, le=100_000)] = 500
     max_schema_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 524_288
+    queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     max_jobs_per_hour: Annotated[int, Field(ge=1, le=100_000)] = 12
     num_epochs: Annotated[int, Field(ge=1, le=1000)] = 4
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
@@ -52,7 +60,7 @@ class CommandSettings(Section):
     @field_validator("time_zone")
     @classmethod
     def _is_a_zone(cls, zone: str) -> str:
-        if zone not in available_timezones():
+        if zone not in time_zones():
             raise ValueError(f"there is no time zone {zone!r}; write one of the IANA database, such as Europe/Berlin")
         return zone
 

@@ -11,9 +11,14 @@ from fastapi.testclient import TestClient
 from adapter_service.api.services import Services
 from adapter_service.auth import KeyStore
 from adapter_service.database import Database
-from adapter_service.errors import SettingsError
+from adapter_service.errors import ServiceAnswerError, SettingsError
+from adapter_service.measuring.service_client import ServiceClient
 from adapter_service.settings import SecuritySettings
+from rl.config import ModelSettings, Prompt
+from rl.errors import ServiceError
+from rl.service import answered
 from tests.api.conftest import MakeServices, client_of
+from tests.api.listening import listening
 
 STRANGER = "203.0.113.5"
 
@@ -186,3 +191,20 @@ def test_a_request_is_refused_before_its_body_is_looked_at(client: TestClient, k
     keys.create("hub", {"app"})
     assert client.post("/generate-lite", content=b"{ no json").status_code == 401
     assert client.post("/v1/files", content=b"x" * 100, headers={"Content-Length": "999999999"}).status_code == 401
+
+
+def test_our_own_clients_show_the_key_of_the_environment(
+    services: Services, keys: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, secret = keys.create("smoke", {"app"})
+    with listening(services) as address:
+        asked = ModelSettings(service_url=address, adapter="nobody")
+        with pytest.raises(ServiceError, match="wants an API key"):
+            list(answered([Prompt("Hi")], 1, asked, run_id="r", env_name="e"))
+        with ServiceClient(address) as client, pytest.raises(ServiceAnswerError, match="401.*wants an API key"):
+            client.ask("GET", "/sources")
+        monkeypatch.setenv("ADAPTER_API_KEY", secret)
+        with ServiceClient(address) as client:
+            assert client.ask("GET", "/sources")["sources"]
+        with pytest.raises(ServiceError, match="unknown adapter 'nobody'"):
+            list(answered([Prompt("Hi")], 1, asked, run_id="r", env_name="e"))

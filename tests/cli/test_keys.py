@@ -32,7 +32,7 @@ def test_a_created_key_stands_alone_on_standard_output(keys: KeyStore) -> None:
     assert re.fullmatch(r"ask_[\w-]{43}", secret)
     found = keys.find(secret)
     assert found is not None
-    assert (found.name, found.scopes, found.expires_at) == ("ci", {"app"}, None)
+    assert (found.name, found.scopes, found.expires_at) == ("ci", frozenset({"app"}), None)
     assert found.id in result.stderr
     assert "from now on every request needs a key" in result.stderr
     assert secret not in result.stderr

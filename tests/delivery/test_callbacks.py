@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from adapter_service.api.errors import without_paths
 from adapter_service.delivery.callbacks import Callbacks, check_callback_url, signature
 from adapter_service.delivery.notifier import Notifier
 from adapter_service.delivery.outbox import NoticeKind, NoticeStatus
@@ -74,6 +75,7 @@ def notifier_of(hub: Hub, home: HomeHub, *allowed: str) -> Notifier:
         hub.deliveries,
         hub.artifacts,
         allowed=allowed or (f"{home.url}/callbacks/",),
+        without_paths=without_paths,
         now=hub.clock,
         timeout_seconds=5,
     )
@@ -169,7 +171,9 @@ def test_a_token_that_fits_no_header_stays_out_of_it(hub: Hub, home: HomeHub) ->
     [
         ({"status": JobStatus.FAILED, "error_code": "interrupted", "error_message": "it broke"}, "interrupted", "it b"),
         ({"status": JobStatus.CANCELLED}, "canceled", "cancelled"),
-        ({"result": {"gate": {"verdict": "rejected", "reasons": ["70 % of 80 %."]}}}, "gate_failed", "70 % of 80 %."),
+        ({"result": {"version_status": "rejected", "gate": {"reasons": ["70 % of 80 %."]}}}, "gate_rejected", "70 %"),
+        ({"result": {"version_status": "live", "gate": {"reasons": []}}}, "canceled", "there already"),
+        ({"status": JobStatus.FAILED, "error_code": "x", "error_message": "no /srv/state/a.db"}, "x", "no a.db"),
     ],
 )
 def test_a_job_without_an_adapter_has_failed(
@@ -187,7 +191,7 @@ def test_an_adapter_that_could_not_be_published_has_failed(hub: Hub, home: HomeH
     hub.deliveries.failed(published, "given up after 12 attempts: no such bucket")
     assert notifier_of(hub, home).notify_due() == 2
     told = home.calls[-1].json
-    assert told["error"] == {"code": "publish_failed", "message": "given up after 12 attempts: no such bucket"}
+    assert told["error"] == {"code": "upload_failed", "message": "given up after 12 attempts: no such bucket"}
 
 
 def test_what_was_published_again_was_not_trained_again(hub: Hub, home: HomeHub) -> None:

@@ -20,7 +20,6 @@ from adapter_service.delivery.mqtt import MqttPublisher
 from adapter_service.delivery.notices import AdapterReady
 from adapter_service.delivery.notifier import Notifier
 from adapter_service.delivery.outbox import NoticeKind, NoticeStatus
-from adapter_service.delivery.telling import open_notifier
 from adapter_service.errors import BrokerAwayError, NoticeError, SettingsError
 from adapter_service.settings.command_sections import MqttSettings
 from tests.delivery.hub import SIGNED, Hub
@@ -30,6 +29,7 @@ from tests.waiting import eventually
 
 PASSWORD = "canary-of-the-broker"  # noqa: S105 - of a broker that ends with its test
 WORD = "${WORD}"
+TOPIC = "jarvis/nodes/{node_id}/adapters"
 SOON = timedelta(hours=1)
 
 
@@ -53,10 +53,15 @@ def publisher(broker: Mosquitto) -> Iterator[MqttPublisher]:
 
 
 def notifier_of(hub: Hub, publisher: MqttPublisher) -> Notifier:
-    ready = AdapterReady(hub.deliveries, hub.artifacts, publisher, topic="jarvis/nodes/{node_id}/adapters")
-    ready._now = hub.clock
-    couriers = {NoticeKind.ADAPTER_READY: ready}
-    return Notifier(hub.outbox, couriers, first_wait_seconds=1, longest_wait_seconds=300, now=hub.clock)
+    ready = AdapterReady(hub.deliveries, hub.artifacts, publisher, topic=TOPIC, now=hub.clock)
+    return Notifier(
+        hub.outbox,
+        {NoticeKind.ADAPTER_READY: ready},
+        first_wait_seconds=1,
+        longest_wait_seconds=300,
+        now=hub.clock,
+        close=publisher.close,
+    )
 
 
 def test_a_node_hears_of_its_adapter_as_long_as_that_can_be_fetched(
@@ -241,9 +246,8 @@ def test_a_broker_that_hangs_is_given_up_in_time(hub: Hub, broker: Mosquitto) ->
 
 def test_a_stop_does_not_wait_for_a_broker_that_hangs(hub: Hub, broker: Mosquitto) -> None:
     broker.freeze()
-    settings = settings_for(broker.url, acknowledge_seconds=300.0)
     hub.publish("kitchen")
-    notifier = open_notifier(hub.database, hub.artifacts, settings, callback_urls=[], now=hub.clock)
+    notifier = notifier_of(hub, MqttPublisher(settings_for(broker.url, acknowledge_seconds=300.0)))
     notifier.start()
     with socket.create_connection(("127.0.0.1", broker.port)):  # for as long as connecting takes
         assert notifier.stop(30)

@@ -15,9 +15,7 @@ from adapter_service.delivery.mqtt import MemoryPublisher, Publisher
 from adapter_service.delivery.notices import AdapterReady, Courier
 from adapter_service.delivery.notifier import Notifier, waiting
 from adapter_service.delivery.outbox import Notice, NoticeKind, NoticeStatus
-from adapter_service.delivery.telling import open_notifier
 from adapter_service.errors import BrokerAwayError, NoticeError
-from adapter_service.settings.command_sections import MqttSettings
 from tests.delivery.hub import SIGNED, Hub
 from tests.waiting import eventually
 
@@ -145,9 +143,14 @@ def test_a_service_that_died_while_it_told_tells_again_with_the_same_id(hub: Hub
     assert first == second
 
 
+class Silent(Courier):
+    def deliver(self, notice: Notice) -> str | None:
+        raise NoticeError("not today")
+
+
 def test_without_a_broker_what_nodes_are_to_be_told_waits_and_nothing_runs(hub: Hub) -> None:
     hub.publish()
-    notifier = open_notifier(hub.database, hub.artifacts, MqttSettings(), callback_urls=[], now=hub.clock)
+    notifier = notifier_of(hub, callback=Silent())
     before = threading.active_count()
     notifier.start()
     assert threading.active_count() == before + 1  # the one of callbacks

@@ -9,18 +9,19 @@ from fastapi.responses import HTMLResponse, JSONResponse
 router = APIRouter(include_in_schema=False)
 
 _DOCUMENT = "/openapi.json"
+_METHODS = ["GET", "HEAD"]
 
 
-@router.get(_DOCUMENT)
+@router.api_route(_DOCUMENT, methods=_METHODS)
 async def document(request: Request) -> JSONResponse:
     return JSONResponse(request.app.openapi())
 
 
-@router.get("/docs")
+@router.api_route("/docs", methods=_METHODS)
 async def swagger(request: Request) -> HTMLResponse:
     return get_swagger_ui_html(openapi_url=_DOCUMENT, title=request.app.title)
 
 
-@router.get("/redoc")
+@router.api_route("/redoc", methods=_METHODS)
 async def redoc(request: Request) -> HTMLResponse:
     return get_redoc_html(openapi_url=_DOCUMENT, title=request.app.title)
