@@ -9,7 +9,7 @@ TORCH := $(shell sed -n 's/^torch==//p' locks/constraints.in)
 SERVE ?= 1
 CLIENTS := langchain-openai litellm llm
 
-.PHONY: help run serve test test-clients lint format docs transcripts bench chaos setup lock clean
+.PHONY: help run serve test test-clients lint format docs transcripts bench demo chaos setup lock clean
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ docs: .venv/runtime ## write the generated tables of the README anew
 
 transcripts: .venv/runtime ## run the README's commands against the service on port 8100, and write their output
 	$(BIN)/python -m adapter_service.documentation.transcripts
+
+demo: .venv/development ## a home hub at work: a node's commands trained, published to S3, told over MQTT, and asked
+	$(BIN)/adapter-service demo commands --output benchmarks/results/demo_commands.json
 
 chaos: .venv/development ## kill a real server at random moments (CHAOS_KILLS=200, CHAOS_SEED=n)
 	$(BIN)/python -m tests.chaos

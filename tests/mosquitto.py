@@ -24,8 +24,8 @@ _UNPACKED = ROOT / ".cache" / "mosquitto"
 class Mosquitto(mosquitto.Mosquitto):
     """One broker, which keeps what it holds between runs."""
 
-    def __init__(self, folder: Path, settings: Sequence[str] = (), **more: str) -> None:
-        super().__init__(program(), folder, settings, **more)
+    def __init__(self, folder: Path, settings: Sequence[str] = (), *, scheme: str = "mqtt") -> None:
+        super().__init__(program(), folder, settings, scheme=scheme)
 
 
 def password_line(username: str, password: str) -> str:

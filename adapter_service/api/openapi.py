@@ -73,9 +73,14 @@ def can_fail_with(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": _REASONS[str(status)]} for status in statuses}
 
 
-def body_of(model: type[BaseModel]) -> dict[str, Any]:
-    """For a route's `openapi_extra`: a JSON body that is read with every fault at once, described by `model`."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema_of(model.__name__)}}}}
+def body_of(model: type[BaseModel], **examples: dict[str, Any]) -> dict[str, Any]:
+    """For a route's `openapi_extra`: a JSON body that is read with every fault at once, described by `model`.
+
+    `examples` are bodies by what they show, `_` for a blank.
+    """
+    shown = {name: {"summary": name.replace("_", " "), "value": value} for name, value in examples.items()}
+    content = {"schema": schema_of(model.__name__), "examples": shown}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
 def event_stream(description: str, example: str, **events: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
@@ -169,7 +174,7 @@ def _describe(operation: dict[str, Any], access: Access, path: str) -> None:
     content: dict[str, Any] = {PROBLEM_JSON: {"schema": schema_of("Problem")}}
     if own_error is not None:
         content = {"application/json": {"schema": schema_of(own_error)}}
-        responses.pop("422", None)
+        responses.pop("422", None)  # there it is 400
         statuses = statuses - {"422"} | {"400"}
     for status in sorted(statuses):
         responses[status] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,11 +23,14 @@ def demo() -> None:
 def commands(
     config: Config = None,
     store: Annotated[str, typer.Option(help="Where the adapter is published: s3 or folder.")] = "s3",
+    output: Annotated[Path | None, typer.Option(help="Where the answers go, as JSON.")] = None,
 ) -> None:
     """Teach the base a node's dozen commands, and have the node fetch its adapter and answer ten sentences."""
-    from adapter_service.demo.home_hub import run
+    from adapter_service.demo.home_hub import run, write_results
 
     with one_clear_line():
         if store not in {"s3", "folder"}:
             raise InvalidParameterError(f"--store is {store!r}; s3 and folder are possible", parameter="store")
-        run(load_settings(config), plain_console(), store="s3" if store == "s3" else "folder")
+        asked = run(load_settings(config), plain_console(), store="s3" if store == "s3" else "folder")
+        if output is not None:
+            write_results(asked, output)

@@ -44,9 +44,10 @@ def system_text(tools: Sequence[Tool], context: Context) -> str:
     """The system's turn, or the text before the sentence where a base knows no system."""
     lines = [_HEAD + "\n".join(map(line_of, tools)), _HOW]
     lines += [_DATES] if any(_has_dates(tool.parameters) for tool in tools) else []
-    lines += [f"Now: {context.now:%A, %Y-%m-%d %H:%M}."]
     known = (("Rooms", context.rooms), ("Devices", context.devices))
     lines += [f"{name}: {', '.join(map(_in_line, them))}." for name, them in known if them]
+    # Last: it is of this sentence alone, and the last room of a list would be taken for what is said.
+    lines += [f"Now: {context.now:%A, %Y-%m-%d %H:%M}."]
     return "\n".join(lines)
 
 

@@ -21,19 +21,19 @@ MOMENTS = 4
 def samples_of(
     sentences: Sequence[Sentence], retriever: Retriever, zone: ZoneInfo, *, rooms: tuple[str, ...] = ()
 ) -> list[Sample]:
-    """One for each sentence, equal ones once, in their order.
+    """One for each sentence, equal ones once, in their order; of a negative, one for each of MOMENTS.
 
-    They are said at MOMENTS moments, the same every time, so that no date is learned by heart; at every other one the
-    `rooms` are known.
+    All are said at those moments, the same every time, so that no date is learned by heart; at every other one the
+    `rooms` are known. Negatives are few and what none fits is said in few tokens: each once, nothing was ever refused.
     """
     moments = [_moment_of(f"moment {number}", zone) for number in range(MOMENTS)]
     samples: dict[str, Sample] = {}
     for sentence in sentences:
-        number = _number_of(sentence.text) % MOMENTS
-        prompt = prompted(sentence, retriever, Context(moments[number], rooms if number % 2 else ()))
         answer = call_text(sentence.command_name, sentence.arguments) if sentence.command_name else NONE_FITS
-        sample = Sample((*prompt, Message("assistant", answer)), metadata={"command": sentence.command_name})
-        samples.setdefault(sample.key, sample)
+        for number in range(MOMENTS) if sentence.is_negative else [_number_of(sentence.text) % MOMENTS]:
+            prompt = prompted(sentence, retriever, Context(moments[number], rooms if number % 2 else ()))
+            sample = Sample((*prompt, Message("assistant", answer)), metadata={"command": sentence.command_name})
+            samples.setdefault(sample.key, sample)
     return list(samples.values())
 
 

@@ -6,12 +6,13 @@ is told of it over MQTT and fetches it; then it is asked ten sentences that nobo
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,9 @@ from adapter_service.conversation import Tool
 from adapter_service.demo.mosquitto import Mosquitto, find_mosquitto
 from adapter_service.demo.node_process import NodeProcess, node_process
 from adapter_service.demo.s3_server import BUCKET, bucket
+from adapter_service.durable import write_whole
 from adapter_service.errors import RunFailedError
+from adapter_service.measuring.provenance import commit, machine, versions
 from adapter_service.measuring.service_client import ServiceClient
 from adapter_service.settings import ArtifactSettings, MqttSettings, Settings
 
@@ -90,6 +93,17 @@ def run(settings: Settings, console: Console, *, store: Store) -> list[Asked]:
                     return _stages(own, client, node, console)
     finally:
         broker.stop()
+
+
+def write_results(asked: Sequence[Asked], path: Path) -> None:
+    """Write what was asked and answered, with where it was; the README's table is made of it."""
+    document = {
+        "commit": commit(Path.cwd()),
+        "machine": machine(),
+        "versions": versions(),
+        "rows": [asdict(one) for one in asked],
+    }
+    write_whole(path, json.dumps(document, ensure_ascii=False, indent=2) + "\n")
 
 
 def _stages(settings: Settings, client: ServiceClient, node: NodeProcess, console: Console) -> list[Asked]:

@@ -42,10 +42,10 @@ def collection(document: Json, prompts: Sequence[Mapping[str, Any]], settings: S
 
 
 def _variables(settings: Settings) -> dict[str, str]:
-    """What stands in {{…}}; the ids are written by the requests that make a job or a file."""
+    """What stands in {{…}}; ids are written by the requests that make a job or a file, `token` is of a signed URL."""
     return {
         "base_url": f"http://{settings.serving.host}:{settings.serving.port}",
-        **dict.fromkeys(("job_id", *_MADE_BY.values()), ""),
+        **dict.fromkeys(("job_id", "token", *_MADE_BY.values()), ""),
         "adapter": settings.serving.default_adapter,
         "source": settings.data.source,
     }

@@ -175,6 +175,18 @@ def _curve() -> str:
     return f"{_table(('training time', *columns), rows)}\n{_place(results)}\n"
 
 
+def _demo() -> str:
+    """What the demonstration of a home hub was asked and answered."""
+    path = ROOT / "benchmarks" / "results" / "demo_commands.json"
+    if not path.is_file():
+        return "Nothing was asked yet; `make demo` does.\n"
+    results = json.loads(path.read_text())
+    rows = [
+        (row["text"], f"`{row['answer']}`", _MET[row["right"]], f"{row['latency_ms']:.0f}") for row in results["rows"]
+    ]
+    return f"{_table(('sentence', 'answer', 'as it should be', 'ms'), rows)}\n{_place(results)}\n"
+
+
 def _place(results: dict[str, Any]) -> str:
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
     return f"Measured at commit {results['commit']} on {machine}."
@@ -206,5 +218,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine": partial(_several, "engine*"),
     "streaming": partial(_measured, "streaming"),
     "service": partial(_measured, "service"),
+    "commands": partial(_several, "commands*"),
+    "demo": _demo,
     "episodes": partial(_measured, "episodes"),
 }

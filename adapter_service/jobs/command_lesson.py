@@ -159,7 +159,6 @@ class CommandLesson:
                 "num_epochs": rules.num_epochs,
                 "per_device_train_batch_size": rules.batch_size,
                 "gradient_accumulation_steps": 1,
-                "max_steps": None,
                 "learning_rate": rules.learning_rate,
                 "max_seq_length": rules.max_seq_len,
                 "token_budget": rules.token_budget,

@@ -200,11 +200,11 @@ def test_our_own_clients_show_the_key_of_the_environment(
     with listening(services) as address:
         asked = ModelSettings(service_url=address, adapter="nobody")
         with pytest.raises(ServiceError, match="wants an API key"):
-            list(answered([Prompt("Hi")], 1, asked, run_id="r", env_name="e"))
-        with ServiceClient(address) as client, pytest.raises(ServiceAnswerError, match="401.*wants an API key"):
+            list(answered([Prompt(prompt="Hi")], 1, asked, run_id="r", env_name="e"))
+        with ServiceClient(address) as client, pytest.raises(ServiceAnswerError, match=r"401.*wants an API key"):
             client.ask("GET", "/sources")
         monkeypatch.setenv("ADAPTER_API_KEY", secret)
         with ServiceClient(address) as client:
             assert client.ask("GET", "/sources")["sources"]
         with pytest.raises(ServiceError, match="unknown adapter 'nobody'"):
-            list(answered([Prompt("Hi")], 1, asked, run_id="r", env_name="e"))
+            list(answered([Prompt(prompt="Hi")], 1, asked, run_id="r", env_name="e"))

@@ -34,9 +34,9 @@ CONFIG = {
     "max-stream-events": 5,  # a stream that has no end yet is left
     "continue-on-failure": True,
     "checks": {"positive_data_acceptance": {"expected-statuses": REFUSED}},
-    "operations": [  # there it is 400, as in OpenAI's API
+    "operations": [  # there it is 400, as in OpenAI's API and the hubs'
         {
-            "include-path-regex": "^/v1/",
+            "include-path-regex": "^/(v1|api/v0|llm-proxy)/",
             "checks": {"positive_data_acceptance": {"expected-statuses": [*REFUSED, "400"]}},
         }
     ],

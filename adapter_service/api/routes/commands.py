@@ -18,11 +18,13 @@ from adapter_service.api.tracing import CLIENT_GONE, use_trace_id
 
 router = APIRouter(prefix="/api/v0/commands", tags=["home hubs"])
 
+_EXAMPLE = {"node_id": "kitchen", "text": "Wake me tomorrow at nine", "context": {"rooms": ["kitchen"]}}
+
 
 @router.post(
     "/route",
     response_model=RouteAnswer,
-    openapi_extra=body_of(RouteBody),
+    openapi_extra=body_of(RouteBody, A_sentence=_EXAMPLE),
     responses=can_fail_with(403, 404, 409, 429, 503),
 )
 async def route(body: Annotated[Any, Body()], request: Request, services: Wired, caller: Calling) -> Any:

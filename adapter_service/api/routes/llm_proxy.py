@@ -20,8 +20,33 @@ from adapter_service.errors import InvalidSchemaError, SchemaFault
 
 router = APIRouter(prefix="/llm-proxy/jobs", tags=["home hubs"])
 
+_SENTENCES = {"Set a timer for ten minutes": 10, "Start a 5 minute timer": 5, "Count down three minutes": 3}
+_EXAMPLES = [
+    {"voice_command": text, "expected_tool_call": {"name": "set_timer", "arguments": {"minutes": minutes}}}
+    for text, minutes in _SENTENCES.items()
+]
+_EXAMPLE = {
+    "job_id": "hub-1",
+    "job_type": "adapter_train",
+    "idempotency_key": "kitchen-1",
+    "ttl_seconds": 86400,
+    "request": {
+        "node_id": "kitchen",
+        "base_model_id": "package:gemma3-270m",
+        "dataset_ref": {
+            "format": "inline-json",
+            "data": {"commands": [{"command_name": "set_timer", "examples": _EXAMPLES}]},
+        },
+    },
+}
 
-@router.post("/queue", status_code=202, openapi_extra=body_of(QueueBody), responses=can_fail_with(403, 409, 429, 507))
+
+@router.post(
+    "/queue",
+    status_code=202,
+    openapi_extra=body_of(QueueBody, A_dataset=_EXAMPLE),
+    responses=can_fail_with(403, 409, 429, 507),
+)
 def queue(body: Annotated[Any, Body()], request: Request, services: Wired, caller: Calling) -> QueueAnswer:
     """Queue the training of a dataset; the same envelope again makes no second job."""
     rules = services.settings.commands

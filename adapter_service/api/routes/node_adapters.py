@@ -24,11 +24,23 @@ from adapter_service.errors import WrongJobStateError
 
 router = APIRouter(prefix="/api/v0/adapters", tags=["home hubs"])
 
+_TIMER = {
+    "command_name": "set_timer",
+    "description": "Start a countdown",
+    "parameters": [{"name": "minutes", "type": "int"}],
+    "examples": [
+        {"voice_command": "Set a timer for ten minutes", "expected_parameters": {"minutes": 10}},
+        {"voice_command": "Start a 5 minute timer", "expected_parameters": {"minutes": 5}},
+        {"voice_command": "Count down three minutes", "expected_parameters": {"minutes": 3}},
+    ],
+}
+_EXAMPLE = {"node_id": "kitchen", "base_model_id": "package:gemma3-270m", "command_schema": [_TIMER]}
+
 
 @router.post(
     "/train",
     status_code=202,
-    openapi_extra=body_of(CommandTrainingBody),
+    openapi_extra=body_of(CommandTrainingBody, One_command_of_a_node=_EXAMPLE),
     responses={200: {"model": CommandTrainingAnswer}, **can_fail_with(403, 409, 429, 507)},
 )
 def train(
