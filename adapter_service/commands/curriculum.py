@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from adapter_service.commands.retrieval import Retriever
 from adapter_service.commands.schema import Command
-from adapter_service.commands.sentences import Sentence, dataset_of
+from adapter_service.commands.sentences import MOST_SENTENCES, Sentence, dataset_of
 from adapter_service.commands.training_samples import judged_in, rooms_of, samples_of
-from adapter_service.commands.variations import varied
+from adapter_service.commands.variations import variations_of
 from adapter_service.samples import Message, Sample
 
-# Of every sentence, with other values in it.
-VARIATIONS = 2
+# Of every sentence of a command, with other values in it. One without values to exchange is learned as often as it
+# stands, at other moments: else what may be left out of a call would be in most of what is learned, and be made up.
+VARIATIONS = 4
+# So often more is a negative learned. They are few, and that none fits is said in few tokens.
+NEGATIVES_AGAIN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +51,22 @@ class Curriculum:
     contradicting: tuple[str, ...]
 
 
-def curriculum_of(commands: Sequence[Command], zone: ZoneInfo, *, holdout_fraction: float) -> Curriculum:
-    """The same for the same commands, zone and fraction.
+def curriculum_of(
+    commands: Sequence[Command], zone: ZoneInfo, *, holdout_fraction: float, variations: int = VARIATIONS
+) -> Curriculum:
+    """The same for the same commands, zone, fraction and number of variations, which is how long training takes.
 
     Raises:
         NothingToLearnError: the commands contradict each other in every example.
     """
     dataset = dataset_of(commands, holdout_fraction=holdout_fraction)
     apart = [*(one.text for one in dataset.holdout), *dataset.contradicting]
-    learned = [*dataset.training, *varied(dataset.training, commands, each=VARIATIONS, without=apart)]
+    others = variations_of(dataset.training, commands, each=variations, without=apart)
+    learned = islice(_rounds(dataset.training, others, variations), MOST_SENTENCES)
     retriever, rooms = Retriever(commands, _texts_of(dataset.training)), rooms_of(commands)
     calls = [(one.text, one.command_name) for one in dataset.holdout if one.command_name and not one.is_negative]
     return Curriculum(
-        training=tuple(samples_of(learned, retriever, zone, rooms=rooms)),
+        training=tuple(samples_of(list(learned), retriever, zone, rooms=rooms)),
         holdout=tuple(
             HeldOut(
                 messages=tuple(judged_in(one, retriever, zone, rooms=rooms)),
@@ -75,6 +82,18 @@ def curriculum_of(commands: Sequence[Command], zone: ZoneInfo, *, holdout_fracti
         repeated=dataset.repeated,
         contradicting=dataset.contradicting,
     )
+
+
+def _rounds(
+    sentences: Sequence[Sentence], others: Mapping[str, Sequence[Sentence]], variations: int
+) -> Iterator[Sentence]:
+    """All sentences; then, round by round, one of the `others` of each, or it once more."""
+    yield from sentences
+    for number in range(max(variations, NEGATIVES_AGAIN)):
+        for one in sentences:
+            if number < (NEGATIVES_AGAIN if one.is_negative else variations):
+                mine = () if one.is_negative else others[one.text]
+                yield mine[number] if number < len(mine) else one
 
 
 def _texts_of(sentences: Iterable[Sentence]) -> dict[str, list[str]]:

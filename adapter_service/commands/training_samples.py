@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -21,19 +22,22 @@ MOMENTS = 4
 def samples_of(
     sentences: Sequence[Sentence], retriever: Retriever, zone: ZoneInfo, *, rooms: tuple[str, ...] = ()
 ) -> list[Sample]:
-    """One for each sentence, equal ones once, in their order; of a negative, one for each of MOMENTS.
+    """One for each sentence, in their order.
 
-    All are said at those moments, the same every time, so that no date is learned by heart; at every other one the
-    `rooms` are known. Negatives are few and what none fits is said in few tokens: each once, nothing was ever refused.
+    They are said at MOMENTS moments, the same every time, so that no date is learned by heart; at every other one the
+    `rooms` are known. A sentence that is there several times is said at as many of them, and no more often.
     """
     moments = [_moment_of(f"moment {number}", zone) for number in range(MOMENTS)]
     samples: dict[str, Sample] = {}
+    again: Counter[tuple[str, str | None, str | None]] = Counter()
     for sentence in sentences:
+        same = (sentence.text, sentence.beside, sentence.withheld)
+        number = (_number_of(sentence.text) + again[same]) % MOMENTS
+        again[same] += 1
+        prompt = prompted(sentence, retriever, Context(moments[number], rooms if number % 2 else ()))
         answer = call_text(sentence.command_name, sentence.arguments) if sentence.command_name else NONE_FITS
-        for number in range(MOMENTS) if sentence.is_negative else [_number_of(sentence.text) % MOMENTS]:
-            prompt = prompted(sentence, retriever, Context(moments[number], rooms if number % 2 else ()))
-            sample = Sample((*prompt, Message("assistant", answer)), metadata={"command": sentence.command_name})
-            samples.setdefault(sample.key, sample)
+        sample = Sample((*prompt, Message("assistant", answer)), metadata={"command": sentence.command_name})
+        samples.setdefault(sample.key, sample)
     return list(samples.values())
 
 

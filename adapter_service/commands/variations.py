@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 from adapter_service.commands.date_keys import WEEKDAYS
@@ -40,17 +41,27 @@ def varied(
 
     None of them is one of `sentences`, or of `without`: held-out sentences and contradicting ones.
     """
+    yield from chain.from_iterable(variations_of(sentences, commands, each=each, without=without).values())
+
+
+def variations_of(
+    sentences: Sequence[Sentence], commands: Sequence[Command], *, each: int, without: Collection[str] = ()
+) -> dict[str, list[Sentence]]:
+    """As `varied`, by the text of the sentence that they are of."""
     by_name = {command.command_name: command for command in commands}
     calls = [(one, by_name[one.command_name]) for one in sentences if one.command_name and not one.is_negative]
     known = _Values(calls)
     seen = {normalized(text) for text in (*(sentence.text for sentence in sentences), *without)}
+    found: dict[str, list[Sentence]] = {}
     for sentence, command in calls:
         generator = random.Random(hashlib.sha256(sentence.text.encode()).digest())  # noqa: S311 - no secret
+        mine = found.setdefault(sentence.text, [])
         for _ in range(each):
             other = known.exchange(sentence, command, generator)
             if normalized(other.text) not in seen:
                 seen.add(normalized(other.text))
-                yield other
+                mine.append(other)
+    return found
 
 
 class _Place(NamedTuple):

@@ -28,10 +28,11 @@ from adapter_service.cli.http_server import http_server
 from adapter_service.cli.progress import run_progress
 from adapter_service.commands.dated_tools import with_dates
 from adapter_service.commands.json_values import same
+from adapter_service.commands.schema import Command
 from adapter_service.commands.tools import tools_of
 from adapter_service.commands.validation import read_commands
 from adapter_service.conversation import Tool
-from adapter_service.demo.mosquitto import Mosquitto, find_mosquitto
+from adapter_service.demo.mosquitto import Mosquitto, find_mosquitto, free_port
 from adapter_service.demo.node_process import NodeProcess, node_process
 from adapter_service.demo.s3_server import BUCKET, bucket
 from adapter_service.durable import write_whole
@@ -66,8 +67,10 @@ def demo_commands() -> list[dict[str, Any]]:
     return commands
 
 
-def run(settings: Settings, console: Console, *, store: Store) -> list[Asked]:
-    """Run all stages in a state folder of the demonstration's own, begun anew.
+def run(
+    settings: Settings, console: Console, *, store: Store, commands: Sequence[Mapping[str, Any]] | None = None
+) -> list[Asked]:
+    """Run all stages in a state folder of the demonstration's own, begun anew, with `commands` or the dozen.
 
     Raises:
         RunFailedError: the broker, the S3 server or the job failed, with the reason.
@@ -81,7 +84,7 @@ def run(settings: Settings, console: Console, *, store: Store) -> list[Asked]:
             own = settings.model_copy(
                 update={
                     "storage": settings.storage.model_copy(update={"state_dir": state_dir}),
-                    "serving": settings.serving.model_copy(update={"port": 0}),
+                    "serving": settings.serving.model_copy(update={"port": free_port()}),
                     "artifacts": artifacts,
                     "mqtt": MqttSettings(broker_url=broker.url),
                 }
@@ -90,7 +93,7 @@ def run(settings: Settings, console: Console, *, store: Store) -> list[Asked]:
             with http_server(build_services(own)) as url, ServiceClient(url) as client:
                 console.print(f"the service is on {url}; its log is {state_dir / 'service.log'}", soft_wrap=True)
                 with node_process(NODE_ID, broker.url, state_dir / "node", url) as node:
-                    return _stages(own, client, node, console)
+                    return _stages(own, client, node, console, commands or demo_commands())
     finally:
         broker.stop()
 
@@ -106,13 +109,19 @@ def write_results(asked: Sequence[Asked], path: Path) -> None:
     write_whole(path, json.dumps(document, ensure_ascii=False, indent=2) + "\n")
 
 
-def _stages(settings: Settings, client: ServiceClient, node: NodeProcess, console: Console) -> list[Asked]:
+def _stages(
+    settings: Settings,
+    client: ServiceClient,
+    node: NodeProcess,
+    console: Console,
+    commands: Sequence[Mapping[str, Any]],
+) -> list[Asked]:
     node.wait_for("listening", seconds=_NODE_SECONDS)
-    console.print(f"node {NODE_ID!r} listens; posting {len(demo_commands())} commands")
+    console.print(f"node {NODE_ID!r} listens; posting {len(commands)} commands")
     body = {
         "node_id": NODE_ID,
         "base_model_id": settings.model.base,
-        "command_schema": demo_commands(),
+        "command_schema": list(commands),
         "time_zone": _ZONE,
     }
     began_at = time.monotonic()
@@ -131,7 +140,7 @@ def _stages(settings: Settings, client: ServiceClient, node: NodeProcess, consol
         f"the same commands again: deduped {str(again['deduped']).lower()}, answered in "
         f"{(time.monotonic() - again_at) * 1000:.0f} ms"
     )
-    asked = list(_ask(client, settings))
+    asked = list(_ask(client, read_commands(list(commands), settings.commands)))
     _show(asked, console)
     return asked
 
@@ -162,8 +171,9 @@ def _report(job: Mapping[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def _ask(client: ServiceClient, settings: Settings) -> Iterator[Asked]:
-    tools = {tool.name: tool for tool in tools_of(read_commands(demo_commands(), settings.commands))}
+def _ask(client: ServiceClient, commands: Sequence[Command]) -> Iterator[Asked]:
+    """What the node's commands can be called with; a sentence of another command's is to be refused."""
+    tools = {tool.name: tool for tool in tools_of(commands)}
     for sentence in yaml.safe_load(_SENTENCES.read_text(encoding="utf-8")):
         now = datetime.now(UTC)
         body = {"node_id": NODE_ID, "text": sentence["text"], "context": {"time_zone": _ZONE}}
@@ -176,8 +186,8 @@ def _ask(client: ServiceClient, settings: Settings) -> Iterator[Asked]:
 def _is_right(
     wanted: Mapping[str, Any], calls: list[Mapping[str, Any]], tools: Mapping[str, Tool], now: datetime
 ) -> bool:
-    if wanted["name"] is None or not calls:
-        return wanted["name"] is None and not calls
+    if wanted["name"] not in tools or not calls:
+        return wanted["name"] not in tools and not calls
     arguments = with_dates(tools[wanted["name"]], wanted["arguments"], now, ZoneInfo(_ZONE))
     return bool(calls[0]["name"] == wanted["name"] and same(dict(calls[0]["arguments"]), arguments))
 

@@ -63,7 +63,7 @@ class Mosquitto:
     program: Program
     folder: Path
     settings: Sequence[str] = ()
-    port: int = field(default_factory=lambda: _free_port())  # noqa: PLW0108 - it stands below
+    port: int = field(default_factory=lambda: free_port())  # noqa: PLW0108 - it stands below
     scheme: str = "mqtt"
     _process: subprocess.Popen[bytes] | None = None
 
@@ -179,7 +179,8 @@ def _run(*command: str, folder: Path | None = None) -> str:
     return done.stdout
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Of loopback; somebody else may take it before it is used."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 

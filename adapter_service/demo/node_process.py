@@ -66,3 +66,4 @@ def node_process(node_id: str, broker_url: str, folder: Path, service_url: str) 
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
+        process.stdout.close()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from zoneinfo import ZoneInfo
 
-from adapter_service.commands.curriculum import Curriculum, curriculum_of
+from adapter_service.commands.curriculum import NEGATIVES_AGAIN, VARIATIONS, Curriculum, curriculum_of
 from adapter_service.commands.prompting import NONE_FITS, call_text
+from adapter_service.commands.sentences import MOST_SENTENCES, Sentence, dataset_of
+from adapter_service.commands.training_samples import MOMENTS
 from adapter_service.commands.words import normalized
 from tests.commands.making import command, numbered, read
 
@@ -49,7 +52,29 @@ def test_what_is_judged_by_says_what_is_right_and_whose_it_is() -> None:
 def test_variations_are_learned_beside_the_examples() -> None:
     learned = {sample.prompt for sample in made().training if sample.metadata["command"] == "light"}
     examples = {str(one["voice_command"]) for one in LIGHT["examples"]}
-    assert len(learned - examples) > len(learned & examples) > 5
+    assert len(learned & examples) > 5
+    assert len(learned - examples) > len(learned & examples) / 2
+
+
+def test_a_sentence_without_values_is_learned_as_often_as_one_with_its_variations() -> None:
+    stopped = Counter(sample.prompt for sample in made().training if sample.metadata["command"] == "stop")
+    alone = [text for text in stopped if text not in {one.text for one in beside_others()}]
+    assert alone
+    assert all(stopped[text] == min(1 + VARIATIONS, MOMENTS) for text in alone)
+
+
+def beside_others() -> list[Sentence]:
+    return [one for one in dataset_of(COMMANDS, holdout_fraction=0.25).training if one.beside and one.command_name]
+
+
+def test_a_negative_is_learned_several_times() -> None:
+    refused = Counter(sample.prompt for sample in made().training if sample.completion == NONE_FITS)
+    assert set(refused.values()) == {1 + NEGATIVES_AGAIN}
+
+
+def test_of_a_large_node_so_many_are_learned() -> None:
+    node = read(*(numbered(f"c{n}", 50) for n in range(40)))
+    assert len(curriculum_of(node, ZONE, holdout_fraction=0.05).training) == MOST_SENTENCES
 
 
 def test_every_answer_is_a_call_of_an_offered_function_or_that_none_fits() -> None:

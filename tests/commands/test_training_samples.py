@@ -69,6 +69,13 @@ def test_small_talk_is_offered_all_and_what_is_withheld_all_but_a_part() -> None
     assert nobodys.completion == withheld.completion == NONE_FITS
 
 
+@pytest.mark.parametrize("sentence", [Sentence("c3", "c3"), Sentence("Good morning", None, beside="c2")])
+@pytest.mark.parametrize("times", [1, 2, MOMENTS, MOMENTS + 1])
+def test_what_is_there_several_times_is_said_at_as_many_moments(sentence: Sentence, times: int) -> None:
+    found = sampled([sentence] * times, node(12))
+    assert len(moments_in(sample.messages[0].content for sample in found)) == len(found) == min(times, MOMENTS)
+
+
 def test_sentences_share_what_they_begin_with() -> None:
     commands = node(12)
     found = sampled(dataset_of(commands, holdout_fraction=0.1).training, commands)

@@ -1,0 +1,50 @@
+"""A node's commands, ready to route: the prompt of training, the functions of the node, arguments that make sense."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from adapter_service.commands.prompting import Context, prompt_of
+from adapter_service.commands.retrieval import MOST_CANDIDATES
+from adapter_service.commands.router import Router
+from adapter_service.commands.tools import tools_of
+from adapter_service.conversation import Tool
+from adapter_service.errors import InvalidParameterError
+from tests.commands.making import command, numbered, read
+
+ZONE = ZoneInfo("Europe/Berlin")
+NOW = datetime(2026, 3, 4, 12, 0, tzinfo=ZONE)
+TIMER = command(
+    "set_timer",
+    *((f"{n} minutes", {"minutes": n}) for n in range(2, 8)),
+    parameters=[{"name": "minutes", "type": "int"}, {"name": "due", "type": "datetime", "required": False}],
+)
+
+
+def test_a_question_is_asked_as_samples_were() -> None:
+    commands = read(TIMER, numbered("dance", 5))
+    question = Router(commands, holdout_fraction=0.2).question("five minutes", Context(NOW, ("hall",)))
+    assert question.messages == prompt_of(commands, "five minutes", Context(NOW, ("hall",)))
+    assert [function.name for function in question.functions] == ["set_timer", "dance"]
+
+
+def test_of_many_commands_the_likeliest_are_offered_and_what_is_no_command_stays() -> None:
+    commands = read(TIMER, *(numbered(f"act{n}", 4) for n in range(30)))
+    router = Router(commands, holdout_fraction=0.2)
+    offered = router.question("five minutes please", Context(NOW)).functions
+    assert len(offered) == MOST_CANDIDATES
+    assert "set_timer" in {function.name for function in offered}
+    chosen = router.candidates([*tools_of(commands), Tool("own", {})], "five minutes please")
+    assert [tool.name for tool in chosen] == [*(function.name for function in offered), "own"]
+
+
+def test_arguments_are_the_commands_own_and_of_their_types() -> None:
+    router = Router(read(TIMER), holdout_fraction=0.2)
+    found = router.arguments("set_timer", {"minutes": 5, "due": "in_10_minutes"}, NOW, ZONE)
+    assert found == {"minutes": 5, "due": "2026-03-04T12:10:00+01:00"}
+    for wrong in ({"minutes": "five"}, {"hours": 5}, {"minutes": 5, "due": "soon"}):
+        with pytest.raises(InvalidParameterError, match="set_timer"):
+            router.arguments("set_timer", wrong, NOW, ZONE)
