@@ -16,6 +16,7 @@ from adapter_service.api.services import Services
 from adapter_service.api.token_logprobs import TokenBytes
 from adapter_service.api.tool_calls import ToolUse
 from adapter_service.chat_rendering import conversation_ids, template_id
+from adapter_service.commands.prompting import NONE_FITS
 from adapter_service.conversation import Turn
 from adapter_service.engine.generations import Generation, GenerationResult
 from adapter_service.engine.requests import Ask
@@ -66,6 +67,8 @@ def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: f
     room = room_for(prompt_ids, wanted, field, serving, base)
     language = answer_language(last_said(turns), None)
     constraint = services.answer_forms.of_chat(body, use)
+    if node is not None and constraint is None and not use.parallel:
+        constraint = services.answer_forms.of_calls(use.tools, NONE_FITS)
     ours = model.version is not None and use.mode == "none" and constraint is None
     sampling = replace(
         sampling_of(body, room, serving, language, ours=ours),

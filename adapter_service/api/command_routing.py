@@ -62,7 +62,7 @@ class AskedRoute:
             error = HubJobError(code="no_call", message="the answer was cut off before its end; ask again in few words")
         elif said.name is not None:
             try:
-                arguments = self.node.router.arguments(said.name, said.arguments or {}, self.now, self.zone)
+                arguments = self._arguments(said.name, said.arguments or {})
             except InvalidParameterError as fault:
                 error = HubJobError(code="invalid_arguments", message=str(fault))
             else:
@@ -77,6 +77,11 @@ class AskedRoute:
             latency_ms=round((time.monotonic() - self.arrived_at) * 1000, 1),
             trace_id=self.trace_id,
         )
+
+    def _arguments(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        sentence, router = self.sentence, self.node.router
+        context = Context(self.now, sentence.rooms, sentence.devices)
+        return router.arguments(name, router.grounded(name, given, sentence.text, context), self.now, self.zone)
 
 
 def read_sentence(body: Any, services: Services, caller: Caller) -> Sentence:

@@ -28,7 +28,8 @@ class NodeRouter:
 def as_trained(turns: Sequence[Turn], use: ToolUse, said: str, node: NodeRouter) -> tuple[tuple[Turn, ...], ToolUse]:
     """The conversation with the functions that `said` may mean before it, as in the node's samples.
 
-    What the client's own system says comes first. The use is of the same functions, with dates said in keys.
+    What the client's own system says comes first. The use is of the same functions, with dates said in keys; of the
+    arguments of a call the client gets what the sentence bears out.
     """
     now = datetime.now(UTC).astimezone(node.zone)
     tools = node.router.candidates(use.tools, said)
@@ -38,7 +39,8 @@ def as_trained(turns: Sequence[Turn], use: ToolUse, said: str, node: NodeRouter)
     by_name = {tool.name: tool for tool in tools}
 
     def dated(name: str, arguments: Mapping[str, Any]) -> str:
-        return json.dumps(_dated(by_name.get(name), arguments, now, node.zone), ensure_ascii=False)
+        borne_out = node.router.grounded(name, arguments, said, Context(now))
+        return json.dumps(_dated(by_name.get(name), borne_out, now, node.zone), ensure_ascii=False)
 
     held = tuple(map(said_in_keys, tools))
     return (Turn("system", text), *others), replace(use, tools=held, arguments=dated)

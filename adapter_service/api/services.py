@@ -60,7 +60,7 @@ class Pipeline(Protocol):
         """Remove what was kept of a job that has ended."""
 
 
-MakePipeline = Callable[[Settings, Engine, VersionStore, Path, FileStore], Pipeline]
+MakePipeline = Callable[[Settings, Engine, VersionStore, Path, FileStore, JobStore], Pipeline]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def build_services(
     stores = {store.name: partial(open_store, store, state) for store in publishing.stores}
     engine = Engine(load_base or base_loader(settings), settings.serving)
     files = FileStore(database, state / "files", min_free_mb=settings.storage.min_free_mb)
-    pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work", files)
+    pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work", files, jobs)
     logs = JobLogs(state / "logs")
     hub = build_hub(settings, database, jobs, versions, engine)
 
@@ -195,11 +195,11 @@ def _live_files(versions: VersionStore, name: str) -> AdapterFiles | None:
 
 
 def _training_pipeline(
-    settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path, files: FileStore
+    settings: Settings, engine: Engine, versions: VersionStore, work_dir: Path, files: FileStore, jobs: JobStore
 ) -> Pipeline:
     from adapter_service.jobs.pipeline import TrainingPipeline
 
-    pipeline: Pipeline = TrainingPipeline(settings, engine, versions, work_dir, files)
+    pipeline: Pipeline = TrainingPipeline(settings, engine, versions, work_dir, files, jobs)
     return pipeline
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,13 +11,13 @@ from zoneinfo import ZoneInfo
 from adapter_service.commands.retrieval import Retriever
 from adapter_service.commands.schema import Command
 from adapter_service.commands.sentences import MOST_SENTENCES, Sentence, dataset_of
-from adapter_service.commands.training_samples import judged_in, rooms_of, samples_of
+from adapter_service.commands.training_samples import judged_in, offered_to, rooms_of, samples_of
 from adapter_service.commands.variations import variations_of
 from adapter_service.samples import Message, Sample
 
 # Of every sentence of a command, with other values in it. One without values to exchange is learned as often as it
 # stands, at other moments: else what may be left out of a call would be in most of what is learned, and be made up.
-VARIATIONS = 4
+VARIATIONS = 2
 # So often more is a negative learned. They are few, and that none fits is said in few tokens.
 NEGATIVES_AGAIN = 3
 
@@ -26,6 +26,7 @@ NEGATIVES_AGAIN = 3
 class HeldOut:
     """A sentence that is not learned, and the answer that is right: a call, or none where `command_name` is None.
 
+    `offered` are the commands that its prompt has, none where a hub made the prompt.
     `counted_by` is the command whose table it is in: a negative is one of the command that it is told apart from.
     """
 
@@ -35,6 +36,7 @@ class HeldOut:
     arguments: Mapping[str, Any]
     is_negative: bool
     counted_by: str
+    offered: tuple[Command, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,17 @@ class Curriculum:
 
 
 def curriculum_of(
-    commands: Sequence[Command], zone: ZoneInfo, *, holdout_fraction: float, variations: int = VARIATIONS
+    commands: Sequence[Command],
+    zone: ZoneInfo,
+    *,
+    holdout_fraction: float,
+    variations: int = VARIATIONS,
+    known: Collection[str] = (),
 ) -> Curriculum:
-    """The same for the same commands, zone, fraction and number of variations, which is how long training takes.
+    """The same for the same commands, zone, fraction, variations and `known` commands.
+
+    What is `known` was learned before, by the adapter that goes on: of its sentences every other is learned once more,
+    so that it is not forgotten, and none in variations. All are judged.
 
     Raises:
         NothingToLearnError: the commands contradict each other in every example.
@@ -62,7 +72,9 @@ def curriculum_of(
     dataset = dataset_of(commands, holdout_fraction=holdout_fraction)
     apart = [*(one.text for one in dataset.holdout), *dataset.contradicting]
     others = variations_of(dataset.training, commands, each=variations, without=apart)
-    learned = islice(_rounds(dataset.training, others, variations), MOST_SENTENCES)
+    once = [one for one in dataset.training if one.counted_by in known]
+    anew = [one for one in dataset.training if one.counted_by not in known]
+    learned = islice((*_rounds(anew, others, variations), *once[::2]), MOST_SENTENCES)
     retriever, rooms = Retriever(commands, _texts_of(dataset.training)), rooms_of(commands)
     calls = [(one.text, one.command_name) for one in dataset.holdout if one.command_name and not one.is_negative]
     return Curriculum(
@@ -75,6 +87,7 @@ def curriculum_of(
                 arguments=one.arguments,
                 is_negative=one.is_negative,
                 counted_by=one.counted_by,
+                offered=offered_to(one, retriever),
             )
             for one in dataset.holdout
         ),

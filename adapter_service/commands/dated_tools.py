@@ -21,7 +21,11 @@ from adapter_service.errors import InvalidParameterError
 _SCALARS = {"date-time": "datetime", "date": "date", "time": "time"}
 # One key of each pattern, to see which of them a type takes.
 _LIKE = {"in_{N}_minutes": "in_5_minutes", "in_{N}_days": "in_5_days", "at_{H}am|pm": "at_5am"}
-_DATE = r"[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+# Every date that there is, but for the 29th of February.
+_DAY_OF_MONTH = (
+    r"((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+)
+_DATE = rf"[12][0-9]{{3}}-{_DAY_OF_MONTH}"
 _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?"
 _ISO = {"date": _DATE, "time": _TIME, "datetime": rf"{_DATE}T{_TIME}(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])?"}
 

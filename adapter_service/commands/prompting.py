@@ -46,8 +46,9 @@ def system_text(tools: Sequence[Tool], context: Context) -> str:
     lines += [_DATES] if any(_has_dates(tool.parameters) for tool in tools) else []
     known = (("Rooms", context.rooms), ("Devices", context.devices))
     lines += [f"{name}: {', '.join(map(_in_line, them))}." for name, them in known if them]
-    # Last: it is of this sentence alone, and the last room of a list would be taken for what is said.
-    lines += [f"Now: {context.now:%A, %Y-%m-%d %H:%M}."]
+    # Last: it is of this sentence alone, and the last room of a list would be taken for what is said. Without the date,
+    # of which each digit is a token: dates are said in words, and arithmetic makes of them what they are.
+    lines += [f"Now: {context.now:%A %H:%M}."]
     return "\n".join(lines)
 
 

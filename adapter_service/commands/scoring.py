@@ -1,25 +1,31 @@
 """How well held-out sentences are routed, and whether that is good enough to take the place of what is live. Pure.
 
 Of each sentence it is known which answer is right (`curriculum.HeldOut`). What is asked of a positive: the very
-function (tool), all of its required parameters (parameters), and the very arguments (exact). A negative is right where
-it is answered as the other command's, or refused.
+function (tool), all of its required parameters (parameters), and the very arguments (exact), dates as they resolve. A
+negative is right where it is answered as the other command's, or refused.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from math import comb
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from adapter_service.commands.curriculum import HeldOut
-from adapter_service.commands.json_values import same
+from adapter_service.commands.dated_tools import with_dates
 from adapter_service.commands.schema import Command
+from adapter_service.commands.tools import tool_of
+from adapter_service.errors import InvalidParameterError
 from adapter_service.settings import CommandSettings
 
 # From so many sentences on a point is more than chance; below, an exact test says what chance explains.
 MANY = 100
 _POINT = 0.01
+_MOMENT, _ZONE = datetime(2026, 1, 7, 12, 0, tzinfo=UTC), ZoneInfo("UTC")
 _SIGNIFICANT = 0.05
 
 
@@ -145,8 +151,16 @@ def _outcome(commands: Mapping[str, Command], held: HeldOut, answer: Routed) -> 
         is_valid=answer.is_valid,
         tool=tool,
         parameters=tool and all(given.get(name) is not None for name in required),
-        exact=tool and same(dict(given), dict(held.arguments)),
+        exact=tool and (command is None or _means(command, given) == _means(command, held.arguments)),
     )
+
+
+def _means(command: Command, arguments: Mapping[str, Any]) -> str | None:
+    """What it would be called with, at one moment for all: `noon` and `at_noon` are the same. None is no call."""
+    try:
+        return json.dumps(with_dates(tool_of(command), arguments, _MOMENT, _ZONE), sort_keys=True)
+    except InvalidParameterError:
+        return None
 
 
 def _share(found: Sequence[bool]) -> float | None:

@@ -79,7 +79,7 @@ class CommandTraining:
     def content_key(self, settings: CommandSettings) -> str:
         """What the adapter follows from, as 64 hex digits: node, base, commands and the whole recipe."""
         recipe = self.recipe(settings)
-        names = [*(key for *_, key in _PARAMS.values()), "holdout_fraction"]
+        names = [*(key for *_, key in _PARAMS.values()), "holdout_fraction", "warmup_steps", "variations"]
         made_of = {
             "node": self.node_id,
             "base": self.base_model_id,

@@ -55,9 +55,13 @@ def prompted(sentence: Sentence, retriever: Retriever, context: Context) -> tupl
     What another command's sentence is learned beside is offered fewer than all: with the same functions before it, it
     would be the sample that its own command has already.
     """
+    return prompt_of(offered_to(sentence, retriever), sentence.text, context)
+
+
+def offered_to(sentence: Sentence, retriever: Retriever) -> tuple[Command, ...]:
+    """The functions that stand before `sentence`."""
     beside = [name for name in (sentence.command_name, sentence.beside) if name]
-    offered = retriever.candidates(sentence.text, beside=beside, withheld=_withheld(sentence, beside, retriever))
-    return prompt_of(offered, sentence.text, context)
+    return retriever.candidates(sentence.text, beside=beside, withheld=_withheld(sentence, beside, retriever))
 
 
 def _withheld(sentence: Sentence, beside: Collection[str], retriever: Retriever) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -12,17 +12,24 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from adapter_service.adapters import Version, VersionStore
+from adapter_service.canonical import canonical_json
 from adapter_service.commands.curriculum import Curriculum, HeldOut, curriculum_of
+from adapter_service.commands.dated_tools import said_in_keys
 from adapter_service.commands.formatted import formatted_curriculum
+from adapter_service.commands.grounding import grounded
 from adapter_service.commands.prompting import NONE_FITS, call_text
 from adapter_service.commands.schema import Command
 from adapter_service.commands.scoring import Routed, Score, findings, score
+from adapter_service.commands.tools import tool_of
 from adapter_service.commands.training_request import CommandTraining
+from adapter_service.commands.training_samples import rooms_of
 from adapter_service.commands.validation import read_commands
 from adapter_service.engine.answering import answer_together
+from adapter_service.engine.constraints import Constraint
 from adapter_service.engine.engine import Engine
+from adapter_service.engine.grammars import Grammar
 from adapter_service.engine.requests import AdapterFiles, Sampling
-from adapter_service.engine.tool_calls import parse_tool_calls
+from adapter_service.engine.tool_calls import call_or_text_grammar, parse_tool_calls
 from adapter_service.engine.turn import Turn
 from adapter_service.errors import (
     AdapterFormatError,
@@ -46,14 +53,32 @@ from adapter_service.training.gate import Decision
 _LEAST_ANSWER_TOKENS = 64
 
 
-class CommandLesson:
-    """What `training` asks for, with the service's `settings` where it says nothing."""
+Compile = Callable[[Grammar], Constraint]
 
-    def __init__(self, training: CommandTraining, settings: Settings, engine: Engine) -> None:
+
+class CommandLesson:
+    """What `training` asks for, with the service's `settings` where it says nothing.
+
+    `learned_by` finds what a version was trained for; what it knows already is only repeated where training goes on
+    from it. `compile_form` makes a grammar into what answers are held to.
+    """
+
+    def __init__(
+        self,
+        training: CommandTraining,
+        settings: Settings,
+        engine: Engine,
+        *,
+        learned_by: Callable[[Version], CommandTraining | None],
+        compile_form: Compile,
+    ) -> None:
         self._training = training
         self._rules = training.recipe(settings.commands)
         self._engine = engine
-        self.settings = self._own(settings)
+        self._learned_by = learned_by
+        self._compile_form = compile_form
+        self._known: frozenset[str] = frozenset()
+        self.settings = self._own(settings, self._rules.learning_rate)
 
     @cached_property
     def commands(self) -> tuple[Command, ...]:
@@ -64,7 +89,8 @@ class CommandLesson:
         zone, fraction = ZoneInfo(self._training.time_zone), self._rules.holdout_fraction
         if self._training.formatted is not None:
             return formatted_curriculum(self._training.formatted, holdout_fraction=fraction)
-        return curriculum_of(self.commands, zone, holdout_fraction=fraction)
+        variations = self._rules.variations
+        return curriculum_of(self.commands, zone, holdout_fraction=fraction, variations=variations, known=self._known)
 
     def begins_with(self, versions: VersionStore) -> str | None:
         """The node's live adapter, where it is of this base and this shape: what did not change is not learned anew."""
@@ -78,8 +104,17 @@ class CommandLesson:
             return None
         return live.reference if shape == self.settings.lora.model_dump(mode="json") else None
 
-    def going_on(self, parent: Version) -> Settings:  # noqa: ARG002 - it has the same shape
-        return self.settings
+    def going_on(self, parent: Version) -> Settings:
+        """With a lower rate, unless the request says one, and less of the commands that are as they were."""
+        before = self._learned_by(parent)
+        if before is not None and self._training.formatted is None and before.formatted is None:
+            same = {canonical_json(command) for command in before.commands}
+            commands = [command for command in self._training.commands if canonical_json(command) in same]
+            self._known = frozenset(str(command["command_name"]) for command in commands)
+            del self.curriculum
+        given = "learning_rate" in self._training.params
+        rate = self._rules.learning_rate if given else self._rules.going_on_learning_rate
+        return self._own(self.settings, rate)
 
     def gather(self, settings: Settings, folder: Path, watch: Watch) -> Streamed:  # noqa: ARG002 - made anew at once
         self._check_wanted()
@@ -149,23 +184,51 @@ class CommandLesson:
     def _score(self, files: AdapterFiles, watch: Watch) -> Score:
         """By the bytes on the disk, as they are served."""
         holdout = self.curriculum.holdout
-        answers = self._engine.run(lambda turn: _routed(turn, holdout, files, watch))
-        return score(self.commands, holdout, answers)
+        forms = self._forms()
+        answers = self._engine.run(lambda turn: _routed(turn, holdout, forms, files, watch))
+        return score(self.commands, holdout, list(map(self._grounded, holdout, answers)))
 
-    def _own(self, settings: Settings) -> Settings:
+    def _grounded(self, held: HeldOut, answer: Routed) -> Routed:
+        """As a sentence is routed for its node: what the sentence does not bear out is no part of the call."""
+        command = self._by_name.get(answer.name or "")
+        if command is None or answer.arguments is None:
+            return answer
+        known = {"rooms": rooms_of(self.commands)}
+        return replace(answer, arguments=grounded(command, answer.arguments, held.sentence, known))
+
+    def _forms(self) -> list[Constraint | None]:
+        """What each answer is held to, as for its node: a call of what is offered, or that none fits."""
+        made: dict[tuple[str, ...], Constraint] = {}
+        forms: list[Constraint | None] = []
+        for held in self.curriculum.holdout:
+            names = tuple(command.command_name for command in held.offered)
+            if names and names not in made:
+                functions = [said_in_keys(tool_of(command)) for command in held.offered]
+                made[names] = self._compile_form(call_or_text_grammar(functions, NONE_FITS))
+            forms.append(made.get(names))
+        return forms
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Command]:
+        return {command.command_name: command for command in self.commands}
+
+    def _own(self, settings: Settings, learning_rate: float) -> Settings:
         rules = self._rules
         training = settings.training.model_copy(
             update={
                 "num_epochs": rules.num_epochs,
                 "per_device_train_batch_size": rules.batch_size,
                 "gradient_accumulation_steps": 1,
-                "learning_rate": rules.learning_rate,
+                "learning_rate": learning_rate,
+                "warmup_steps": rules.warmup_steps,
                 "max_seq_length": rules.max_seq_len,
                 "token_budget": rules.token_budget,
             }
         )
         lora = settings.lora.model_copy(update={"r": rules.rank, "alpha": 2 * rules.rank})
-        sections = {"training": training, "lora": lora}
+        # A step takes two thirds of the time; which of so few answers is right is seen in any sample of the vocabulary.
+        loss = settings.loss.model_copy(update={"vocabulary": "sampled"})
+        sections = {"training": training, "lora": lora, "loss": loss}
         own = settings.model_copy(update=sections)
         data = settings.data.model_copy(update={"max_train_samples": len(self.curriculum.training)})
         return own.model_copy(update={"data": data})
@@ -197,8 +260,10 @@ def _right_answer(held: HeldOut) -> str:
     return NONE_FITS if held.command_name is None else call_text(held.command_name, held.arguments)
 
 
-def _routed(turn: Turn, holdout: Sequence[HeldOut], files: AdapterFiles, watch: Watch) -> list[Routed]:
-    """Greedily; free, so that the adapter itself is judged and not the grammar that may hold it."""
+def _routed(
+    turn: Turn, holdout: Sequence[HeldOut], forms: Sequence[Constraint | None], files: AdapterFiles, watch: Watch
+) -> list[Routed]:
+    """Greedily; one after the other of those that begin alike, which is computed once for all of them."""
 
     def pause() -> None:
         if watch.cancelled():
@@ -208,6 +273,9 @@ def _routed(turn: Turn, holdout: Sequence[HeldOut], files: AdapterFiles, watch: 
     adapter = turn.read_adapter(files).frozen_copy(turn.base.adapter_dtype).to(turn.base.device)
     longest = max((len(turn.renderer.text_ids(_right_answer(held))) for held in holdout), default=0)
     sampling = Sampling(max_new_tokens=max(_LEAST_ANSWER_TOKENS, 2 * longest))
-    watched = replace(turn, pause=pause)
-    texts = answer_together(watched, [held.messages for held in holdout], [sampling] * len(holdout), adapter)
-    return [routed(text) for text in texts]
+    order = sorted(range(len(holdout)), key=lambda place: holdout[place].messages[0].content)
+    samplings = [replace(sampling, constraint=forms[place]) for place in order]
+    conversations = [holdout[place].messages for place in order]
+    texts = answer_together(replace(turn, pause=pause), conversations, samplings, adapter)
+    by_place = dict(zip(order, texts, strict=True))
+    return [routed(by_place[place]) for place in range(len(holdout))]

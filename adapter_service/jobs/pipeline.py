@@ -8,14 +8,19 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapter_service.adapters import Version, VersionStatus, VersionStore, check_name
 from adapter_service.commands.training_request import CommandTraining
 from adapter_service.durable import write_whole
+from adapter_service.engine.constraints import Constraint
 from adapter_service.engine.engine import Engine
+from adapter_service.engine.grammar_compiler import GrammarCompiler
+from adapter_service.engine.grammars import Grammar
 from adapter_service.engine.requests import AdapterFiles
+from adapter_service.errors import DamagedJobError, UnknownJobError
 from adapter_service.jobs.adapter_files import write_adapter_files
 from adapter_service.jobs.beginning import check_same_base, megabytes_needed
 from adapter_service.jobs.command_lesson import CommandLesson
@@ -25,6 +30,7 @@ from adapter_service.jobs.job import Job, Phase
 from adapter_service.jobs.learning import Trained, recipe_key, run_key, train, with_budget
 from adapter_service.jobs.lesson import CorpusLesson, Lesson, kept
 from adapter_service.jobs.pace import Pace, TrainingKind, Work, work_of
+from adapter_service.jobs.store import JobStore
 from adapter_service.jobs.streaming import Streamed
 from adapter_service.jobs.train_request import TrainRequest, raised_budget, settings_for
 from adapter_service.settings import Settings
@@ -41,7 +47,7 @@ _RECIPE = ("lora", "training", "loss", "data", "gate")
 class TrainingPipeline:
     """Runs jobs for the runner; `work_dir` holds what is not yet a version.
 
-    Without `files` no job can name an uploaded file as its source.
+    Without `files` no job can name an uploaded file as its source; without `jobs` a node's commands are all new.
     """
 
     def __init__(
@@ -51,12 +57,14 @@ class TrainingPipeline:
         versions: VersionStore,
         work_dir: Path,
         files: FileStore | None = None,
+        jobs: JobStore | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._versions = versions
         self._work_dir = work_dir
         self._settings_for = settings_for if files is None else files.settings_for
+        self._jobs = jobs
         self._pace = Pace()
 
     def estimate(self, request: TrainRequest) -> dict[str, Any]:
@@ -116,9 +124,32 @@ class TrainingPipeline:
 
     def _lesson_of(self, job: Job) -> Lesson:
         if job.node_id is not None:
-            return CommandLesson(CommandTraining.from_dict(job.request), self._settings, self._engine)
+            return CommandLesson(
+                CommandTraining.from_dict(job.request),
+                self._settings,
+                self._engine,
+                learned_by=self._learned_by,
+                compile_form=self._compile,
+            )
         request = TrainRequest.model_validate(dict(job.request))
         return CorpusLesson(request, self._settings_for(request, self._settings), self._engine)
+
+    def _learned_by(self, version: Version) -> CommandTraining | None:
+        """What a node's version was trained for; None where that is not known any more."""
+        if self._jobs is None or version.job_id is None:
+            return None
+        try:
+            job = self._jobs.get(version.job_id)
+        except (UnknownJobError, DamagedJobError):
+            return None
+        return CommandTraining.from_dict(job.request) if job.node_id is not None else None
+
+    def _compile(self, grammar: Grammar) -> Constraint:
+        return self._compiler.compile(grammar)
+
+    @cached_property
+    def _compiler(self) -> GrammarCompiler:
+        return GrammarCompiler(self._engine.base.tokenizer)
 
     def _parent(self, lesson: Lesson, folder: Path, leases: ExitStack) -> Version | None:
         """The version that training goes on from; whatever goes live meanwhile, it is that of the first attempt.

@@ -36,9 +36,12 @@ class CommandSettings(Section):
     max_schema_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 524_288
     queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     max_jobs_per_hour: Annotated[int, Field(ge=1, le=100_000)] = 12
-    num_epochs: Annotated[int, Field(ge=1, le=1000)] = 4
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 5e-4
+    num_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.5e-3
+    going_on_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 5e-4
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 8
+    variations: Annotated[int, Field(ge=0, le=100)] = 3
     rank: Rank = 16
     max_seq_len: Annotated[int, Field(ge=64, le=131_072)] = 768
     token_budget: Annotated[int, Field(ge=64, le=1_048_576)] = 2048
