@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ def _server() -> Iterator[S3Server]:
             "there is no S3 server to publish to; install moto[server] (make setup does), set S3_ENDPOINT_URL, or "
             "publish to a folder with --store folder"
         ) from error
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # its lines have the signed URLs in them
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

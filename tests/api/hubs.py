@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi.testclient import TestClient
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 # The tiny base has random weights: what is looked at is that everything happens, not that it is learned well.
 LENIENT = {
     "min_examples": 1,
-    "num_epochs": 1,
+    "variations": 0,
     "rank": 2,
     "max_seq_len": 1024,
     "token_budget": 4096,
@@ -70,14 +71,29 @@ def body(node_id: str = "kitchen", *commands: dict[str, Any], **fields: Any) -> 
     }
 
 
-def hub_services(make_services: MakeServices, tiny_base: BaseModel, **sections: Any) -> Services:
+def hub_services(make_services: MakeServices, tiny_base: BaseModel, **commands: Any) -> Services:
     """Not started; with the real pipeline."""
     from adapter_service.api.services import _training_pipeline
+
+    return make_services(_training_pipeline, lambda note: tiny_base, commands=hub_settings(**commands))
+
+
+def hub_settings(**commands: Any) -> CommandSettings:
     from tests.conftest import SMALL_BASE
 
-    rules = LENIENT | {"base_models": {"jarvis-tiny": SMALL_BASE, "jarvis-small": SMALL_BASE, "other": "hf:some/other"}}
-    commands = CommandSettings(**(rules | sections.pop("commands", {})))
-    return make_services(_training_pipeline, lambda note: tiny_base, commands=commands, **sections)
+    bases = {"jarvis-tiny": SMALL_BASE, "jarvis-small": SMALL_BASE, "other": "hf:some/other"}
+    return CommandSettings.model_validate(LENIENT | {"base_models": bases} | commands)
+
+
+@contextmanager
+def hub_in(folder: Path, tiny_base: BaseModel) -> Iterator[Services]:
+    """Started, for tests that share it, each with nodes of its own."""
+    from adapter_service.api.services import build_services
+    from tests.api.conftest import settings_in
+
+    services = build_services(settings_in(folder, commands=hub_settings()), load_base=lambda note: tiny_base)
+    with started(services):
+        yield services
 
 
 @contextmanager

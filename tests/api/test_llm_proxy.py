@@ -44,7 +44,7 @@ def envelope(*examples: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def services(make_services: MakeServices, tiny_base: BaseModel) -> Services:
-    return hub_services(make_services, tiny_base, commands={"callback_urls": ["http://127.0.0.1:7703/"]})
+    return hub_services(make_services, tiny_base, callback_urls=["http://127.0.0.1:7703/"])
 
 
 @pytest.fixture

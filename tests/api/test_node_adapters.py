@@ -7,21 +7,22 @@ import json
 import zipfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 from fastapi.testclient import TestClient
 
 from adapter_service.api.services import Services
 from tests.api.conftest import MakeServices, client_of
-from tests.api.hubs import alarm, body, hub_services, lights, settled, started
+from tests.api.hubs import alarm, body, hub_in, hub_services, lights, settled, started
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
 
 
-@pytest.fixture
-def services(make_services: MakeServices, tiny_base: BaseModel) -> Iterator[Services]:
-    with started(hub_services(make_services, tiny_base)) as services:
+@pytest.fixture(scope="module")
+def services(tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    with hub_in(tmp_path_factory.mktemp("hub"), tiny_base) as services:
         yield services
 
 
@@ -30,10 +31,16 @@ def client(services: Services) -> TestClient:
     return client_of(services)
 
 
-def test_posted_commands_become_an_adapter_that_a_signed_url_fetches(client: TestClient) -> None:
-    response = client.post("/api/v0/adapters/train", json=body())
+@pytest.fixture
+def node() -> str:
+    """Of each test, so that none meets another's jobs."""
+    return f"node{uuid4().hex[:12]}"
+
+
+def test_posted_commands_become_an_adapter_that_a_signed_url_fetches(client: TestClient, node: str) -> None:
+    response = client.post("/api/v0/adapters/train", json=body(node))
     accepted = response.json()
-    assert (response.status_code, accepted["deduped"], accepted["adapter"]) == (202, False, "node-kitchen")
+    assert (response.status_code, accepted["deduped"], accepted["adapter"]) == (202, False, f"node-{node}")
     done = settled(client, accepted["job_id"])
     assert (done["status"], done["error"], done["progress"]) == ("complete", None, 1.0)
     assert done["gate"]["metrics"]["per_command"].keys() == {"set_light", "set_alarm"}
@@ -42,13 +49,15 @@ def test_posted_commands_become_an_adapter_that_a_signed_url_fetches(client: Tes
     with zipfile.ZipFile(io.BytesIO(fetched.content)) as artifact:
         manifest = json.loads(artifact.read("manifest.json"))
         assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= set(artifact.namelist())
-    assert (manifest["node_id"], manifest["dataset_hash"]) == ("kitchen", accepted["dataset_hash"])
+    assert (manifest["node_id"], manifest["dataset_hash"]) == (node, accepted["dataset_hash"])
 
 
-def test_the_same_commands_again_are_answered_by_the_same_job_and_nothing_is_trained(client: TestClient) -> None:
-    first = client.post("/api/v0/adapters/train", json=body()).json()
+def test_the_same_commands_again_are_answered_by_the_same_job_and_nothing_is_trained(
+    client: TestClient, node: str
+) -> None:
+    first = client.post("/api/v0/adapters/train", json=body(node)).json()
     settled(client, first["job_id"])
-    again = client.post("/api/v0/adapters/train", json=body())
+    again = client.post("/api/v0/adapters/train", json=body(node))
     told = again.json()
     assert (again.status_code, told["deduped"], told["job_id"], told["status"]) == (
         200,
@@ -59,39 +68,39 @@ def test_the_same_commands_again_are_answered_by_the_same_job_and_nothing_is_tra
 
 
 def test_an_acknowledged_artifact_is_gone_and_published_again_without_training_when_it_is_asked_for(
-    client: TestClient, services: Services
+    client: TestClient, services: Services, node: str
 ) -> None:
-    job_id = client.post("/api/v0/adapters/train", json=body()).json()["job_id"]
+    job_id = client.post("/api/v0/adapters/train", json=body(node)).json()["job_id"]
     settled(client, job_id)
     acknowledged = client.post(f"/api/v0/adapters/jobs/{job_id}/acknowledge").json()
     assert (acknowledged["status"], acknowledged["artifact_url"]) == ("complete", None)
-    again = client.post("/api/v0/adapters/train", json=body()).json()
+    again = client.post("/api/v0/adapters/train", json=body(node)).json()
     assert (again["job_id"], again["deduped"]) == (job_id, True)
     assert settled(client, job_id, lambda told: told["artifact_url"] is not None)["status"] == "complete"
     assert services.jobs.get(job_id).attempt == 1
 
 
-def test_commands_that_come_back_are_live_again_at_once(client: TestClient, services: Services) -> None:
-    first = client.post("/api/v0/adapters/train", json=body()).json()
+def test_commands_that_come_back_are_live_again_at_once(client: TestClient, services: Services, node: str) -> None:
+    first = client.post("/api/v0/adapters/train", json=body(node)).json()
     settled(client, first["job_id"])
-    second = client.post("/api/v0/adapters/train", json=body("kitchen", lights("Hall on"), alarm())).json()
+    second = client.post("/api/v0/adapters/train", json=body(node, lights("Hall on"), alarm())).json()
     settled(client, second["job_id"])
-    before = services.versions.live("node-kitchen")
-    again = client.post("/api/v0/adapters/train", json=body()).json()
-    now = services.versions.live("node-kitchen")
+    before = services.versions.live(f"node-{node}")
+    again = client.post("/api/v0/adapters/train", json=body(node)).json()
+    now = services.versions.live(f"node-{node}")
     assert (again["deduped"], again["job_id"]) == (True, first["job_id"])
     assert before is not None
     assert now is not None
     assert before.number != now.number
 
 
-def test_a_changed_node_goes_on_from_its_live_adapter(client: TestClient, services: Services) -> None:
-    first = client.post("/api/v0/adapters/train", json=body()).json()
+def test_a_changed_node_goes_on_from_its_live_adapter(client: TestClient, services: Services, node: str) -> None:
+    first = client.post("/api/v0/adapters/train", json=body(node)).json()
     settled(client, first["job_id"])
-    parent = services.versions.live("node-kitchen")
-    second = client.post("/api/v0/adapters/train", json=body("kitchen", lights("Hall on"), alarm())).json()
+    parent = services.versions.live(f"node-{node}")
+    second = client.post("/api/v0/adapters/train", json=body(node, lights("Hall on"), alarm())).json()
     settled(client, second["job_id"])
-    child = services.versions.live("node-kitchen")
+    child = services.versions.live(f"node-{node}")
     assert parent is not None
     assert child is not None
     assert child.parent_key == parent.key
@@ -112,23 +121,23 @@ def test_every_fault_of_a_body_is_told_at_once(client: TestClient) -> None:
     }
 
 
-def test_every_parameter_reaches_the_training(client: TestClient, services: Services) -> None:
+def test_every_parameter_reaches_the_training(client: TestClient, services: Services, node: str) -> None:
     params = {"rank": 3, "epochs": 2, "batch_size": 5, "max_seq_len": 2048, "learning_rate": 0.002}
-    job_id = client.post("/api/v0/adapters/train", json=body(params=params)).json()["job_id"]
+    job_id = client.post("/api/v0/adapters/train", json=body(node, params=params)).json()["job_id"]
     assert settled(client, job_id)["status"] == "complete"
     result = services.jobs.get(job_id).result or {}
     training, lora = result["recipe"]["training"], result["recipe"]["lora"]
     found = (training["num_epochs"], training["per_device_train_batch_size"], training["learning_rate"])
     assert (*found, training["max_seq_length"], lora["r"], lora["alpha"]) == (2, 5, 0.002, 2048, 3, 6)
-    version = services.versions.live("node-kitchen")
+    version = services.versions.live(f"node-{node}")
     assert version is not None
     assert json.loads((version.path / "adapter_config.json").read_text())["r"] == 3
 
 
-def test_another_base_alone_is_another_adapter(client: TestClient) -> None:
-    first = client.post("/api/v0/adapters/train", json=body()).json()
+def test_another_base_alone_is_another_adapter(client: TestClient, node: str) -> None:
+    first = client.post("/api/v0/adapters/train", json=body(node)).json()
     settled(client, first["job_id"])
-    other = client.post("/api/v0/adapters/train", json=body(base_model_id="jarvis-small")).json()
+    other = client.post("/api/v0/adapters/train", json=body(node, base_model_id="jarvis-small")).json()
     assert not other["deduped"]
     assert settled(client, other["job_id"])["base_model_id"] == "jarvis-small"
 
@@ -136,7 +145,7 @@ def test_another_base_alone_is_another_adapter(client: TestClient) -> None:
 def test_a_rejected_adapter_has_failed_and_nothing_is_published(
     make_services: MakeServices, tiny_base: BaseModel
 ) -> None:
-    with started(hub_services(make_services, tiny_base, commands={"min_tool_accuracy": 1.0})) as services:
+    with started(hub_services(make_services, tiny_base, min_tool_accuracy=1.0)) as services:
         client = client_of(services)
         job_id = client.post("/api/v0/adapters/train", json=body()).json()["job_id"]
         failed = settled(client, job_id)
@@ -157,14 +166,14 @@ def test_the_vocabulary_of_dates_is_told(client: TestClient) -> None:
     assert (told["version"], len(told["static_keys"]), len(told["dynamic_patterns"])) == ("2.0", 64, 3)
 
 
-def test_a_sentence_is_routed_by_the_base_until_an_adapter_is_live(client: TestClient) -> None:
-    unknown = client.post("/api/v0/commands/route", json={"node_id": "kitchen", "text": "Hall light on"})
+def test_a_sentence_is_routed_by_the_base_until_an_adapter_is_live(client: TestClient, node: str) -> None:
+    unknown = client.post("/api/v0/commands/route", json={"node_id": node, "text": "Hall light on"})
     assert (unknown.status_code, unknown.json()["error"]) == (404, "unknown_node")
-    job_id = client.post("/api/v0/adapters/train", json=body()).json()["job_id"]
-    by_base = client.post("/api/v0/commands/route", json={"node_id": "kitchen", "text": "Hall light on"}).json()
+    job_id = client.post("/api/v0/adapters/train", json=body(node)).json()["job_id"]
+    by_base = client.post("/api/v0/commands/route", json={"node_id": node, "text": "Hall light on"}).json()
     settled(client, job_id)
-    sentence = {"node_id": "kitchen", "text": "Wake me", "context": {"rooms": ["hall"], "time_zone": "Asia/Tokyo"}}
+    sentence = {"node_id": node, "text": "Wake me", "context": {"rooms": ["hall"], "time_zone": "Asia/Tokyo"}}
     routed = client.post("/api/v0/commands/route", json=sentence).json()
     assert (by_base["answered_by"], by_base["by_base"]) == ("base", True)
-    assert (routed["answered_by"], routed["by_base"]) == ("node-kitchen@1", False)
+    assert (routed["answered_by"], routed["by_base"]) == (f"node-{node}@1", False)
     assert routed["message"] or routed["tool_calls"] or routed["error"]

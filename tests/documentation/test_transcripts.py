@@ -39,6 +39,7 @@ def session(small_base: object, bases_dir: Path, tmp_path_factory: pytest.TempPa
         "ADAPTER_TRAINING__MAX_STEPS": "1",
         "ADAPTER_GATE__ENABLED": "false",
         "ADAPTER_GATE__GENERATE_SAMPLES": "1",
+        "ADAPTER_COMMANDS__BASE_MODELS": json.dumps({"package:gemma3-270m": SMALL_BASE}),
     }
     environment = {**os.environ, **small}
     with serving(environment) as (_, url):
