@@ -167,7 +167,8 @@ def m007_nodes(connection: sqlite3.Connection) -> None:
     connection.execute("""
         CREATE TABLE job_aliases (
             alias TEXT PRIMARY KEY,
-            job_id TEXT NOT NULL REFERENCES jobs (id)
+            job_id TEXT NOT NULL REFERENCES jobs (id),
+            callback TEXT
         ) STRICT""")
 
 
@@ -207,6 +208,7 @@ def m008_deliveries(connection: sqlite3.Connection) -> None:
             event_id TEXT NOT NULL UNIQUE,
             kind TEXT NOT NULL CHECK (kind IN ('adapter_ready', 'callback')),
             job_id TEXT NOT NULL REFERENCES jobs (id),
+            alias TEXT,
             status TEXT NOT NULL CHECK (status IN ('pending', 'sent', 'dropped')),
             attempts INTEGER NOT NULL,
             next_attempt_at TEXT NOT NULL,

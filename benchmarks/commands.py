@@ -129,7 +129,7 @@ def _quality(which: str, metrics: Mapping[str, Any], *, judged: bool) -> Iterato
         ("the right function", "tool_accuracy", 0.95),
         ("exact arguments", "exact_accuracy", 0.8),
         ("refusals, and other commands' sentences", "refusal_accuracy", None),
-        ("valid answers, held to no grammar", "valid_share", None),
+        ("valid answers", "valid_share", None),
     ):
         negatives, positives = metrics["negatives"], metrics["sentences"]
         count = {"refusal_accuracy": negatives, "valid_share": negatives + positives}.get(key, positives)

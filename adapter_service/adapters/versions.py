@@ -153,12 +153,23 @@ class VersionStore:
             return version
         with self._database.transaction() as connection:
             check(connection)
-            connection.execute(_RETIRE, (version.adapter,))
-            row = self._decide(connection, version, VersionStatus.LIVE, gate)
-            connection.execute(_PUSH, (version.adapter, version.number))
-            queue(connection, version.adapter, version.number, self._stores, self._now())
-        self._went_live()
+            live = self.make_live(connection, version, gate)
+        self.announce()
+        return live
+
+    def make_live(
+        self, connection: sqlite3.Connection, version: Version, gate: Mapping[str, Any] | None = None
+    ) -> Version:
+        """`go_live` inside somebody's transaction, of one that is not live; `announce` it when that is committed."""
+        connection.execute(_RETIRE, (version.adapter,))
+        row = self._decide(connection, version, VersionStatus.LIVE, gate)
+        connection.execute(_PUSH, (version.adapter, version.number))
+        queue(connection, version.adapter, version.number, self._stores, self._now())
         return self._version(row)
+
+    def announce(self) -> None:
+        """A version may have gone live: whoever listens is told."""
+        self._went_live()
 
     def reject(self, version: Version, reasons: Sequence[str], gate: Mapping[str, Any] | None = None) -> Version:
         """Never serve this candidate by its adapter's name. One that was decided before stays as it is."""

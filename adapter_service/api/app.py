@@ -24,7 +24,7 @@ from adapter_service.api.openapi import DESCRIPTION, describe_problems
 from adapter_service.api.routes import ROUTERS
 from adapter_service.api.services import Services, build_services
 from adapter_service.api.shutdown import told_of_the_end
-from adapter_service.api.starting import check_keys
+from adapter_service.api.starting import address_notes, check_keys
 from adapter_service.api.tracing import Tracing
 from adapter_service.auth import KeyStore
 from adapter_service.errors import AdapterServiceError
@@ -69,7 +69,7 @@ def create_app(settings: Settings | None = None, *, services: Services | None = 
 
 def _add_middleware(app: FastAPI, settings: Settings, keys: KeyStore) -> None:
     """The one added last is outermost: every request is traced, those of strangers too."""
-    app.add_middleware(BodyLimit, security=settings.security)
+    app.add_middleware(BodyLimit, security=settings.security, commands=settings.commands)
     app.add_middleware(Authentication, keys=keys, security=settings.security)
     app.add_middleware(Tracing)
 
@@ -78,7 +78,7 @@ def _add_middleware(app: FastAPI, settings: Settings, keys: KeyStore) -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     watches: Watches = app.state.watches
-    for note in services.settings.notes:
+    for note in (*services.settings.notes, *address_notes(services.settings)):
         log.warning(note, extra={"action": "settings_note"})
     try:
         await asyncio.to_thread(services.start)

@@ -10,22 +10,31 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapter_service.api.errors import problem_object, problem_response
-from adapter_service.settings import SecuritySettings
+from adapter_service.settings import CommandSettings, SecuritySettings
 
 # Where bodies are streamed to the disk, and never held in memory.
 UPLOADS = "/v1/files"
+# Where a hub's own prompts come with every sentence.
+DATASETS = "/llm-proxy/jobs/queue"
 
 
 class BodyLimit:
     """Pure ASGI: a body larger than the settings allow, announced or chunked, is refused with 413.
 
-    That is `security.max_body_bytes`, or for a body that is written to the disk as it comes, `max_upload_bytes`.
+    That is `security.max_body_bytes`; for a body that is written to the disk as it comes, `max_upload_bytes`; for a
+    hub's dataset `commands.max_dataset_bytes`.
     """
 
-    def __init__(self, app: ASGIApp, security: SecuritySettings) -> None:
-        self._security = security
+    def __init__(self, app: ASGIApp, security: SecuritySettings, commands: CommandSettings) -> None:
+        self._bounds = {
+            UPLOADS: ("security.max_upload_bytes", security.max_upload_bytes),
+            DATASETS: ("commands.max_dataset_bytes", commands.max_dataset_bytes),
+        }
+        self._others = ("security.max_body_bytes", security.max_body_bytes)
         self._limited = RequestBodyLimitMiddleware(app, max_body_size=security.max_body_bytes)
-        self._uploads = RequestBodyLimitMiddleware(app, max_body_size=security.max_upload_bytes)
+        self._own = {
+            path: RequestBodyLimitMiddleware(app, max_body_size=most) for path, (_, most) in self._bounds.items()
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         replaced = False
@@ -39,18 +48,18 @@ class BodyLimit:
             elif not replaced:
                 await send(message)
 
-        limited = self._uploads if _is_upload(scope) else self._limited
+        limited = self._own.get(_path(scope), self._limited)
         await limited(scope, receive, send_as_problem)
 
     def _problem(self, scope: Scope) -> dict[str, object]:
-        setting = "max_upload_bytes" if _is_upload(scope) else "max_body_bytes"
+        setting, most = self._bounds.get(_path(scope), self._others)
         return problem_object(
             scope,
             status=413,
             code="body_too_large",
-            detail=f"the body has over {getattr(self._security, setting)} bytes (security.{setting}); send less",
+            detail=f"the body has over {most} bytes ({setting}); send less",
         )
 
 
-def _is_upload(scope: Scope) -> bool:
-    return scope["type"] == "http" and str(scope["path"]) == UPLOADS
+def _path(scope: Scope) -> str:
+    return str(scope["path"]) if scope["type"] == "http" else ""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from adapter_service.api.model_choice import model_for
-from adapter_service.api.node_chats import as_trained
+from adapter_service.adapter_names import BASE
+from adapter_service.api.model_choice import ChosenModel, model_for
+from adapter_service.api.node_chats import NodeRouter, as_trained
 from adapter_service.api.openai_episodes import Recording
 from adapter_service.api.openai_requests import AnswerHead, ends_of
 from adapter_service.api.openai_sampling import room_for, sampling_of
@@ -20,6 +21,7 @@ from adapter_service.commands.prompting import NONE_FITS
 from adapter_service.conversation import Turn
 from adapter_service.engine.generations import Generation, GenerationResult
 from adapter_service.engine.requests import Ask
+from adapter_service.errors import UnknownAdapterError
 from adapter_service.languages import Language
 from adapter_service.languages.instructions import answer_language
 
@@ -53,11 +55,10 @@ class AskedChat:
 def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: float) -> AskedChat:
     """Check everything that can be checked, then put the request into the engine's queue."""
     body.check()
-    model = model_for(body, services)
     turns, use = tuple(message.turn() for message in body.messages), tool_use_of(body)
+    model, node = _who_answers(body, use, services)
     engine, serving = services.engine, services.settings.serving
     base, renderer = engine.base, engine.renderer
-    node = services.hub.routers.of_version(model.version) if use.tools else None
     if node is None:
         prompt_ids = conversation_ids(renderer, turns, use.tools, parallel=use.parallel)
     else:
@@ -84,6 +85,18 @@ def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: f
     tokens = TokenBytes(base.tokenizer) if body.logprobs else None
     ends = ends_of(engine, ask)
     return AskedChat(head, engine.submit(ask), use, turns, language, recording, ends, tokens, body.wants_usage)
+
+
+def _who_answers(body: ChatBody, use: ToolUse, services: Services) -> tuple[ChosenModel, NodeRouter | None]:
+    """The model, and of a node's the router by which it is asked; for a node without a live adapter the base."""
+    routers = services.hub.routers
+    try:
+        model = model_for(body, services)
+    except UnknownAdapterError:
+        if (router := routers.waiting_for(body.model)) is None:
+            raise
+        return model_for(body.model_copy(update={"model": BASE}), services), router if use.tools else None
+    return model, routers.of_version(model.version) if use.tools else None
 
 
 def tool_use_of(body: ChatBody) -> ToolUse:

@@ -14,16 +14,15 @@ from adapter_service.adapters import Version
 from adapter_service.api.callers import Caller
 from adapter_service.api.node_chats import NodeRouter
 from adapter_service.api.schemas.commands import HubJobError, RouteAnswer, RoutedCall
-from adapter_service.api.schemas.fields import TRACE_ID, TRACE_ID_WISH
 from adapter_service.api.services import Services
 from adapter_service.commands import nodes
-from adapter_service.commands.object_reader import Bounds, ObjectReader
+from adapter_service.commands.object_reader import Bounds, ObjectReader, opened, read_trace_id
 from adapter_service.commands.prompting import NONE_FITS, Context
 from adapter_service.commands.training_request import read_time_zone
 from adapter_service.engine.generations import Generation, GenerationResult
 from adapter_service.engine.requests import AdapterFiles, Ask, Sampling
 from adapter_service.errors import InvalidParameterError, InvalidSchemaError, SchemaFault, UnknownNodeError
-from adapter_service.jobs.command_lesson import routed
+from adapter_service.jobs.routed_answers import routed
 
 _MOST_ANSWER_TOKENS, _LEAST_ANSWER_TOKENS = 256, 32
 _NAMES = Bounds(64)
@@ -91,17 +90,13 @@ def read_sentence(body: Any, services: Services, caller: Caller) -> Sentence:
         InvalidSchemaError: with every fault in it.
         UnknownNodeError: the key is another node's.
     """
-    if not isinstance(body, Mapping):
-        raise InvalidSchemaError([SchemaFault("", "invalid_type", "the body is no JSON object; send one")])
-    faults: list[SchemaFault] = []
-    given = ObjectReader(body, "", faults)
+    given = opened(body)
+    faults = given.faults
     node_id = given.text("node_id", longest=_LONGEST, required=caller.node_id is None) or (caller.node_id or "")
     if node_id and (fault := nodes.fault_of(node_id)) is not None:
         given.fault("node_id", "invalid_type", fault)
     text = given.text("text", longest=services.settings.commands.max_text_characters)
-    trace_id = given.text("trace_id", longest=_LONGEST, required=False) or None
-    if trace_id is not None and not TRACE_ID.fullmatch(trace_id):
-        given.fault("trace_id", "invalid_type", TRACE_ID_WISH)
+    trace_id = read_trace_id(given)
     rooms, devices, time_zone = _context(given.value("context"), given, faults)
     given.end()
     if faults:
@@ -115,6 +110,7 @@ def ask_route(sentence: Sentence, services: Services, *, trace_id: str, arrived_
 
     Raises:
         UnknownNodeError: the node has posted no commands.
+        ConflictError: it was trained with its hub's own prompts.
         NotReadyError: the base still loads.
     """
     engine = services.engine
@@ -144,7 +140,6 @@ def _context(
     context = ObjectReader(value, "context", faults)
     rooms = context.texts("rooms", _NAMES, longest=_LONGEST)
     devices = context.texts("devices", _NAMES, longest=_LONGEST)
-    zone = read_time_zone(context, "UTC") if value.get("time_zone") is not None else None
-    context.value("time_zone")
+    zone = read_time_zone(context)
     context.end()
     return rooms, devices, zone

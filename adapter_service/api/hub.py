@@ -59,8 +59,8 @@ class Hub:
 def build_hub(settings: Settings, database: Database, jobs: JobStore, versions: VersionStore, engine: Engine) -> Hub:
     """Make all of them; nothing is started or connected to yet."""
     state_dir = settings.storage.state_dir
-    node_jobs, deliveries, delivering = NodeJobs(database, jobs), Deliveries(database), Delivering(versions)
-    artifacts = open_artifacts(settings.artifacts, state_dir, service_url=_service_url(settings.serving))
+    node_jobs, deliveries, delivering = NodeJobs(database, jobs), Deliveries(database), _delivering(versions, engine)
+    artifacts = open_artifacts(settings.artifacts, state_dir, service_url=service_url(settings.serving))
     allowed = settings.commands.callback_urls
     callbacks = Callbacks(database, deliveries, artifacts, allowed=allowed, without_paths=without_paths)
     couriers: dict[NoticeKind, Courier] = {NoticeKind.CALLBACK: callbacks}
@@ -88,7 +88,13 @@ def build_hub(settings: Settings, database: Database, jobs: JobStore, versions: 
     return Hub(node_jobs, delivering, deliveries, artifacts, deliverer, notifier, routers)
 
 
-def _service_url(serving: ServingSettings) -> str:
+def _delivering(versions: VersionStore, engine: Engine) -> Delivering:
+    # While it loads nothing is known; a version of another base is then found out when it is packed.
+    return Delivering(versions, is_resident=lambda base: engine.state != "ready" or engine.base.identity == base)
+
+
+def service_url(serving: ServingSettings) -> str:
+    """What this service is reached by where the settings have no address for others."""
     host = "127.0.0.1" if serving.host in _EVERYWHERE else serving.host
     return f"http://{f'[{host}]' if ':' in host else host}:{serving.port}"
 

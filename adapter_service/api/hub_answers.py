@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from adapter_service.adapters import VersionStatus
 from adapter_service.api import job_answers
 from adapter_service.api.errors import without_paths
 from adapter_service.api.schemas.commands import ArtifactMetadata, HubJobAnswer, HubJobError, HubStatus
@@ -44,6 +45,7 @@ def hub_answer(job: Job, services: Services) -> HubJobAnswer:
     delivery = services.hub.deliveries.get(job.id)
     status, told = hub_status(job, delivery), {**job.progress, **(job.result or {})}
     progress = 1.0 if status == "complete" else job_answers.progress(job)
+    url = artifact_url(delivery, services)
     phase = Phase.PUBLISHING if status == "running" and job.status.finished else job.phase
     return HubJobAnswer(
         job_id=job.id,
@@ -57,11 +59,11 @@ def hub_answer(job: Job, services: Services) -> HubJobAnswer:
         progress=progress,
         progress_pct=int(100 * progress),
         seconds_left=None if job.status.finished else told.get("seconds_left"),
-        artifact_url=_url(delivery, services),
+        artifact_url=url,
         artifact_metadata=_metadata(delivery) if status == "complete" else None,
         gate=told.get("gate"),
         error=_error(job, delivery, status),
-        message=_message(job, delivery, status, services),
+        message=_message(job, delivery, status, url, services),
         cancel_requested=job.cancel_requested,
         created_at=job.created_at,
         started_at=job.started_at,
@@ -71,15 +73,22 @@ def hub_answer(job: Job, services: Services) -> HubJobAnswer:
     )
 
 
-def _url(delivery: Delivery | None, services: Services) -> str | None:
+def artifact_url(delivery: Delivery | None, services: Services) -> str | None:
+    """Signed, where there is something to be fetched."""
     if delivery is None or delivery.status is not DeliveryStatus.PUBLISHED or delivery.object_key is None:
         return None
-    if delivery.expires_at is None or delivery.expires_at <= datetime.now(UTC) or delivery.acknowledged_at is not None:
+    if delivery.expires_at is None or _is_over(delivery):
         return None
     try:
         return services.hub.artifacts.url(delivery.object_key, node_id=delivery.node_id, expires_at=delivery.expires_at)
     except (StoreError, UnknownArtifactError):
         return None
+
+
+def _is_over(delivery: Delivery) -> bool:
+    """Whether what was published is deleted, or about to be."""
+    expired = delivery.expires_at is not None and delivery.expires_at <= datetime.now(UTC)
+    return expired or delivery.acknowledged_at is not None or delivery.status is DeliveryStatus.DELETED
 
 
 def _metadata(delivery: Delivery | None) -> ArtifactMetadata | None:
@@ -107,17 +116,26 @@ def _error(job: Job, delivery: Delivery | None, status: HubStatus) -> HubJobErro
     return HubJobError(code="gate_rejected", message=" ".join(_reasons(job)))
 
 
-def _message(job: Job, delivery: Delivery | None, status: HubStatus, services: Services) -> str:
+def _message(job: Job, delivery: Delivery | None, status: HubStatus, url: str | None, services: Services) -> str:
     if delivery is None or status == "failed":
         return job_answers.message(job, services)
     if status == "running":
         why = f": {delivery.reason}" if delivery.reason else ""
-        return without_paths(f"the adapter is live here and on its way to the store{why}")
+        return without_paths(f"{_place(delivery, services)} and is on its way to the store{why}")
     if status == "canceled":
         return without_paths(f"the adapter was not published: {delivery.reason}")
-    if delivery.status is DeliveryStatus.DELETED or delivery.acknowledged_at is not None:
+    if _is_over(delivery):
         return "the node has its adapter, or its time is over; post the same commands again to have it published again"
-    return "the adapter is live here, and can be fetched at artifact_url"
+    if url is None:
+        return f"{_place(delivery, services)} and published, but no URL of it can be signed now; ask again"
+    return f"{_place(delivery, services)}, and can be fetched at artifact_url"
+
+
+def _place(delivery: Delivery, services: Services) -> str:
+    """Whether the job's own version answers here, or another has taken its place."""
+    version = services.versions.find(delivery.adapter, delivery.version_key)
+    is_live = version is not None and version.status is VersionStatus.LIVE
+    return "the adapter is live here" if is_live else "the adapter of these commands is not live here any more"
 
 
 def _reasons(job: Job) -> list[str]:

@@ -12,7 +12,6 @@ from adapter_service.api.services import Services
 from adapter_service.base_models.locating import public_name
 from adapter_service.commands.training_request import CommandTraining, read_training
 from adapter_service.errors import ForbiddenError, UnknownJobError, WrongJobStateError
-from adapter_service.jobs.delivering import nothing
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.node_jobs import Limits, Submitted
 
@@ -23,39 +22,39 @@ def base_names(services: Services) -> tuple[str, ...]:
     return tuple(dict.fromkeys((base, public_name(base))))
 
 
-def submit_body(body: Any, services: Services, caller: Caller, *, trace_id: str) -> tuple[CommandTraining, Submitted]:
-    """Read the body of a training request and submit it.
+def training_asked(body: Any, services: Services, caller: Caller) -> tuple[CommandTraining, str | None]:
+    """What the body of a training request asks for, and its `trace_id` where there is one.
 
     Raises:
         InvalidSchemaError: with every fault in it.
         ForbiddenError: the key is another node's.
     """
-    training, own = read_training(
+    training, trace_id = read_training(
         body, services.settings.commands, base_names=base_names(services), node_id=caller.node_id
     )
     if caller.node_id not in {None, training.node_id}:
         raise ForbiddenError(
             f"the key is of node {caller.node_id!r} and the request of another; leave node_id out, or use its own key"
         )
-    return training, submit(training, services, trace_id=own or trace_id)
+    return training, trace_id
 
 
 def submit(training: CommandTraining, services: Services, *, trace_id: str) -> Submitted:
     """A job for `training`, with what follows from it: files of replaced jobs removed, whoever works woken."""
     rules = services.settings.commands
     key = training.content_key(rules)
-    before = services.hub.jobs.made_before(key)
     submitted = services.hub.jobs.submit(
         training,
         key,
         trace_id=trace_id,
         limits=Limits(rules.queue_size, rules.max_jobs_per_hour),
-        reuse=nothing if before is None else services.hub.delivering.reuse(before),
+        bring=services.hub.delivering.bring,
     )
     for job in submitted.replaced:
         services.pipeline.forget(job.id)
     services.runner.wake()
     if submitted.deduped:
+        services.versions.announce()
         services.hub.wake()
     return submitted
 

@@ -11,7 +11,14 @@ from adapter_service.api.node_chats import NodeRouter
 from adapter_service.commands.router import Router
 from adapter_service.commands.training_request import CommandTraining
 from adapter_service.commands.validation import read_commands
-from adapter_service.errors import DamagedJobError, InvalidSchemaError, UnknownJobError, UnknownNodeError
+from adapter_service.errors import (
+    ConflictError,
+    DamagedJobError,
+    InvalidSchemaError,
+    NothingToLearnError,
+    UnknownJobError,
+    UnknownNodeError,
+)
 from adapter_service.jobs.job import Job
 from adapter_service.jobs.node_jobs import NodeJobs
 from adapter_service.jobs.store import JobStore
@@ -35,13 +42,33 @@ class NodeRouters:
 
         Raises:
             UnknownNodeError: it has posted none.
+            ConflictError: its hub has prompts of its own, and ours would not be understood.
         """
-        return self._router(self._job_of(node_id, live))
+        job = self._job_of(node_id, live)
+        if _has_own_prompts(job):
+            raise ConflictError(
+                f"node {node_id!r} is trained with its hub's own prompts; send these to POST /v1/chat/completions, "
+                f"model {job.adapter!r}"
+            )
+        return self._router(job)
+
+    def waiting_for(self, adapter: str) -> NodeRouter | None:
+        """Of the commands posted last by the node whose `adapter` is not live yet; None of one that is no node's.
+
+        None too where the hub has prompts of its own, which the base cannot know.
+        """
+        node_id = self._node_jobs.node_of(adapter)
+        if node_id is None or _has_own_prompts(self._job_of(node_id, None)):
+            return None
+        return self.of(node_id, None)
 
     def of_version(self, version: Version | None) -> NodeRouter | None:
-        """Of the commands that `version` has learned; None of the base, and of an adapter that is no node's."""
+        """Of the commands that `version` has learned; None of the base, and of an adapter that is no node's.
+
+        None too where a hub's own prompts were learned: it sends them itself.
+        """
         job = None if version is None else self._job_that_made(version)
-        return None if job is None or job.node_id is None else self._router(job)
+        return None if job is None or job.node_id is None or _has_own_prompts(job) else self._router(job)
 
     def _router(self, job: Job) -> NodeRouter:
         with self._lock:
@@ -77,8 +104,13 @@ class NodeRouters:
         recipe = training.recipe(self._settings)
         try:
             commands = read_commands(training.commands, recipe)
-        except InvalidSchemaError as error:  # the limits have become narrower since
+            router = Router(commands, holdout_fraction=recipe.holdout_fraction)
+        except (InvalidSchemaError, NothingToLearnError) as error:  # the rules have become narrower since
             raise UnknownNodeError(
                 f"the commands of node {job.node_id!r} are not allowed any more ({error}); post them anew"
             ) from error
-        return NodeRouter(Router(commands, holdout_fraction=recipe.holdout_fraction), ZoneInfo(training.time_zone))
+        return NodeRouter(router, ZoneInfo(training.time_zone))
+
+
+def _has_own_prompts(job: Job) -> bool:
+    return bool(job.request.get("formatted"))

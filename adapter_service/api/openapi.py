@@ -36,7 +36,7 @@ _REASONS = {
     "403": "The key has not the scope that this needs, or the source is an address that is not on the allow-list.",
     "404": "What is named does not exist; `detail` says what does.",
     "409": "The right request at the wrong moment, or a repeated Idempotency-Key with another body.",
-    "413": "The body is larger than `security.max_body_bytes`.",
+    "413": "The body is larger than `security.max_body_bytes`, or than what its route has of its own.",
     "416": "`Range` names no part of it.",
     "422": "A field is unknown, missing or impossible; `parameter` names it.",
     "429": "A queue is full, or there were too many requests; Retry-After says when another try makes sense.",

@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapter_service.api.errors import error_response
 from adapter_service.api.openai_errors import speaks_openai
-from adapter_service.api.schemas.fields import TRACE_ID
 from adapter_service.errors import InvalidParameterError
+from adapter_service.trace_ids import TRACE_ID
 
 log = logging.getLogger(__name__)
 

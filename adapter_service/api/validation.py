@@ -9,11 +9,12 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 
 from adapter_service.api.schemas.episodes import RUN_ID_PATTERN
-from adapter_service.api.schemas.fields import HALF_A_CHARACTER, TRACE_ID, TRACE_ID_PATTERN, TRACE_ID_WISH
+from adapter_service.api.schemas.fields import HALF_A_CHARACTER, TRACE_ID_PATTERN
 from adapter_service.api.schemas.openai import BIASED_ID_PATTERN
 from adapter_service.api.schemas.tools import FUNCTION_NAME_PATTERN
 from adapter_service.api.schemas.training import OLDER_NAMES
 from adapter_service.suggestions import did_you_mean
+from adapter_service.trace_ids import TRACE_ID, TRACE_ID_WISH
 
 _SHOWN_CHARACTERS = 80
 _JSON_WORDS = {"None": "null", "True": "true", "False": "false"}

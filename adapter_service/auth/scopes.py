@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from adapter_service import node_ids
 from adapter_service.errors import InvalidParameterError
 
 ADMIN, APP, READ = "admin", "app", "read"
@@ -38,14 +39,13 @@ def check_scopes(scopes: Collection[str]) -> None:
     known = "admin, app, read and node:<id>"
     if not scopes:
         raise InvalidParameterError(f"the key has no scope; give one of {known}", parameter="scope")
-    if unknown := sorted(scope for scope in scopes if scope not in _WHO_MAY and not _is_node(scope)):
+    if unknown := sorted(scope for scope in scopes if scope not in _WHO_MAY and not scope.startswith(_NODE)):
         raise InvalidParameterError(f"unknown scope {unknown[0]!r}; there are {known}", parameter="scope")
+    # A key's scopes are kept with blanks between them, so none may have one in it.
+    if (node_id := node_in(scopes)) is not None and (fault := node_ids.fault_of(node_id)) is not None:
+        raise InvalidParameterError(fault, parameter="scope")
     if node_in(scopes) is not None and len(scopes) > 1:
         raise InvalidParameterError(
             f"{', '.join(sorted(scopes))} do not go together: a node's key is that node's alone; create a key for each",
             parameter="scope",
         )
-
-
-def _is_node(scope: str) -> bool:
-    return scope.startswith(_NODE) and len(scope) > len(_NODE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,16 @@ from adapter_service.api.services import Services
 from adapter_service.api.shutdown import GRACE_SECONDS
 from adapter_service.api.starting import check_address
 from adapter_service.auth import KeyStore
-from adapter_service.errors import RunFailedError
+from adapter_service.errors import RunFailedError, SettingsError
+from adapter_service.settings import Settings
+
+
+def listening_at(settings: Settings, host: str | None = None, port: int | None = None) -> Settings:
+    """`settings` with the address that is listened on, which signed URLs name; a port of 0 becomes one that is free."""
+    serving = settings.serving
+    host, port = serving.host if host is None else host, serving.port if port is None else port
+    at = serving.model_copy(update={"host": host, "port": port or _free_port(host)})
+    return settings.model_copy(update={"serving": at})
 
 
 @contextmanager
@@ -49,3 +59,14 @@ def http_server(services: Services) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+def _free_port(host: str) -> int:
+    """Somebody else may take it before it is listened on; the service then says so, and does not start."""
+    try:
+        found = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, *_, address = found[0]
+        with socket.create_server(address[:2], family=family) as listener:
+            return int(listener.getsockname()[1])
+    except OSError as error:
+        raise SettingsError(f"{host!r} is no address to listen on here: {error}") from error

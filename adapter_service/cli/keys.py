@@ -12,11 +12,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from adapter_service.auth import Key, KeyStore, node_in
+from adapter_service.auth import Key, KeyStore
 from adapter_service.cli.terminal import Config, Sources, one_clear_line, plain_console
-from adapter_service.commands import nodes
 from adapter_service.database import Database
-from adapter_service.errors import InvalidParameterError
 from adapter_service.settings import load_settings
 
 app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
@@ -37,8 +35,6 @@ def create(
     """Create a key and show it, this once: alone on standard output, so KEY=$(adapter-service keys create …) works."""
     with one_clear_line(), _opened(config, sources) as keys:
         scopes = frozenset(scope)
-        if (node_id := node_in(scopes)) is not None and (fault := nodes.fault_of(node_id)) is not None:
-            raise InvalidParameterError(fault, parameter="scope")
         expires_at = None if expires_days is None else datetime.now(UTC) + timedelta(days=expires_days)
         first = not keys.in_use()
         key, secret = keys.create(name, scopes, expires_at)

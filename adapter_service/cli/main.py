@@ -45,17 +45,17 @@ def serve(
     from adapter_service.api import create_app
     from adapter_service.api.log_lines import log_as_json_lines
     from adapter_service.api.starting import check_address
+    from adapter_service.cli.http_server import listening_at
 
     log_as_json_lines()
     with one_clear_line():
-        settings = load_settings(config, sources)
-        host = settings.serving.host if host is None else host
+        settings = listening_at(load_settings(config, sources), host, port)
         application = create_app(settings)
-        check_address(KeyStore(application.state.services.database), host)
+        check_address(KeyStore(application.state.services.database), settings.serving.host)
     uvicorn.run(
         application,
-        host=host,
-        port=settings.serving.port if port is None else port,
+        host=settings.serving.host,
+        port=settings.serving.port,
         proxy_headers=False,  # api/peers.py reads them itself, and believes none that gives more rights
     )
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from adapter_service.commands.retrieval import Retriever
+from adapter_service.commands.grounding import Grounding
+from adapter_service.commands.learned import learned_of
 from adapter_service.commands.schema import Command
-from adapter_service.commands.sentences import MOST_SENTENCES, Sentence, dataset_of
-from adapter_service.commands.training_samples import judged_in, offered_to, rooms_of, samples_of
+from adapter_service.commands.sentences import MOST_SENTENCES, Sentence
+from adapter_service.commands.training_samples import judged_in, offered_to, samples_of
 from adapter_service.commands.variations import variations_of
 from adapter_service.samples import Message, Sample
 
-# Of every sentence of a command, with other values in it. One without values to exchange is learned as often as it
-# stands, at other moments: else what may be left out of a call would be in most of what is learned, and be made up.
-VARIATIONS = 2
 # So often more is a negative learned. They are few, and that none fits is said in few tokens.
 NEGATIVES_AGAIN = 3
 
@@ -41,7 +39,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Curriculum:
-    """`recall` is the retriever's, on held-out sentences: the most that routing can reach.
+    """`recall` is the retriever's, on held-out sentences: the most that routing can reach. `rooms` as in `Learned`.
 
     `repeated` and `contradicting` are as in `sentences.Dataset`.
     """
@@ -51,6 +49,8 @@ class Curriculum:
     recall: float
     repeated: int
     contradicting: tuple[str, ...]
+    rooms: tuple[str, ...] = ()
+    grounding: Grounding | None = field(default=None, compare=False)
 
 
 def curriculum_of(
@@ -58,10 +58,14 @@ def curriculum_of(
     zone: ZoneInfo,
     *,
     holdout_fraction: float,
-    variations: int = VARIATIONS,
+    variations: int,
     known: Collection[str] = (),
 ) -> Curriculum:
     """The same for the same commands, zone, fraction, variations and `known` commands.
+
+    Of every sentence of a command there are so many `variations`, with other values in it. One without values to
+    exchange is learned as often as it stands, at other moments: else what may be left out of a call would be in most
+    of what is learned, and be made up.
 
     What is `known` was learned before, by the adapter that goes on: of its sentences every other is learned once more,
     so that it is not forgotten, and none in variations. All are judged.
@@ -69,16 +73,16 @@ def curriculum_of(
     Raises:
         NothingToLearnError: the commands contradict each other in every example.
     """
-    dataset = dataset_of(commands, holdout_fraction=holdout_fraction)
+    learned = learned_of(commands, holdout_fraction)
+    dataset, retriever, rooms = learned.dataset, learned.retriever, learned.rooms
     apart = [*(one.text for one in dataset.holdout), *dataset.contradicting]
     others = variations_of(dataset.training, commands, each=variations, without=apart)
     once = [one for one in dataset.training if one.counted_by in known]
     anew = [one for one in dataset.training if one.counted_by not in known]
-    learned = islice((*_rounds(anew, others, variations), *once[::2]), MOST_SENTENCES)
-    retriever, rooms = Retriever(commands, _texts_of(dataset.training)), rooms_of(commands)
+    taught = islice((*_rounds(anew, others, variations), *once[::2]), MOST_SENTENCES)
     calls = [(one.text, one.command_name) for one in dataset.holdout if one.command_name and not one.is_negative]
     return Curriculum(
-        training=tuple(samples_of(list(learned), retriever, zone, rooms=rooms)),
+        training=tuple(samples_of(list(taught), retriever, zone, rooms=rooms)),
         holdout=tuple(
             HeldOut(
                 messages=tuple(judged_in(one, retriever, zone, rooms=rooms)),
@@ -94,6 +98,8 @@ def curriculum_of(
         recall=retriever.recall(calls),
         repeated=dataset.repeated,
         contradicting=dataset.contradicting,
+        rooms=rooms,
+        grounding=Grounding.of(commands, dataset.training),
     )
 
 
@@ -107,12 +113,3 @@ def _rounds(
             if number < (NEGATIVES_AGAIN if one.is_negative else variations):
                 mine = () if one.is_negative else others[one.text]
                 yield mine[number] if number < len(mine) else one
-
-
-def _texts_of(sentences: Iterable[Sentence]) -> dict[str, list[str]]:
-    """By command: of those that are its own."""
-    texts: dict[str, list[str]] = {}
-    for one in sentences:
-        if one.command_name and not one.is_negative:
-            texts.setdefault(one.command_name, []).append(one.text)
-    return texts

@@ -79,7 +79,7 @@ def _in_keys(schema: Any) -> Any:
     if kind is None:
         return schema
     one = {"type": "string", "pattern": _pattern_of(kind)}
-    return {"type": "array", "items": one, "minItems": 1} if kind.is_array else one
+    return {"type": "array", "items": one} if kind.is_array else one
 
 
 def _pattern_of(kind: ParameterType) -> str:

@@ -14,7 +14,8 @@ from adapter_service.samples import Message, Sample, is_held_out
 def formatted_curriculum(examples: Sequence[Mapping[str, Any]], *, holdout_fraction: float) -> Curriculum:
     """Of the examples of an envelope (`queued_training`), equal prompts once, the first of them.
 
-    The side of a sentence follows from the sentence alone; at least one is held out, and at least one is learned.
+    The side of a sentence follows from the sentence alone, in whichever prompts it stands; of two or more at least one
+    is held out, and at least one is learned.
     """
     by_prompt: dict[tuple[str, str], Mapping[str, Any]] = {}
     contradicting = []
@@ -23,11 +24,13 @@ def formatted_curriculum(examples: Sequence[Mapping[str, Any]], *, holdout_fract
         if first["completion"] != example["completion"]:
             contradicting.append(str(example["sentence"]))
     kept = sorted(by_prompt.values(), key=_key)
-    held = sum(is_held_out(_key(example), holdout_fraction) for example in kept)
-    held = min(max(1, held), len(kept) - 1)
+    keys = sorted({_key(example) for example in kept})
+    count = sum(is_held_out(key, holdout_fraction) for key in keys)
+    apart = frozenset(keys[: min(max(1, count), len(keys) - 1)])
+    learned = [one for one in kept if _key(one) not in apart]
     return Curriculum(
-        training=tuple(Sample((*_prompt(one), Message("assistant", one["completion"]))) for one in kept[held:]),
-        holdout=tuple(_held_out(one) for one in kept[:held]),
+        training=tuple(Sample((*_prompt(one), Message("assistant", one["completion"]))) for one in learned),
+        holdout=tuple(_held_out(one) for one in kept if _key(one) in apart),
         recall=1.0,
         repeated=len(examples) - len(kept) - len(contradicting),
         contradicting=tuple(contradicting),

@@ -1,60 +1,96 @@
 """What a sentence bears out of the call that a model made of it.
 
-A small model likes to fill in what nobody said. A text that may be left out and is not in the sentence is taken out
-again; a room that is in the sentence, among those that the home has, and was left out is put in. Nothing else is
-touched: what a command needs, numbers, choices and dates are the model's own.
+A small model likes to fill in what nobody said. What may be left out of a call, is a text or a number and stands in no
+word of the sentence is taken out again, where a command's own examples always say it; a room that is in the sentence,
+among those that the home has, and was left out is put in. Nothing else is touched: what a command needs, choices and
+dates are the model's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
+from adapter_service.commands.number_words import NumberWords
 from adapter_service.commands.schema import Command, Parameter
+from adapter_service.commands.sentences import Sentence
 from adapter_service.commands.words import normalized
 
-_TEXTS = frozenset({"str", "string"})
+_TEXTS, _NUMBERS = frozenset({"str", "string"}), frozenset({"int", "integer", "float"})
 # Lists of the hub's that a sentence names one of, by `options_source` up to its colon.
 _KNOWN = frozenset({"rooms", "devices"})
 
 
-def grounded(
-    command: Command, arguments: Mapping[str, Any], sentence: str, known: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
-    """`arguments` of a call of `command` that was made of `sentence`.
+class Grounding:
+    """For the commands that `sentences` are of: those that are learned, nothing held out."""
 
-    Args:
-        known: the home's own names, by the `options_source` that a parameter may have: rooms, devices.
-    """
-    said = f" {normalized(sentence)} "
-    found = {}
-    for name, value in arguments.items():
+    def __init__(self, commands: Mapping[str, Command], words: NumberWords, always_said: frozenset[tuple[str, str]]):
+        self._commands = commands
+        self._words = words
+        self._always_said = always_said
+
+    @classmethod
+    def of(cls, commands: Sequence[Command], sentences: Iterable[Sentence]) -> Self:
+        by_name = {command.command_name: command for command in commands}
+        own = [one for one in sentences if one.command_name in by_name and not one.is_negative]
+        words = NumberWords.of((one.text, _whole_numbers(one.arguments.values())) for one in own)
+        said: dict[tuple[str, str], bool] = {}
+        for one in own:
+            for name, value in one.arguments.items():
+                key = (str(one.command_name), name)
+                said[key] = said.get(key, True) and _is_said(value, f" {normalized(one.text)} ", words)
+        return cls(by_name, words, frozenset(key for key, always in said.items() if always))
+
+    def grounded(
+        self, name: str, arguments: Mapping[str, Any], sentence: str, known: Mapping[str, Sequence[str]]
+    ) -> dict[str, Any]:
+        """`arguments` of a call of the command called `name` that was made of `sentence`.
+
+        Args:
+            known: the home's own names, by the `options_source` that a parameter may have: rooms, devices.
+        """
+        command = self._commands.get(name)
+        if command is None:
+            return dict(arguments)
+        said = f" {normalized(sentence)} "
+        found = {key: value for key, value in arguments.items() if self._is_borne_out(command, key, value, said)}
+        for parameter in command.parameters:
+            if parameter.name not in found and _may_be_left_out(parameter, _TEXTS):
+                named = _named(parameter, said, known)
+                if named is not None:
+                    found[parameter.name] = named
+        return found
+
+    def _is_borne_out(self, command: Command, name: str, value: Any, said: str) -> bool:
         parameter = command.parameter(name)
-        if parameter is None or not _is_free(parameter) or _is_in(value, said):
-            found[name] = value
-    for parameter in command.parameters:
-        if parameter.name not in found and _is_free(parameter):
-            named = _named(parameter, said, known)
-            if named is not None:
-                found[parameter.name] = named
-    return found
+        if parameter is None or not _may_be_left_out(parameter, _TEXTS | _NUMBERS):
+            return True
+        return (command.command_name, name) not in self._always_said or _is_said(value, said, self._words)
 
 
-def _is_free(parameter: Parameter) -> bool:
-    """Whether it may be left out, and holds any text."""
+def _may_be_left_out(parameter: Parameter, scalars: frozenset[str]) -> bool:
     kind = parameter.type
-    return not parameter.required and not parameter.enum_values and not kind.is_array and kind.scalar in _TEXTS
+    return not parameter.required and not parameter.enum_values and not kind.is_array and kind.scalar in scalars
 
 
-def _is_in(value: Any, said: str) -> bool:
-    return not isinstance(value, str) or f" {normalized(value)} " in said
+def _is_said(value: Any, said: str, words: NumberWords) -> bool:
+    """Whether a text, or a number in figures or in words, stands in the sentence; anything else does."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return True
+    if isinstance(value, str):
+        return f" {normalized(value)} " in said
+    spelled = words.said(int(value)).values() if value == int(value) else ()
+    return any(f" {normalized(form)} " in said for form in (f"{value:g}", *spelled))
+
+
+def _whole_numbers(values: Iterable[Any]) -> list[int]:
+    return [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
 
 
 def _named(parameter: Parameter, said: str, known: Mapping[str, Sequence[str]]) -> str | None:
     """The one name that the sentence has, of those that the parameter may be; the longest, where one is in another."""
     source = (parameter.options_source or "").partition(":")[0]
-    names = [name for name in known.get(source, ()) if source in _KNOWN and _is_in(name, said)]
-    longest = [
-        one for one in names if not any(one != other and normalized(one) in normalized(other) for other in names)
-    ]
-    return longest[0] if len(longest) == 1 else None
+    padded = {name: f" {normalized(name)} " for name in known.get(source, ()) if source in _KNOWN}
+    names = {name: form for name, form in padded.items() if form in said}
+    whole = [one for one, form in names.items() if not any(form in other != form for other in names.values())]
+    return whole[0] if len(whole) == 1 else None

@@ -29,8 +29,9 @@ def json_faults(value: Any, path: str) -> Iterator[SchemaFault]:
             elif isinstance(inner, list):
                 rest += [(f"{at}[{place}]", item, depth + 1) for place, item in enumerate(inner)]
             else:
-                rest += [(f"{at}.{_name(name)}", item, depth + 1) for name, item in inner.items()]
-                rest += [(f"{at} (the name of a field)", name, -1) for name in inner]
+                before = f"{at}." if at else ""
+                rest += [(f"{before}{_name(name)}", item, depth + 1) for name, item in inner.items()]
+                rest += [(f"{at} (the name of a field)".lstrip(), name, -1) for name in inner]
         elif (message := _fault_of(inner, is_name=depth < 0)) is not None:
             yield SchemaFault(at, "invalid_type", message)
 
@@ -75,4 +76,4 @@ def _is_whole_text(text: str) -> bool:
 
 
 def _name(name: Any) -> str:
-    return name if isinstance(name, str) and name.isprintable() else repr(name)
+    return name if isinstance(name, str) and name.isprintable() else repr(name)[:_LONGEST_SHOWN]

@@ -6,27 +6,21 @@ import hashlib
 import re
 
 from adapter_service import adapter_names
+from adapter_service.node_ids import fault_of
 
-# It becomes a part of MQTT topics, object keys and paths of URLs, none of which may have anything else in it.
-NODE_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-_NODE_ID = re.compile(NODE_ID)
+__all__ = ["adapter_of", "fault_of"]
+
 _PREFIX = "node-"
-
-
-def fault_of(node_id: str) -> str | None:
-    """What is wrong with a node's id; None of one that will do."""
-    if _NODE_ID.fullmatch(node_id):
-        return None
-    return (
-        f"{node_id[:100]!r} is no node's id; it has 1 to 100 letters, digits, '.', '_' and '-' and begins with a "
-        "letter or a digit"
-    )
+_ENDS_AS_HASHED = re.compile(r".*-[0-9a-f]{12}")
 
 
 def adapter_of(node_id: str) -> str:
-    """The adapter's name: `node-` and the id; one that no adapter may be called has a part of its hash behind it."""
+    """The adapter's name: `node-` and the id.
+
+    An id that no adapter may be called by has a part of its hash behind it, and so has one that ends as if it had.
+    """
     name = f"{_PREFIX}{node_id}"
-    if adapter_names.fault_of(name) is None:
+    if adapter_names.fault_of(name) is None and not _ENDS_AS_HASHED.fullmatch(node_id):
         return name
     digest = hashlib.sha256(node_id.encode()).hexdigest()[:12]
     return f"{_PREFIX}{node_id.lower()[:40]}-{digest}"

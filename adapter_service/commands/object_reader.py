@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
-from adapter_service.errors import FaultCode, SchemaFault
+from adapter_service.commands.json_values import json_faults
+from adapter_service.errors import FaultCode, InvalidSchemaError, SchemaFault
 from adapter_service.suggestions import did_you_mean
+from adapter_service.trace_ids import TRACE_ID, TRACE_ID_WISH
 
 T = TypeVar("T")
+MOST_FAULTS = 100
+"""Nobody mends more at once; the rest is not looked at."""
 _LONGEST_IN_PATH = 80
+_LONGEST_TRACE_ID = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,41 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
+def note(faults: list[SchemaFault], fault: SchemaFault) -> None:
+    """Write down one more fault.
+
+    Raises:
+        InvalidSchemaError: with MOST_FAULTS and a last one, which says that the rest was not looked at.
+    """
+    if len(faults) >= MOST_FAULTS:
+        message = f"there are more than {MOST_FAULTS} faults; the rest was not looked at: mend these first"
+        raise InvalidSchemaError([*faults[:MOST_FAULTS], SchemaFault("", "too_large", message)])
+    faults.append(fault)
+
+
+def opened(body: Any) -> ObjectReader:
+    """The reader of a whole body, with no fault as yet.
+
+    Raises:
+        InvalidSchemaError: it is no object, or there is something in it that is no JSON; with that alone.
+    """
+    if not isinstance(body, Mapping):
+        raise InvalidSchemaError([SchemaFault("", "invalid_type", "the body is no JSON object; send one")])
+    if faults := list(islice(json_faults(body, ""), MOST_FAULTS)):
+        raise InvalidSchemaError(faults)
+    return ObjectReader(body, "", [])
+
+
+def read_trace_id(given: ObjectReader) -> str | None:
+    """The field `trace_id`; it is echoed in a header."""
+    trace_id = given.text("trace_id", longest=_LONGEST_TRACE_ID, required=False)
+    if not trace_id:
+        return None
+    if not TRACE_ID.fullmatch(trace_id):
+        given.fault("trace_id", "invalid_type", TRACE_ID_WISH)
+    return trace_id
+
+
 class ObjectReader:
     """Of `given` at `path`; what is wrong with it goes into `faults`."""
 
@@ -49,7 +90,7 @@ class ObjectReader:
         return f"{self._path}.{name}" if self._path else name
 
     def fault(self, name: str, code: FaultCode, message: str) -> None:
-        self.faults.append(SchemaFault(self.at(name), code, message))
+        note(self.faults, SchemaFault(self.at(name), code, message))
 
     def value(self, name: str) -> Any:
         """Whatever it is; None where it is null or absent."""

@@ -14,8 +14,10 @@ from typing import Any
 from adapter_service.commands import nodes
 from adapter_service.commands.dataset_hash import check_dataset_hash, dataset_hash
 from adapter_service.commands.date_keys import is_date_key
-from adapter_service.commands.json_values import json_faults
-from adapter_service.commands.object_reader import Bounds, ObjectReader, kind_of
+from adapter_service.commands.object_reader import Bounds, ObjectReader, kind_of, note, opened, read_trace_id
+from adapter_service.commands.parameter_types import SCALARS
+from adapter_service.commands.schema import Command
+from adapter_service.commands.sentences import NOTHING_TAUGHT, teaches_anything
 from adapter_service.commands.training_request import (
     CommandTraining,
     read_base,
@@ -34,6 +36,7 @@ _LONGEST, _LONGEST_PROMPT, _LONGEST_URL = 200, 20_000, 2000
 _DAY_SECONDS = 86_400
 _MOST_TTL_SECONDS = 30 * _DAY_SECONDS
 _ARGUMENTS = Bounds(64)
+_KINDS = {str: "string", list: "list", bool: "bool", int: "int", float: "float"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +60,15 @@ def read_envelope(
         InvalidSchemaError: with every fault there is.
         ExpiredRequestError: it was made longer ago than it was to live.
     """
-    if not isinstance(body, Mapping):
-        raise InvalidSchemaError([SchemaFault("", "invalid_type", "the body is no JSON object; send one")])
-    faults: list[SchemaFault] = []
-    envelope = ObjectReader(body, "", faults)
+    envelope = opened(body)
+    faults = envelope.faults
     job_id = envelope.text("job_id", longest=_LONGEST)
     key = envelope.text("idempotency_key", longest=_LONGEST, required=False) or job_id
     _one_of(envelope, "job_type", JOB_TYPE)
     _one_of(envelope, "job_type_version", VERSION, required=False)
     priority = read_priority(envelope)
-    trace_id = envelope.text("trace_id", longest=_LONGEST, required=False) or None
-    created_at = _time(envelope, "created_at", now)
+    trace_id = read_trace_id(envelope)
+    created_at = min(_time(envelope, "created_at", now), now)
     ttl = envelope.number("ttl_seconds", least=1, most=_MOST_TTL_SECONDS, whole=False) or _DAY_SECONDS
     if (metadata := envelope.value("metadata")) is not None and not isinstance(metadata, Mapping):
         envelope.fault("metadata", "invalid_type", f"it is {kind_of(metadata)}; send an object, or leave it out")
@@ -101,7 +102,7 @@ def _request(
         given.fault("node_id", "invalid_type", fault)
     base = read_base(given, "base_model_id", settings, base_names, required=True)
     params = read_params(given, settings, base_names, faults)
-    zone = read_time_zone(given, settings.time_zone)
+    zone = read_time_zone(given) or settings.time_zone
     sent_hash = given.text("dataset_hash", longest=_LONGEST, required=False)
     sent = _sent_commands(given.value("dataset_ref"), given, faults)
     given.end()
@@ -140,9 +141,6 @@ def _sent_commands(value: Any, request: ObjectReader, faults: list[SchemaFault])
     if not isinstance(commands, list) or not commands:
         ref.fault("data.commands", "missing_field", "it is no list of commands; send at least one")
         return None
-    if bad := list(json_faults(commands, _COMMANDS)):
-        faults += bad
-        return None
     return commands
 
 
@@ -156,11 +154,15 @@ def _converted(
         return [], None
     commands = [command for _, (command, _) in read]
     for command, (place, _) in zip(commands, read, strict=True):
-        command["parameters"] = list(_parameters(command["examples"], f"{_COMMANDS}[{place}]", faults))
+        declared = list(_parameters(command["examples"], f"{_COMMANDS}[{place}]", faults))
+        command["parameters"] = declared
+        for example in command["examples"]:
+            example["expected_parameters"] = _without_others(example["expected_parameters"], declared)
     if faults:
         return [], None
+    learned: tuple[Command, ...] = ()
     try:
-        read_commands(commands, settings, field=_COMMANDS)
+        learned = read_commands(commands, settings, field=_COMMANDS)
     except InvalidSchemaError as error:
         faults += [SchemaFault(_as_sent(fault.path), fault.code, fault.message) for fault in error.faults]
     formatted = [example for _, (_, examples) in read for example in examples]
@@ -168,6 +170,8 @@ def _converted(
     if with_prompts and len(with_prompts) < len(formatted):
         message = f"{len(with_prompts)} of {len(formatted)} examples have a formatted_prompt; send it with all, or none"
         faults.append(SchemaFault(_COMMANDS, "missing_field", message))
+    if learned and not with_prompts and not teaches_anything(learned):
+        faults.append(SchemaFault(_COMMANDS, "too_few_examples", NOTHING_TAUGHT))
     return commands, with_prompts or None
 
 
@@ -209,26 +213,44 @@ def _example(given: ObjectReader) -> dict[str, Any]:
 def _parameters(
     examples: Sequence[Mapping[str, Any]], where: str, faults: list[SchemaFault]
 ) -> Iterable[dict[str, Any]]:
-    """What the calls of a command have in common: required is what all of them have."""
+    """What the calls of a command have in common: required is what all of them have; null in all is nothing."""
     calls = [example["expected_parameters"] for example in examples]
     for name in dict.fromkeys(name for call in calls for name in call):
         values = [call[name] for call in calls if call.get(name) is not None]
-        kinds = {_type_of(value) for value in values}
-        kind = "float" if kinds == {"int", "float"} else kinds.pop() if len(kinds) == 1 else None
-        if kind is None:
-            message = f"{name!r} is of several types among the examples; send one type of value"
-            faults.append(SchemaFault(f"{where}.examples", "invalid_type", message))
+        if not values:
             continue
-        yield {"name": name, "type": kind, "required": all(call.get(name) is not None for call in calls)}
+        if (kind := _type_of(values)) is None:
+            message = f"{name!r} is of several types among the examples; send one type of value"
+            note(faults, SchemaFault(f"{where}.examples", "invalid_type", message))
+            continue
+        yield {"name": name, "type": kind, "required": len(values) == len(calls)}
 
 
-def _type_of(value: Any) -> str:
-    if isinstance(value, str):
-        return "datetime" if is_date_key(value) else "string"
-    if isinstance(value, list):
-        is_dates = value and all(isinstance(one, str) and is_date_key(one) for one in value)
-        return "array<datetime>" if is_dates else "list"
-    return {bool: "bool", int: "int", float: "float"}.get(type(value), "dict")
+def _without_others(call: Mapping[str, Any], declared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`call` without what is null in every example."""
+    names = {parameter["name"] for parameter in declared}
+    return {name: value for name, value in call.items() if value is not None or name in names}
+
+
+def _type_of(values: Sequence[Any]) -> str | None:
+    """Of one parameter's values; None where they are of several types."""
+    kinds = {_KINDS.get(type(value), "dict") for value in values}
+    if kinds == {"int", "float"}:
+        return "float"
+    if len(kinds) > 1:
+        return None
+    (kind,) = kinds
+    if kind == "string":
+        return "datetime" if _are_dates(values) else kind
+    if kind == "list":
+        return "array<datetime>" if _are_dates([one for value in values for one in value]) else kind
+    return kind
+
+
+def _are_dates(values: Sequence[Any]) -> bool:
+    """Date keys, perhaps with ISO 8601 beside them; of that alone nobody knows what it is meant for."""
+    is_one = SCALARS["datetime"]
+    return all(map(is_one, values)) and any(is_date_key(value) for value in values)
 
 
 def _callback(envelope: ObjectReader, faults: list[SchemaFault]) -> dict[str, str] | None:

@@ -12,13 +12,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from adapter_service.commands.dated_tools import said_in_keys, with_dates
-from adapter_service.commands.grounding import grounded
+from adapter_service.commands.grounding import Grounding
+from adapter_service.commands.learned import learned_of
 from adapter_service.commands.prompting import Context, prompt_of
-from adapter_service.commands.retrieval import Retriever
 from adapter_service.commands.schema import Command
-from adapter_service.commands.sentences import dataset_of
 from adapter_service.commands.tools import tool_of
-from adapter_service.commands.training_samples import rooms_of
 from adapter_service.conversation import Tool
 from adapter_service.errors import InvalidParameterError
 from adapter_service.samples import Message
@@ -37,12 +35,9 @@ class Router:
 
     def __init__(self, commands: Sequence[Command], *, holdout_fraction: float) -> None:
         self._by_name = {command.command_name: command for command in commands}
-        self._rooms = rooms_of(commands)
-        learned: dict[str, list[str]] = {}
-        for one in dataset_of(commands, holdout_fraction=holdout_fraction).training:
-            if one.command_name and not one.is_negative:
-                learned.setdefault(one.command_name, []).append(one.text)
-        self._retriever = Retriever(commands, learned)
+        learned = learned_of(commands, holdout_fraction)
+        self._rooms, self._retriever = learned.rooms, learned.retriever
+        self._grounding = Grounding.of(commands, learned.dataset.training)
 
     def question(self, text: str, context: Context) -> Question:
         offered = self._retriever.candidates(text)
@@ -56,9 +51,8 @@ class Router:
 
     def grounded(self, name: str, given: Mapping[str, Any], text: str, context: Context) -> dict[str, Any]:
         """Of `given`, what `text` bears out; as it is for what is no command of the node's."""
-        command = self._by_name.get(name)
         known = {"rooms": context.rooms or self._rooms, "devices": context.devices}
-        return dict(given) if command is None else grounded(command, given, text, known)
+        return self._grounding.grounded(name, given, text, known)
 
     def arguments(self, name: str, given: Mapping[str, Any], now: datetime, zone: ZoneInfo) -> dict[str, Any]:
         """`given` with its date keys as ISO 8601: what it is to be called with.

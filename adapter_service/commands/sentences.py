@@ -53,6 +53,8 @@ REQUESTS = (
     "Transfer fifty euros to Paul",
 )  # fmt: skip
 
+NOTHING_TAUGHT = "no example is left that belongs to one command alone; say how the commands differ"
+
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
@@ -84,6 +86,11 @@ class Dataset:
     contradicting: tuple[str, ...]
 
 
+def teaches_anything(commands: Sequence[Command]) -> bool:
+    """Whether an example is left that the commands do not contradict each other in."""
+    return any(_examples_of(commands)[0].values())
+
+
 def dataset_of(commands: Sequence[Command], *, holdout_fraction: float) -> Dataset:
     """Sentences in the commands' order; of every command with two or more some are held out, and some are not.
 
@@ -95,7 +102,7 @@ def dataset_of(commands: Sequence[Command], *, holdout_fraction: float) -> Datas
     """
     examples, repeated, contradicting = _examples_of(commands)
     if not any(examples.values()):
-        raise NothingToLearnError("no example is left that belongs to one command alone; say how the commands differ")
+        raise NothingToLearnError(NOTHING_TAUGHT)
     learned, held = {}, {}
     for name, sentences in examples.items():
         apart = _held_out([one.text for one in sentences], holdout_fraction)

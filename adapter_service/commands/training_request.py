@@ -14,8 +14,9 @@ from typing import Any, Literal, Self
 from adapter_service.canonical import canonical_json
 from adapter_service.commands import nodes
 from adapter_service.commands.dataset_hash import check_dataset_hash, dataset_hash
-from adapter_service.commands.object_reader import ObjectReader, kind_of
+from adapter_service.commands.object_reader import ObjectReader, kind_of, opened, read_trace_id
 from adapter_service.commands.schema import Command
+from adapter_service.commands.sentences import NOTHING_TAUGHT, teaches_anything
 from adapter_service.commands.validation import read_commands
 from adapter_service.errors import InvalidParameterError, InvalidSchemaError, SchemaFault
 from adapter_service.settings import CommandSettings
@@ -82,7 +83,8 @@ class CommandTraining:
         names = [*(key for *_, key in _PARAMS.values()), "holdout_fraction", "warmup_steps", "variations"]
         made_of = {
             "node": self.node_id,
-            "base": self.base_model_id,
+            # And what that is: a hub's name may come to mean another one.
+            "base": [self.base_model_id, settings.base_models.get(self.base_model_id, self.base_model_id)],
             "dataset": self.dataset_hash,
             "parameters": {name: getattr(recipe, name) for name in names} | {"time_zone": self.time_zone},
         }
@@ -105,18 +107,16 @@ def read_training(
     Raises:
         InvalidSchemaError: with every fault there is.
     """
-    if not isinstance(body, Mapping):
-        raise InvalidSchemaError([SchemaFault("", "invalid_type", "the body is no JSON object; send one")])
-    faults: list[SchemaFault] = []
-    given = ObjectReader(body, "", faults)
+    given = opened(body)
+    faults = given.faults
     node = _node(given, node_id)
     base = read_base(given, "base_model_id", settings, base_names, required=True)
     commands, _ = _commands(given, settings, faults)
     found_hash = _hash(given, commands)
     params = read_params(given, settings, base_names, faults)
-    time_zone = read_time_zone(given, settings.time_zone)
+    time_zone = read_time_zone(given) or settings.time_zone
     priority = read_priority(given)
-    trace_id = given.text("trace_id", longest=_LONGEST, required=False) or None
+    trace_id = read_trace_id(given)
     given.end()
     if faults:
         raise InvalidSchemaError(faults)
@@ -140,10 +140,10 @@ def read_priority(given: ObjectReader) -> Priority:
     return "high" if priority == "high" else "normal"
 
 
-def read_time_zone(given: ObjectReader, default: str) -> str:
-    """The field `time_zone`, an IANA name."""
-    zone = given.text("time_zone", longest=_LONGEST, required=False) or default
-    if zone not in time_zones():
+def read_time_zone(given: ObjectReader) -> str | None:
+    """The field `time_zone`, an IANA name; None where it names none."""
+    zone = given.text("time_zone", longest=_LONGEST, required=False) or None
+    if zone is not None and zone not in time_zones():
         given.fault("time_zone", "not_in_enum", f"there is no time zone {zone!r}; send a name such as Europe/Berlin")
     return zone
 
@@ -178,10 +178,13 @@ def _commands(
         return [], ()
     ((name, value),) = sent.items()
     try:
-        return value, read_commands(value, settings, field=name)
+        commands = read_commands(value, settings, field=name)
     except InvalidSchemaError as error:
         faults += error.faults
         return [], ()
+    if not teaches_anything(commands):
+        given.fault(name, "too_few_examples", NOTHING_TAUGHT)
+    return value, commands
 
 
 def _hash(given: ObjectReader, commands: list[Any]) -> str:

@@ -70,18 +70,6 @@ def _withheld(sentence: Sentence, beside: Collection[str], retriever: Retriever)
     return retriever.part_without(beside) if sentence.command_name and sentence.beside else frozenset()
 
 
-def rooms_of(commands: Sequence[Command]) -> tuple[str, ...]:
-    """Those that the commands' examples name, in their order."""
-    found = {
-        str(value): None
-        for command in commands
-        for example in command.examples
-        for name, value in example.expected_parameters.items()
-        if (parameter := command.parameter(name)) is not None and parameter.options_source == "rooms"
-    }
-    return tuple(found)
-
-
 def _moment_of(text: str, zone: ZoneInfo) -> datetime:
     return (_FIRST_DAY + timedelta(minutes=_number_of(text) % (_DAYS * 24 * 60))).astimezone(zone)
 

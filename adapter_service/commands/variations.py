@@ -15,7 +15,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any, NamedTuple
 
 from adapter_service.commands.date_keys import WEEKDAYS
@@ -34,20 +33,13 @@ _DAY = re.compile(rf"(this|next|last)_({'|'.join(WEEKDAYS)})")
 _CLOCK = re.compile(r"(?:\s+\d\d)?\s*(?:[ap]\.?\s?m\b|o['\u2019]clock\b)", re.IGNORECASE)
 
 
-def varied(
-    sentences: Sequence[Sentence], commands: Sequence[Command], *, each: int, without: Collection[str] = ()
-) -> Iterator[Sentence]:
-    """Up to `each` variations of every sentence of a command, not of negatives; the same ones every time.
-
-    None of them is one of `sentences`, or of `without`: held-out sentences and contradicting ones.
-    """
-    yield from chain.from_iterable(variations_of(sentences, commands, each=each, without=without).values())
-
-
 def variations_of(
     sentences: Sequence[Sentence], commands: Sequence[Command], *, each: int, without: Collection[str] = ()
 ) -> dict[str, list[Sentence]]:
-    """As `varied`, by the text of the sentence that they are of."""
+    """Up to `each` variations of every sentence of a command, by its text; none of negatives. The same every time.
+
+    None of them is one of `sentences`, or of `without`: held-out sentences and contradicting ones.
+    """
     by_name = {command.command_name: command for command in commands}
     calls = [(one, by_name[one.command_name]) for one in sentences if one.command_name and not one.is_negative]
     known = _Values(calls)

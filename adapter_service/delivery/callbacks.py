@@ -107,7 +107,7 @@ class Callbacks(Courier):
         self._now = now
 
     def deliver(self, notice: Notice) -> str | None:
-        job = _Job.read(self._database, notice.job_id)
+        job = _Job.read(self._database, notice.job_id, notice.alias)
         if job is None or not job.callback:
             return "nobody wants to be called back"
         url = str(job.callback.get("url"))
@@ -155,7 +155,7 @@ class Callbacks(Courier):
         fault = job.fault(delivery)
         published = delivery if fault is None else None
         return {
-            "job_id": job.request.get("external_id") or notice.job_id,
+            "job_id": notice.alias or job.request.get("external_id") or notice.job_id,
             "job_type": _JOB_TYPE,
             "finished_at": (job.finished_at or notice.created_at).isoformat(),
             "status": "failed" if fault else "succeeded",
@@ -187,7 +187,8 @@ class Callbacks(Courier):
 class _Job:
     """What a callback tells of a job, as its row has it: `jobs` stands above this package."""
 
-    def __init__(self, row: Mapping[str, Any]) -> None:
+    def __init__(self, row: Mapping[str, Any], callback: Mapping[str, Any] | None) -> None:
+        self._callback = callback
         self.status = str(row["status"])
         self.request: dict[str, Any] = json.loads(row["request"])
         self.finished_at = datetime.fromisoformat(row["finished_at"]) if row["finished_at"] else None
@@ -196,13 +197,14 @@ class _Job:
         self._error = (row["error_code"] or "failed", row["error_message"] or "it failed; see the service's log")
 
     @classmethod
-    def read(cls, database: Database, job_id: str) -> _Job | None:
+    def read(cls, database: Database, job_id: str, alias: str | None) -> _Job | None:
         rows = database.read(_JOB, (job_id,))
-        return cls(dict(rows[0])) if rows else None
+        named = database.read(_ALIAS, (alias,)) if alias is not None else []
+        return cls(dict(rows[0]), json.loads(named[0]["callback"]) if named else None) if rows else None
 
     @property
-    def callback(self) -> dict[str, Any]:
-        callback = self.request.get("callback")
+    def callback(self) -> Mapping[str, Any]:
+        callback = self._callback or self.request.get("callback")
         return callback if isinstance(callback, dict) else {}
 
     @property
@@ -236,4 +238,5 @@ class _Job:
 _JOB = """
     SELECT status, request, result, error_code, error_message, started_at, finished_at
     FROM jobs WHERE id = ?"""
+_ALIAS = "SELECT callback FROM job_aliases WHERE alias = ? AND callback IS NOT NULL"
 _EARLIER = "SELECT 1 FROM outbox WHERE job_id = ? AND kind = ? AND number < ? LIMIT 1"

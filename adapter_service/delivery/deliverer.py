@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -125,9 +124,9 @@ class Deliverer:
                 self.deliver_due()
                 self.delete_due()
                 seconds = self._until_next()
-            except sqlite3.Error:
+            except Exception:  # the thread has to outlive what nobody thought of
                 if not self._stopping.is_set():  # else the database was closed under an upload that took too long
-                    log.exception("what is to be delivered is not known; looking again in %s s", LOOK_SECONDS)
+                    log.exception("delivering came to a halt; looking again in %s s", LOOK_SECONDS)
             with self._condition:
                 self._condition.wait_for(lambda: self._woken, seconds)
                 self._woken = False
@@ -240,8 +239,9 @@ class Deliverer:
             return
         try:
             self._artifacts.delete(key)
-        except (AdapterServiceError, OSError) as error:
-            log.warning("%s cannot be deleted yet: %s", _named(delivery), error, extra=_extra(delivery, "not_deleted"))
+        except Exception as error:
+            known, extra = isinstance(error, AdapterServiceError | OSError), _extra(delivery, "not_deleted")
+            log.warning("%s cannot be deleted yet: %s", _named(delivery), error, exc_info=not known, extra=extra)
             self._deliveries.postpone(delivery, self._now() + self._wait, delivery.reason)
             return
         if self._deliveries.deleted(delivery) is not None:

@@ -78,7 +78,8 @@ def queue(
 ) -> None:
     """Have a version delivered, inside the transaction in which its job succeeds or is asked for again.
 
-    What is pending or to be fetched stays as it is; what is pending for an older job of the node is withdrawn.
+    What is pending or to be fetched stays as it is; what is pending for an older job of the node is withdrawn, and
+    whoever asked for that one is told.
     """
     row = connection.execute("SELECT * FROM deliveries WHERE job_id = ?", (job_id,)).fetchone()
     if row is not None and _lasts(_delivery(row), at):
@@ -93,7 +94,8 @@ def queue(
         "at": _text(at),
         "superseded": _SUPERSEDED,
     }
-    connection.execute(_SUPERSEDE, values)
+    for withdrawn in connection.execute(_SUPERSEDE, values).fetchall():
+        outbox.queue_callback(connection, withdrawn["job_id"], at)
     connection.execute(_QUEUE, values)
 
 
@@ -180,10 +182,17 @@ class Deliveries:
             return self._move(connection, delivery, replace(delivery, status=ended, object_key=None))
 
     def withdraw(self, job_id: str, reason: str = "it was cancelled") -> bool:
-        """Publish it no more; what was published stays until it expires. False where there is nothing pending."""
+        """Publish it no more, and have whoever asked for it told; what was published stays until it expires.
+
+        False where there is nothing pending.
+        """
+        now = self._now()
         with self._database.transaction() as connection:
-            values = {"job_id": job_id, "at": _text(self._now()), "reason": reason}
-            return connection.execute(_WITHDRAW, values).rowcount == 1
+            values = {"job_id": job_id, "at": _text(now), "reason": reason}
+            withdrawn = connection.execute(_WITHDRAW, values).rowcount == 1
+            if withdrawn:
+                outbox.queue_callback(connection, job_id, now)
+        return withdrawn
 
     def acknowledge(self, job_id: str) -> bool:
         """Its node has it, so that it is due to be deleted; False where it is not published (any more)."""
@@ -259,7 +268,8 @@ def _text(at: datetime | None) -> str | None:
 
 _SUPERSEDE = """
     UPDATE deliveries SET status = 'withdrawn', next_attempt_at = :at, reason = :superseded, changed_at = :at
-    WHERE status = 'pending' AND node_id = :node_id AND base_model_id = :base_model_id AND job_id <> :job_id"""
+    WHERE status = 'pending' AND node_id = :node_id AND base_model_id = :base_model_id AND job_id <> :job_id
+    RETURNING job_id"""
 # The key of an object that may still lie there is kept: the upload finds it, and nothing is left behind.
 _QUEUE = """
     INSERT INTO deliveries (job_id, node_id, base_model_id, dataset_hash, adapter, version_key, status, attempts,

@@ -36,7 +36,10 @@ class NoticeStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something to tell; `reason` is why the last attempt came to nothing, or why there will be none."""
+    """Something to tell; `reason` is why the last attempt came to nothing, or why there will be none.
+
+    `alias` is by which of its names a job is told of, where a hub asked for what another was trained for already.
+    """
 
     number: int
     event_id: str
@@ -48,17 +51,22 @@ class Notice:
     reason: str | None
     created_at: datetime
     changed_at: datetime
+    alias: str | None = None
 
 
-def queue(connection: sqlite3.Connection, kind: NoticeKind, job_id: str, at: datetime) -> str:
+def queue(
+    connection: sqlite3.Connection, kind: NoticeKind, job_id: str, at: datetime, *, alias: str | None = None
+) -> str:
     """Have it told, inside the transaction that makes it true; the new `event_id`."""
     event_id = str(uuid4())
-    connection.execute(_QUEUE, (event_id, kind, job_id, *[at.astimezone(UTC).isoformat()] * 3))
+    connection.execute(_QUEUE, (event_id, kind, job_id, alias, *[at.astimezone(UTC).isoformat()] * 3))
     return event_id
 
 
 def queue_callback(connection: sqlite3.Connection, job_id: str, at: datetime) -> str | None:
-    """`queue` for who asked for the job, if they said where they want to be called back."""
+    """`queue` for everyone who asked for the job and said where they want to be called back; the first of them."""
+    for alias in connection.execute(_ALIASES, (job_id,)).fetchall():
+        queue(connection, NoticeKind.CALLBACK, job_id, at, alias=alias["alias"])
     row = connection.execute("SELECT request FROM jobs WHERE id = ?", (job_id,)).fetchone()
     if row is None or not json.loads(row["request"]).get("callback"):
         return None
@@ -117,12 +125,14 @@ def _notice(row: sqlite3.Row) -> Notice:
         reason=row["reason"],
         created_at=datetime.fromisoformat(row["created_at"]),
         changed_at=datetime.fromisoformat(row["changed_at"]),
+        alias=row["alias"],
     )
 
 
 _QUEUE = """
-    INSERT INTO outbox (event_id, kind, job_id, status, attempts, next_attempt_at, created_at, changed_at)
-    VALUES (?, ?, ?, 'pending', 0, ?, ?, ?)"""
+    INSERT INTO outbox (event_id, kind, job_id, alias, status, attempts, next_attempt_at, created_at, changed_at)
+    VALUES (?, ?, ?, ?, 'pending', 0, ?, ?, ?)"""
+_ALIASES = "SELECT alias FROM job_aliases WHERE job_id = ? AND callback IS NOT NULL ORDER BY alias"
 # Of what a node is told the oldest alone: told out of order, an older adapter would be the last word.
 _NEXT = """
     SELECT outbox.* FROM outbox JOIN jobs ON jobs.id = outbox.job_id

@@ -31,10 +31,7 @@ from adapter_service.publishing.s3_endpoint import (
     code_of,
     translated,
 )
-
-MOST_URL_SECONDS = 604_800
-"""Seven days: boto3 signs longer ones without a word, and no server takes them."""
-
+from adapter_service.settings.command_sections import MOST_URL_SECONDS
 
 # At DEBUG it writes down every signature.
 logging.getLogger("botocore.auth").setLevel(logging.INFO)
@@ -93,7 +90,7 @@ class S3Artifacts(ArtifactStore):
             raise UnknownArtifactError(
                 f"the adapter was there until {expires_at.isoformat()}; post the commands again to have it published"
             )
-        if seconds > MOST_URL_SECONDS:
+        if seconds > MOST_URL_SECONDS:  # boto3 signs longer ones without a word, and no server takes them
             raise StoreError(f"a URL for {seconds} seconds was wanted; S3 signs {MOST_URL_SECONDS} at most")
         with self._translated():
             url: str = client.generate_presigned_url(

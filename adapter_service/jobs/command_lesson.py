@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,20 +15,18 @@ from adapter_service.canonical import canonical_json
 from adapter_service.commands.curriculum import Curriculum, HeldOut, curriculum_of
 from adapter_service.commands.dated_tools import said_in_keys
 from adapter_service.commands.formatted import formatted_curriculum
-from adapter_service.commands.grounding import grounded
 from adapter_service.commands.prompting import NONE_FITS, call_text
 from adapter_service.commands.schema import Command
 from adapter_service.commands.scoring import Routed, Score, findings, score
 from adapter_service.commands.tools import tool_of
 from adapter_service.commands.training_request import CommandTraining
-from adapter_service.commands.training_samples import rooms_of
 from adapter_service.commands.validation import read_commands
 from adapter_service.engine.answering import answer_together
 from adapter_service.engine.constraints import Constraint
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.grammars import Grammar
 from adapter_service.engine.requests import AdapterFiles, Sampling
-from adapter_service.engine.tool_calls import call_or_text_grammar, parse_tool_calls
+from adapter_service.engine.tool_calls import call_or_text_grammar
 from adapter_service.engine.turn import Turn
 from adapter_service.errors import (
     AdapterFormatError,
@@ -38,11 +35,11 @@ from adapter_service.errors import (
     InvalidSampleError,
     JobCancelledError,
     NothingToLearnError,
-    ToolCallFormatError,
 )
 from adapter_service.jobs.beginning import trained_with
 from adapter_service.jobs.learning import Trained
 from adapter_service.jobs.lesson import LessonWatch
+from adapter_service.jobs.routed_answers import routed
 from adapter_service.jobs.streaming import Streamed, Watch
 from adapter_service.samples import Message, Sample
 from adapter_service.settings import Settings
@@ -117,7 +114,6 @@ class CommandLesson:
         return self._own(self.settings, rate)
 
     def gather(self, settings: Settings, folder: Path, watch: Watch) -> Streamed:  # noqa: ARG002 - made anew at once
-        self._check_wanted()
         began_at, curriculum, dataset = time.monotonic(), self.curriculum, Dataset()
         renderer, most = self._engine.renderer, settings.training.max_seq_length
         for sample in curriculum.training:
@@ -176,7 +172,8 @@ class CommandLesson:
             metrics,
         )
 
-    def _check_wanted(self) -> None:
+    def check_wanted(self) -> None:
+        """Raise ExpiredRequestError where nobody waits for it any more; to be asked before it begins."""
         expires_at = self._training.expires_at
         if expires_at is not None and datetime.fromisoformat(expires_at) <= datetime.now(UTC):
             raise ExpiredRequestError(f"the job was wanted until {expires_at} and had not begun; send it anew")
@@ -190,11 +187,10 @@ class CommandLesson:
 
     def _grounded(self, held: HeldOut, answer: Routed) -> Routed:
         """As a sentence is routed for its node: what the sentence does not bear out is no part of the call."""
-        command = self._by_name.get(answer.name or "")
-        if command is None or answer.arguments is None:
+        grounding, known = self.curriculum.grounding, {"rooms": self.curriculum.rooms}
+        if grounding is None or answer.name is None or answer.arguments is None:
             return answer
-        known = {"rooms": rooms_of(self.commands)}
-        return replace(answer, arguments=grounded(command, answer.arguments, held.sentence, known))
+        return replace(answer, arguments=grounding.grounded(answer.name, answer.arguments, held.sentence, known))
 
     def _forms(self) -> list[Constraint | None]:
         """What each answer is held to, as for its node: a call of what is offered, or that none fits."""
@@ -207,10 +203,6 @@ class CommandLesson:
                 made[names] = self._compile_form(call_or_text_grammar(functions, NONE_FITS))
             forms.append(made.get(names))
         return forms
-
-    @cached_property
-    def _by_name(self) -> Mapping[str, Command]:
-        return {command.command_name: command for command in self.commands}
 
     def _own(self, settings: Settings, learning_rate: float) -> Settings:
         rules = self._rules
@@ -232,28 +224,6 @@ class CommandLesson:
         own = settings.model_copy(update=sections)
         data = settings.data.model_copy(update={"max_train_samples": len(self.curriculum.training)})
         return own.model_copy(update={"data": data})
-
-
-def routed(text: str) -> Routed:
-    """What an answer says: one call, or that no function fits; in our form, or in that of hubs' own completions."""
-    if text.strip() == NONE_FITS:
-        return Routed()
-    try:
-        calls = parse_tool_calls(_own_form(text))
-    except ToolCallFormatError:
-        return Routed(is_valid=False)
-    return Routed(calls[0].name, calls[0].arguments) if len(calls) == 1 else Routed(is_valid=False)
-
-
-def _own_form(text: str) -> str:
-    """Of `{"message": …, "tool_calls": [call], "error": null}` the calls; anything else as it is."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    if not isinstance(found, dict) or not {"tool_calls", "tool_call"} & found.keys():
-        return text
-    return json.dumps(found.get("tool_calls") or found.get("tool_call"))
 
 
 def _right_answer(held: HeldOut) -> str:

@@ -16,43 +16,46 @@ from adapter_service.jobs.job import Job, JobStatus
 class Delivering:
     """Of the versions in `versions`, whose files are what is delivered."""
 
-    def __init__(self, versions: VersionStore, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        versions: VersionStore,
+        *,
+        is_resident: Callable[[str], bool] = lambda _: True,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`is_resident` says of a base's identity whether it is the one that this service has."""
         self._versions = versions
+        self._is_resident = is_resident
         self._now = now
 
     def when_ended(self, connection: sqlite3.Connection, job: Job) -> None:
         """Deliver what a node's job has made, in the transaction in which it ends; else say that nothing comes of it.
 
-        One that was asked to stop and was too far for it delivers nothing: newer commands are on their way.
+        Of two that end at nearly the same time the node gets the one that is live.
         """
         if job.node_id is None:
             return
-        if went_live(job) and not job.cancel_requested:
+        version = self._version_of(job)
+        if version is not None and version.status is VersionStatus.LIVE:
             self._deliver(connection, job)
         else:
             outbox.queue_callback(connection, job.id, self._now())
 
-    def reuse(self, job: Job) -> Callable[[sqlite3.Connection, Job], bool]:
-        """For `NodeJobs.submit`: bring the version of `job`, which made the same before, to its node once more.
+    def bring(self, connection: sqlite3.Connection, job: Job) -> bool:
+        """For `NodeJobs.submit`: have the version that `job` made live, and at its node, once more.
 
-        It goes live again first, where another is. A job whose version is gone has nothing to bring.
+        False where it is gone, or of another base than this service has now.
         """
         version = self._version_of(job)
-        if version is None:
-            return nothing
+        if version is None or not self._is_resident(version.base_id):
+            return False
         was_live = version.status is VersionStatus.LIVE
         if not was_live:
-            self._versions.go_live(version)
-
-        def bring(connection: sqlite3.Connection, found: Job) -> bool:
-            if found.id != job.id or self._version_of(job) is None:
-                return False
-            queued = self._deliver(connection, job)
-            if not queued and not was_live:  # the node has another one since, and is to be told of this
-                outbox.queue(connection, NoticeKind.ADAPTER_READY, job.id, self._now())
-            return True
-
-        return bring
+            self._versions.make_live(connection, version)
+        is_on_its_way = self._deliver(connection, job)
+        if not is_on_its_way and not was_live:  # the node has another one since, and is to be told of this
+            outbox.queue(connection, NoticeKind.ADAPTER_READY, job.id, self._now())
+        return True
 
     def _version_of(self, job: Job) -> Version | None:
         key = (job.result or {}).get("version_key")
@@ -77,8 +80,3 @@ class Delivering:
 def went_live(job: Job) -> bool:
     """Whether the job made a version that passed its gate."""
     return job.status is JobStatus.SUCCEEDED and (job.result or {}).get("version_status") == VersionStatus.LIVE
-
-
-def nothing(_: sqlite3.Connection, __: Job) -> bool:
-    """For `NodeJobs.submit` where nothing is there to be used again."""
-    return False

@@ -17,9 +17,11 @@ from datetime import UTC, datetime, timedelta
 
 from adapter_service.commands.training_request import CommandTraining
 from adapter_service.database import Database
+from adapter_service.delivery import outbox
+from adapter_service.delivery.outbox import NoticeKind
 from adapter_service.errors import DamagedJobError, DuplicateRequestError, RateLimitedError
 from adapter_service.jobs.job import Job, JobStatus, new_job_id
-from adapter_service.jobs.rows import to_job
+from adapter_service.jobs.rows import encode, to_job
 from adapter_service.jobs.store import JobStore, check_room
 
 _HOUR = timedelta(hours=1)
@@ -29,7 +31,10 @@ _UNFINISHED = """
     SELECT * FROM jobs WHERE node_id = ? AND status IN ('queued', 'paused', 'running') ORDER BY number"""
 _RECENT = "SELECT created_at FROM jobs WHERE node_id = ? AND created_at > ? ORDER BY number"
 _OF_NODE = "SELECT * FROM jobs WHERE node_id = ? ORDER BY number DESC LIMIT ?"
-_NAME = "INSERT OR IGNORE INTO job_aliases VALUES (?, ?)"
+_NODE_OF = "SELECT node_id FROM jobs WHERE adapter = ? AND node_id IS NOT NULL ORDER BY number DESC LIMIT 1"
+_NAME = "INSERT OR IGNORE INTO job_aliases (alias, job_id) VALUES (?, ?)"
+_CALL_BACK = "UPDATE job_aliases SET callback = ? WHERE alias = ?"
+_IS_ON_ITS_WAY = "SELECT 1 FROM deliveries WHERE job_id = ? AND status = 'pending'"
 _BY_ALIAS = "SELECT job_id FROM job_aliases WHERE alias = ?"
 
 
@@ -67,12 +72,12 @@ class NodeJobs:
         *,
         trace_id: str,
         limits: Limits,
-        reuse: Callable[[sqlite3.Connection, Job], bool],
+        bring: Callable[[sqlite3.Connection, Job], bool],
     ) -> Submitted:
         """One job for `training`, in one transaction.
 
-        `reuse` is asked of a job that made the same before whether its adapter is still there; it then sees to it,
-        in this transaction, that the node gets it again.
+        `bring` is asked of a job that made the same before whether its adapter is still there; it then sees to it,
+        in this transaction, that it is live and the node gets it.
 
         Raises:
             RateLimitedError: the node has asked for too many within the hour.
@@ -83,15 +88,15 @@ class NodeJobs:
             aliases = _aliases(training)
             if (named := self._by_alias(connection, aliases)) is not None:
                 return Submitted(_same(named, content_key, training), deduped=True)
-            job, deduped = self._same_content(connection, content_key, reuse), True
+            job, deduped = self._same_content(connection, content_key, bring), True
             replaced = self._make_way(connection, training, content_key)
             if job is None:
                 self._check_rate(connection, training.node_id, limits.per_hour)
                 check_room(connection, limits.queue, of_nodes=True)
                 job, deduped = self._insert(connection, training, content_key, trace_id), False
-            connection.executemany(
-                "INSERT OR IGNORE INTO job_aliases VALUES (?, ?)", [(alias, job.id) for alias in aliases]
-            )
+            connection.executemany(_NAME, [(alias, job.id) for alias in aliases])
+            if deduped:
+                self._call_back_too(connection, training, job)
             return Submitted(job, deduped, replaced)
 
     def id_of(self, name: str) -> str:
@@ -99,10 +104,10 @@ class NodeJobs:
         rows = self._database.read(_BY_ALIAS, (name,))
         return str(rows[0]["job_id"]) if rows else name
 
-    def made_before(self, content_key: str) -> Job | None:
-        """The newest job that made an adapter of that content."""
-        rows = self._database.read(_SAME_CONTENT, (content_key,))
-        return next((job for job in map(_read, rows) if job and job.status is JobStatus.SUCCEEDED), None)
+    def node_of(self, adapter: str) -> str | None:
+        """The node that had this adapter asked for last; None of an adapter that is no node's."""
+        rows = self._database.read(_NODE_OF, (adapter,))
+        return str(rows[0]["node_id"]) if rows else None
 
     def newest(self, node_id: str, *, limit: int = 20) -> tuple[Job, ...]:
         """A node's jobs, the newest first."""
@@ -113,14 +118,24 @@ class NodeJobs:
         return self._store.get(rows[0]["job_id"]) if rows else None
 
     def _same_content(
-        self, connection: sqlite3.Connection, content_key: str, reuse: Callable[[sqlite3.Connection, Job], bool]
+        self, connection: sqlite3.Connection, content_key: str, bring: Callable[[sqlite3.Connection, Job], bool]
     ) -> Job | None:
         for job in map(_read, connection.execute(_SAME_CONTENT, (content_key,)).fetchall()):
-            if job is None or job.cancel_requested:
+            if job is None:
                 continue
-            if not job.status.finished or (job.status is JobStatus.SUCCEEDED and reuse(connection, job)):
+            if not job.status.finished and not job.cancel_requested:
+                return job
+            if job.status is JobStatus.SUCCEEDED and bring(connection, job):
                 return job
         return None
+
+    def _call_back_too(self, connection: sqlite3.Connection, training: CommandTraining, job: Job) -> None:
+        """Of a request that needs no job of its own: with the others when the job ends, or at once where it has."""
+        if training.callback is None or training.external_id is None:
+            return
+        connection.execute(_CALL_BACK, (encode(training.callback), training.external_id))
+        if job.status.finished and connection.execute(_IS_ON_ITS_WAY, (job.id,)).fetchone() is None:
+            outbox.queue(connection, NoticeKind.CALLBACK, job.id, self._now(), alias=training.external_id)
 
     def _make_way(self, connection: sqlite3.Connection, training: CommandTraining, key: str) -> tuple[Job, ...]:
         """Cancel what the node's new snapshot makes pointless."""

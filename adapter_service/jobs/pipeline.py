@@ -124,13 +124,16 @@ class TrainingPipeline:
 
     def _lesson_of(self, job: Job) -> Lesson:
         if job.node_id is not None:
-            return CommandLesson(
+            lesson = CommandLesson(
                 CommandTraining.from_dict(job.request),
                 self._settings,
                 self._engine,
                 learned_by=self._learned_by,
                 compile_form=self._compile,
             )
+            if job.attempt == 1:
+                lesson.check_wanted()
+            return lesson
         request = TrainRequest.model_validate(dict(job.request))
         return CorpusLesson(request, self._settings_for(request, self._settings), self._engine)
 
@@ -160,7 +163,10 @@ class TrainingPipeline:
             AdapterFormatError: they are no longer what was published.
         """
         noted = folder / "parent"
-        reference = noted.read_text() if noted.exists() else lesson.begins_with(self._versions)
+        if noted.exists():
+            reference = noted.read_text() or None
+        elif (reference := lesson.begins_with(self._versions)) is None:
+            write_whole(noted, "")
         if reference is None:
             return None
         parent = self._versions.resolve(reference)

@@ -34,6 +34,7 @@ class CommandSettings(Section):
     max_commands: Annotated[int, Field(ge=1, le=300)] = 200
     max_text_characters: Annotated[int, Field(ge=1, le=100_000)] = 500
     max_schema_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 524_288
+    max_dataset_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 16_777_216
     queue_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     max_jobs_per_hour: Annotated[int, Field(ge=1, le=100_000)] = 12
     num_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -41,7 +42,7 @@ class CommandSettings(Section):
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.5e-3
     going_on_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 5e-4
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 8
-    variations: Annotated[int, Field(ge=0, le=100)] = 3
+    variations: Annotated[int, Field(ge=0, le=100)] = 2
     rank: Rank = 16
     max_seq_len: Annotated[int, Field(ge=64, le=131_072)] = 768
     token_budget: Annotated[int, Field(ge=64, le=1_048_576)] = 2048

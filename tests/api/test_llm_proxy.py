@@ -78,23 +78,42 @@ def test_it_is_cancelled_by_the_hubs_id(client: TestClient) -> None:
     assert client.post("/llm-proxy/jobs/hub-1/cancel").json() == {"job_id": "hub-1", "status": "canceled"}
 
 
-def test_a_hubs_own_prompts_are_learned_as_they_are(make_services: MakeServices, tiny_base: BaseModel) -> None:
-    examples = [
+def formatted(count: int, padding: str = "") -> list[dict[str, Any]]:
+    return [
         {
             **example(f"Timer {n}", minutes=n),
             "formatted_system_prompt": "You call functions.",
-            "formatted_prompt": f"User: Timer {n}",
+            "formatted_prompt": f"User: Timer {n}{padding}",
             "formatted_completion": f'{{"message": "", "tool_calls": [{{"name": "set_timer", "arguments": '
             f'{{"minutes": {n}}}}}], "error": null}}',
         }
-        for n in range(8)
+        for n in range(count)
     ]
+
+
+def test_a_hubs_own_prompts_are_learned_as_they_are_and_ours_are_not_asked(
+    make_services: MakeServices, tiny_base: BaseModel
+) -> None:
     with started(hub_services(make_services, tiny_base)) as services:
         client = client_of(services)
-        queue(client, envelope(*examples))
+        queue(client, envelope(*formatted(8)))
+        waiting = client.post("/api/v0/commands/route", json={"node_id": "kitchen", "text": "Timer 3"})
         done = settled(client, "hub-1")
         assert (done["status"], done["error"]) == ("complete", None)
         assert done["gate"]["metrics"]["sentences"] + services.jobs.get(done["job_id"]).progress["samples"]["used"] == 8
+        refused = client.post("/api/v0/commands/route", json={"node_id": "kitchen", "text": "Timer 3"})
+        assert (waiting.status_code, refused.status_code, refused.json()["error"]) == (409, 409, "conflict")
+        assert "POST /v1/chat/completions, model 'node-kitchen'" in refused.json()["details"][0]["message"]
+        version = services.versions.live("node-kitchen")
+        assert version is not None
+        assert services.hub.routers.of_version(version) is None
+        tool = {"type": "function", "function": {"name": "set_timer", "parameters": {"type": "object"}}}
+        asked = {"messages": [{"role": "user", "content": "User: Timer 3"}], "tools": [tool], "max_tokens": 4}
+        plain, ours = (
+            client.post("/v1/chat/completions", json={"model": model, **asked}).json()["usage"]["prompt_tokens"]
+            for model in ("base", "node-kitchen")
+        )
+        assert plain == ours
 
 
 @pytest.mark.parametrize(
@@ -145,3 +164,29 @@ def test_a_secret_of_a_callback_is_in_no_answer(client: TestClient) -> None:
     job_id = client.get("/api/v0/adapters/jobs/hub-1").json()["job_id"]
     for path in ("/api/v0/adapters/jobs/hub-1", f"/adapter/status/{job_id}", "/v1/fine_tuning/jobs"):
         assert "sesame" not in client.get(path).text
+
+
+def test_a_dataset_may_be_larger_than_other_bodies_and_has_a_limit_of_its_own(
+    make_services: MakeServices, tiny_base: BaseModel
+) -> None:
+    client = client_of(hub_services(make_services, tiny_base, max_dataset_bytes=2**21))
+    large = envelope(*formatted(40, " " * 19_000 + "."))
+    large["request"]["dataset_ref"]["data"]["commands"] *= 2
+    large["request"]["dataset_ref"]["data"]["commands"][1] = {
+        "command_name": "set_alarm",
+        "examples": [
+            {**one, "voice_command": f"Alarm {n}", "expected_tool_call": {"name": "set_alarm", "arguments": {}}}
+            for n, one in enumerate(formatted(40, " " * 19_000 + "!"))
+        ],
+    }
+    assert queue(client, large).status_code == 202
+    refused = client.post("/llm-proxy/jobs/queue", content=b" " * (2**21 + 1))
+    assert (refused.status_code, "commands.max_dataset_bytes" in refused.text) == (413, True)
+
+
+def test_a_trace_id_that_no_header_may_have_is_refused(client: TestClient) -> None:
+    response = queue(client, envelope(trace_id="a\r\nSet-Cookie: b"))
+    assert response.status_code == 400
+    assert [fault["path"] for fault in response.json()["error"]["details"]] == ["trace_id"]
+    assert "Set-Cookie" not in response.headers
+    assert queue(client, envelope(trace_id="mine")).headers["X-Trace-Id"] == "mine"

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import zipfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 from fastapi.testclient import TestClient
 
+from adapter_service.api.callers import Caller
+from adapter_service.api.command_routing import Sentence, read_sentence
+from adapter_service.api.routes import commands
 from adapter_service.api.services import Services
+from adapter_service.commands.training_request import CommandTraining
+from adapter_service.errors import UnknownNodeError
+from adapter_service.jobs.node_jobs import Limits
 from tests.api.conftest import MakeServices, client_of
 from tests.api.hubs import alarm, body, hub_in, hub_services, lights, settled, started
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
+
+PAST = "2026-01-01T00:00:00+00:00"
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +74,8 @@ def test_the_same_commands_again_are_answered_by_the_same_job_and_nothing_is_tra
         first["job_id"],
         "complete",
     )
+    assert first["artifact_url"] is None
+    assert client.get(told["artifact_url"].replace("http://127.0.0.1:8100", "")).status_code == 200
 
 
 def test_an_acknowledged_artifact_is_gone_and_published_again_without_training_when_it_is_asked_for(
@@ -92,6 +103,22 @@ def test_commands_that_come_back_are_live_again_at_once(client: TestClient, serv
     assert before is not None
     assert now is not None
     assert before.number != now.number
+
+
+def test_a_replaced_or_expired_adapter_is_not_said_to_be_live_or_to_be_fetched(
+    client: TestClient, services: Services, node: str
+) -> None:
+    first = client.post("/api/v0/adapters/train", json=body(node)).json()["job_id"]
+    assert settled(client, first)["message"] == "the adapter is live here, and can be fetched at artifact_url"
+    second = client.post("/api/v0/adapters/train", json=body(node, lights("Hall on"), alarm())).json()["job_id"]
+    settled(client, second)
+    replaced = client.get(f"/api/v0/adapters/jobs/{first}").json()
+    assert "not live here any more, and can be fetched" in replaced["message"]
+    with services.database.transaction() as connection:
+        connection.execute("UPDATE deliveries SET expires_at = ? WHERE job_id = ?", (PAST, second))
+    expired = client.get(f"/api/v0/adapters/jobs/{second}").json()
+    assert (expired["status"], expired["artifact_url"]) == ("complete", None)
+    assert "its time is over" in expired["message"]
 
 
 def test_a_changed_node_goes_on_from_its_live_adapter(client: TestClient, services: Services, node: str) -> None:
@@ -177,3 +204,59 @@ def test_a_sentence_is_routed_by_the_base_until_an_adapter_is_live(client: TestC
     assert (by_base["answered_by"], by_base["by_base"]) == ("base", True)
     assert (routed["answered_by"], routed["by_base"]) == (f"node-{node}@1", False)
     assert routed["message"] or routed["tool_calls"] or routed["error"]
+
+
+def test_the_trace_id_of_a_body_is_echoed_and_one_that_no_header_may_have_is_refused(
+    client: TestClient, node: str
+) -> None:
+    refused = client.post("/api/v0/adapters/train", json=body(node, trace_id="a\r\nSet-Cookie: b"))
+    assert (refused.status_code, refused.json()["details"][0]["path"]) == (400, "trace_id")
+    taken = client.post("/api/v0/adapters/train", json=body(node, trace_id="mine"))
+    assert (taken.headers["X-Trace-Id"], taken.json()["trace_id"]) == ("mine", "mine")
+
+
+@pytest.mark.parametrize("path", ["/api/v0/adapters/train", "/api/v0/commands/route", "/llm-proxy/jobs/queue"])
+@pytest.mark.parametrize(
+    "half", ['{"node_id": "\\ud800"}', '{"\\ud800": 1}', '{"text": "\\ud800"}', '{"job_id": "\\udfff", "x": 1}']
+)
+def test_half_a_character_is_a_fault_that_is_told(client: TestClient, path: str, half: str) -> None:
+    response = client.post(path, content=half, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert "half a character" in response.text
+
+
+@pytest.mark.parametrize("path", ["/api/v0/adapters/train", "/api/v0/commands/route", "/llm-proxy/jobs/queue"])
+def test_thousands_of_faults_are_not_all_told(client: TestClient, path: str) -> None:
+    response = client.post(path, json={f"field_{number}": number for number in range(20_000)})
+    assert (response.status_code, "not looked at" in response.text) == (400, True)
+    assert len(response.content) < 100_000
+
+
+def test_commands_that_contradict_each_other_in_every_example_are_refused(client: TestClient, node: str) -> None:
+    other = lights() | {"command_name": "set_lamp"}
+    response = client.post("/api/v0/adapters/train", json=body(node, lights(), other))
+    assert response.status_code == 400
+    assert [(one["path"], one["code"]) for one in response.json()["details"]] == [
+        ("command_schema", "too_few_examples")
+    ]
+
+
+def test_a_node_whose_commands_teach_nothing_is_unknown(services: Services, node: str) -> None:
+    other = lights() | {"command_name": "set_lamp"}
+    training = CommandTraining(node, "jarvis-tiny", [lights(), other], "0" * 64, "UTC")
+    limits = Limits(1000, 1000)
+    services.hub.jobs.submit(training, uuid4().hex, trace_id="t", limits=limits, bring=services.hub.delivering.bring)
+    with pytest.raises(UnknownNodeError, match="post them anew"):
+        services.hub.routers.of(node, None)
+
+
+def test_a_sentence_is_read_beside_the_event_loop(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def read(body: Any, services: Services, caller: Caller) -> Sentence:
+        seen.append(threading.current_thread().name)
+        return read_sentence(body, services, caller)
+
+    monkeypatch.setattr(commands, "read_sentence", read)
+    client.post("/api/v0/commands/route", json={"node_id": "nobody", "text": "Hall light on"})
+    assert seen == ["AnyIO worker thread"]

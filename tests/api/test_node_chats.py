@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from adapter_service.api.node_chats import NodeRouter, as_trained
+from adapter_service.api.services import Services
 from adapter_service.api.tool_calls import AnswerParts, CallPiece, ToolUse
+from adapter_service.auth import KeyStore
 from adapter_service.chat_rendering import conversation_ids
 from adapter_service.commands.prompting import Context, prompt_of
 from adapter_service.commands.router import Router
 from adapter_service.commands.tools import tools_of
-from adapter_service.conversation import Turn
+from adapter_service.conversation import Tool, Turn
+from adapter_service.engine.generations import Generation
+from adapter_service.engine.requests import Ask
 from adapter_service.rendering import Renderer
-from tests.api.conftest import MakeServices, client_of
-from tests.api.hubs import alarm, body, hub_services, lights, settled, started
+from tests.api.conftest import MakeServices, QuickPipeline, client_of
+from tests.api.hubs import alarm, body, hub_services, hub_settings, lights, settled, started
 from tests.commands.making import read
 
 if TYPE_CHECKING:
@@ -54,6 +61,20 @@ def test_dates_of_a_call_come_as_iso_8601() -> None:
     assert datetime.fromisoformat(when).astimezone(ZONE).hour == 7
 
 
+def forced(model: str, text: str, *tools: Tool) -> dict[str, Any]:
+    """A request for a call."""
+    functions = [{"name": tool.name, "parameters": dict(tool.parameters)} for tool in tools]
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "tools": [{"type": "function", "function": function} for function in functions],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_completion_tokens": 120,
+        "temperature": 0,
+    }
+
+
 def test_a_forced_call_is_held_to_the_vocabulary_and_resolved(
     make_services: MakeServices, tiny_base: BaseModel
 ) -> None:
@@ -65,16 +86,51 @@ def test_a_forced_call_is_held_to_the_vocabulary_and_resolved(
     with started(hub_services(make_services, tiny_base)) as services:
         client = client_of(services)
         settled(client, client.post("/api/v0/adapters/train", json=body("kitchen", remind)).json()["job_id"])
-        (tool,) = tools_of(read(remind))
-        request: dict[str, Any] = {
-            "model": "node-kitchen",
-            "messages": [{"role": "user", "content": "Remind me tonight"}],
-            "tools": [{"type": "function", "function": {"name": tool.name, "parameters": dict(tool.parameters)}}],
-            "tool_choice": "required",
-            "parallel_tool_calls": False,
-            "max_completion_tokens": 120,
-            "temperature": 0,
-        }
+        request = forced("node-kitchen", "Remind me tonight", *tools_of(read(remind)))
         message = client.post("/v1/chat/completions", json=request).json()["choices"][0]["message"]
         (call,) = message["tool_calls"]
         assert datetime.fromisoformat(json.loads(call["function"]["arguments"])["when"]).tzinfo is not None
+
+
+@pytest.fixture
+def untrained(make_services: MakeServices, tiny_base: BaseModel) -> Iterator[Services]:
+    """The node has posted its commands, and no adapter comes of them."""
+    services = make_services(lambda *_: QuickPipeline(), lambda note: tiny_base, commands=hub_settings())
+    with started(services):
+        client_of(services).post("/api/v0/adapters/train", json=body("kitchen", lights(), alarm()))
+        yield services
+
+
+def test_until_a_node_has_a_live_adapter_the_base_is_asked_as_the_node_and_the_answer_says_so(
+    untrained: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks: list[Ask] = []
+    engine, submit = untrained.engine, untrained.engine.submit
+
+    def seen(ask: Ask) -> Generation:
+        asks.append(ask)
+        return submit(ask)
+
+    monkeypatch.setattr(engine, "submit", seen)
+    request = forced("node-kitchen", "Wake me", *tools_of(COMMANDS))
+    answer = client_of(untrained).post("/v1/chat/completions", json=request)
+    assert (answer.status_code, answer.json()["model"]) == (200, "base")
+    assert asks[0].adapter is None
+    prompt = engine.base.tokenizer.decode(asks[0].prompt_ids)
+    assert prompt.index("Functions:") < prompt.index("set_alarm") < prompt.index("Wake me")
+
+
+def test_a_nodes_key_may_ask_before_its_adapter_is_live_and_hears_of_no_other(untrained: Services) -> None:
+    client = client_of(untrained)
+    key = KeyStore(untrained.database).create("kitchen", {"node:kitchen"})[1]
+    other = KeyStore(untrained.database).create("hall", {"node:hall"})[1]
+    request = forced("node-kitchen", "Wake me", *tools_of(COMMANDS))
+    answer = client.post("/v1/chat/completions", json=request, headers={"X-API-Key": key})
+    assert (answer.status_code, answer.json()["model"]) == (200, "base")
+    assert client.post("/v1/chat/completions", json=request, headers={"X-API-Key": other}).status_code == 404
+
+
+@pytest.mark.parametrize("model", ["node-hall", "kitchen", "node-kitchen@1"])
+def test_an_adapter_that_no_node_waits_for_is_unknown(untrained: Services, model: str) -> None:
+    request = forced(model, "Wake me", *tools_of(COMMANDS))
+    assert client_of(untrained).post("/v1/chat/completions", json=request).status_code == 404

@@ -43,8 +43,12 @@ def test_scopes_that_go_together_will_do(scopes: set[str]) -> None:
     [
         (set(), "no scope"),
         ({"root"}, "unknown scope 'root'"),
-        ({"node:"}, "unknown scope 'node:'"),
+        ({"node:"}, "'' is no node's id"),
         ({"Admin"}, "unknown scope"),
+        ({"node:a admin"}, "'a admin' is no node's id"),
+        ({"node:a\tadmin"}, "no node's id"),
+        ({"node:a\n"}, "no node's id"),
+        ({"node:a/b"}, "no node's id"),
         ({APP, "node:kitchen"}, "do not go together"),
         ({"node:hall", "node:kitchen"}, "do not go together"),
     ],

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
 from typer.testing import CliRunner
 
 from adapter_service.cli.main import app
@@ -55,3 +59,37 @@ def test_smoke_without_a_service_says_how_to_start_one(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "adapter-service serve" in result.output
     assert not (tmp_path / "smoke.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [(["--port", "9123"], "http://127.0.0.1:9123"), (["--host", "::1", "--port", "9123"], "http://[::1]:9123")],
+)
+def test_signed_urls_name_the_address_that_is_listened_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], wanted: str
+) -> None:
+    address, shown = _served(tmp_path, monkeypatch, arguments)
+    assert address == wanted
+    assert shown == wanted
+
+
+def test_a_port_of_0_is_chosen_before_anybody_is_told_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, shown = _served(tmp_path, monkeypatch, ["--port", "0"])
+    assert address == shown
+    assert not address.endswith(":0")
+
+
+def _served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> tuple[str, str]:
+    """Where `serve` listens, and what its signed URLs begin with."""
+    served: dict[str, Any] = {}
+    monkeypatch.setenv("ADAPTER_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr(uvicorn, "run", lambda application, **at: served.update(at, application=application))
+    result = runner.invoke(app, ["serve", *arguments])
+    assert result.exit_code == 0, result.output
+    services = served["application"].state.services
+    expires_at = datetime.now(UTC) + timedelta(hours=1)
+    key = "adapters/kitchen/base/hash/time/adapter.zip"
+    url = urlsplit(services.hub.artifacts.url(key, node_id="kitchen", expires_at=expires_at))
+    services.database.close()
+    host = f"[{served['host']}]" if ":" in served["host"] else served["host"]
+    return f"http://{host}:{served['port']}", f"{url.scheme}://{url.netloc}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from zoneinfo import ZoneInfo
 
-from adapter_service.commands.curriculum import NEGATIVES_AGAIN, VARIATIONS, Curriculum, curriculum_of
+from adapter_service.commands.curriculum import NEGATIVES_AGAIN, Curriculum, curriculum_of
 from adapter_service.commands.prompting import NONE_FITS, call_text
 from adapter_service.commands.sentences import MOST_SENTENCES, Sentence, dataset_of
 from adapter_service.commands.training_samples import MOMENTS
@@ -20,10 +20,11 @@ LIGHT = command(
 )
 COMMANDS = read(LIGHT, numbered("stop", 9), command("go", "Go away", "Go now", "go  away!"))
 ZONE = ZoneInfo("Asia/Kolkata")
+VARIATIONS = 2
 
 
 def made(fraction: float = 0.25) -> Curriculum:
-    return curriculum_of(COMMANDS, ZONE, holdout_fraction=fraction)
+    return curriculum_of(COMMANDS, ZONE, holdout_fraction=fraction, variations=VARIATIONS)
 
 
 def test_it_is_the_same_every_time() -> None:
@@ -35,6 +36,20 @@ def test_nothing_that_is_judged_by_is_learned_under_any_answer() -> None:
     learned = {normalized(sample.prompt) for sample in made_one.training}
     assert learned
     assert not learned & {normalized(one.sentence) for one in made_one.holdout}
+
+
+def test_a_room_of_a_held_out_sentence_alone_is_told_to_nobody() -> None:
+    rooms = [f"room{letter}" for letter in "abcdefghijkl"]
+    node = read(command("light", *((f"Dim the {room}", {"room": room}) for room in rooms), parameters=PARAMETERS))
+    one = curriculum_of(node, ZONE, holdout_fraction=0.25, variations=VARIATIONS)
+    held_out = {str(held.arguments["room"]) for held in one.holdout if held.command_name}
+    assert held_out
+    assert set(one.rooms) == set(rooms) - held_out
+    begun = {
+        messages[0].content for messages in (*(s.messages for s in one.training), *(h.messages for h in one.holdout))
+    }
+    assert any("Rooms: " in text for text in begun)
+    assert not [room for room in held_out for text in begun if room in text]
 
 
 def test_what_is_judged_by_says_what_is_right_and_whose_it_is() -> None:
@@ -74,7 +89,8 @@ def test_a_negative_is_learned_several_times() -> None:
 
 def test_of_a_large_node_so_many_are_learned() -> None:
     node = read(*(numbered(f"c{n}", 50) for n in range(40)))
-    assert len(curriculum_of(node, ZONE, holdout_fraction=0.05).training) == MOST_SENTENCES
+    learned = curriculum_of(node, ZONE, holdout_fraction=0.05, variations=VARIATIONS).training
+    assert len(learned) == MOST_SENTENCES
 
 
 def test_every_answer_is_a_call_of_an_offered_function_or_that_none_fits() -> None:
@@ -89,5 +105,5 @@ def test_every_answer_is_a_call_of_an_offered_function_or_that_none_fits() -> No
 
 def test_what_was_repeated_and_contradicts_is_counted() -> None:
     node = read(LIGHT, numbered("stop", 9), command("go", "Go", "Go now", "go!", "stop number 1", "Go away"))
-    one = curriculum_of(node, ZONE, holdout_fraction=0.25)
+    one = curriculum_of(node, ZONE, holdout_fraction=0.25, variations=VARIATIONS)
     assert (one.repeated, one.contradicting, one.recall) == (1, ("stop number 1",), 1.0)

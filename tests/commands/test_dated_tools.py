@@ -56,6 +56,13 @@ def test_keys_of_one_phrase_become_one_point() -> None:
     assert found == {"when": ["2026-03-05T07:00:00+01:00"]}
 
 
+def test_a_sentence_without_a_date_has_an_empty_list_which_the_form_allows() -> None:
+    dates = tool("array<datetime>")
+    form = said_in_keys(dates).parameters["properties"]["when"]
+    assert [list(found) for found in (form, form["items"])] == [["type", "items"], ["type", "pattern"]]
+    assert with_dates(dates, {"when": []}, NOW, ZONE) == {"when": []}
+
+
 def test_what_a_client_describes_by_itself_is_resolved_too() -> None:
     own = Tool("remind", {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}})
     assert with_dates(own, {"day": "next_monday", "note": "x"}, NOW, ZONE) == {"day": "2026-03-09", "note": "x"}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from adapter_service.commands.grounding import grounded
-from adapter_service.commands.schema import Command
+from adapter_service.commands.grounding import Grounding
+from adapter_service.commands.sentences import Sentence
 from tests.commands.making import command, read
 
 ROOMS = {"rooms": ("living room", "room", "Küche", "hall")}
@@ -17,19 +17,49 @@ def parameter(name: str, kind: str = "string", *, required: bool = False, **more
     return {"name": name, "type": kind, "required": required, **more}
 
 
-def made(*parameters: dict[str, Any]) -> Command:
-    (one,) = read(command("act", "a", parameters=list(parameters)))
-    return one
+def made(*parameters: dict[str, Any], said: tuple[tuple[str, dict[str, Any]], ...] = ()) -> Grounding:
+    """Of one command, with these learned sentences."""
+    commands = read(command("act", "a", parameters=list(parameters)))
+    return Grounding.of(commands, [Sentence(text, "act", arguments) for text, arguments in said])
 
 
-LABEL = made(parameter("minutes", "int", required=True), parameter("label"))
-ROOM = made(parameter("what", required=True), parameter("room", options_source="rooms"))
+def grounded(by: Grounding, arguments: dict[str, Any], sentence: str, known: Any = None) -> dict[str, Any]:
+    return by.grounded("act", arguments, sentence, known or {})
 
 
-def test_an_optional_text_that_nobody_said_is_taken_out() -> None:
-    assert grounded(LABEL, {"minutes": 5, "label": "tours"}, "Timer of 5 minutes", {}) == {"minutes": 5}
+LABEL = made(
+    parameter("minutes", "int", required=True),
+    parameter("label"),
+    parameter("again", "int"),
+    said=(
+        ("Five minutes for the tea, then four", {"minutes": 5, "label": "tea", "again": 4}),
+        ("10 minutes", {"minutes": 10}),
+        ("Seven minutes and twelve more", {"minutes": 7, "again": 12}),
+    ),
+)
+ROOM = made(
+    parameter("what", required=True),
+    parameter("room", options_source="rooms"),
+    said=(("Blues in the hall", {"what": "blues", "room": "hall"}),),
+)
+
+
+def test_what_may_be_left_out_and_nobody_said_is_taken_out() -> None:
+    assert grounded(LABEL, {"minutes": 5, "label": "tours", "again": 9}, "Timer of 5 minutes") == {"minutes": 5}
     kept = {"minutes": 5, "label": "Boiled Eggs"}
-    assert grounded(LABEL, kept, "5 minutes, for the boiled eggs!", {}) == kept
+    assert grounded(LABEL, kept, "5 minutes, for the boiled eggs!") == kept
+
+
+@pytest.mark.parametrize("sentence", ["5 minutes, then 20", "five minutes, then twenty"])
+def test_a_number_is_said_in_figures_or_in_words(sentence: str) -> None:
+    kept = {"minutes": 5, "again": 20}
+    assert grounded(LABEL, kept, sentence) == kept
+    assert grounded(LABEL, {"minutes": 5, "again": 30}, sentence) == {"minutes": 5}
+
+
+def test_what_examples_have_without_saying_it_stays() -> None:
+    by = made(parameter("percent", "int"), said=(("Half of it", {"percent": 50}), ("20 percent", {"percent": 20})))
+    assert grounded(by, {"percent": 100}, "All of it") == {"percent": 100}
 
 
 @pytest.mark.parametrize(
@@ -40,13 +70,13 @@ def test_an_optional_text_that_nobody_said_is_taken_out() -> None:
     ],
 )
 def test_what_is_needed_or_no_text_stays(left: dict[str, Any]) -> None:
-    assert grounded(ROOM, left, "play jazz", {}) == left
+    assert grounded(ROOM, left, "play jazz") == left
 
 
-def test_choices_numbers_and_dates_stay_as_they_are() -> None:
-    own = made(parameter("how", enum_values=["loud"]), parameter("count", "int"), parameter("when", "array<datetime>"))
-    call = {"how": "loud", "count": 3, "when": ["tomorrow"]}
-    assert grounded(own, call, "play", {}) == call
+def test_choices_and_dates_stay_as_they_are() -> None:
+    own = made(parameter("how", enum_values=["loud"]), parameter("when", "array<datetime>"))
+    call = {"how": "loud", "when": ["tomorrow"]}
+    assert grounded(own, call, "play") == call
 
 
 @pytest.mark.parametrize(

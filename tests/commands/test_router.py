@@ -10,6 +10,7 @@ import pytest
 from adapter_service.commands.prompting import Context, prompt_of
 from adapter_service.commands.retrieval import MOST_CANDIDATES
 from adapter_service.commands.router import Router
+from adapter_service.commands.sentences import dataset_of
 from adapter_service.commands.tools import tools_of
 from adapter_service.conversation import Tool
 from adapter_service.errors import InvalidParameterError
@@ -39,6 +40,16 @@ def test_of_many_commands_the_likeliest_are_offered_and_what_is_no_command_stays
     assert "set_timer" in {function.name for function in offered}
     chosen = router.candidates([*tools_of(commands), Tool("own", {})], "five minutes please")
     assert [tool.name for tool in chosen] == [*(function.name for function in offered), "own"]
+
+
+def test_a_room_is_filled_in_where_it_was_learned_and_not_where_it_was_held_out() -> None:
+    rooms = [f"room{letter}" for letter in "abcdefghijkl"]
+    room = {"name": "room", "type": "string", "options_source": "rooms", "required": False}
+    commands = read(command("light", *((f"Dim the {one}", {"room": one}) for one in rooms), parameters=[room]))
+    router = Router(commands, holdout_fraction=0.25)
+    filled_in = {one for one in rooms if router.grounded("light", {}, f"Dim the {one}", Context(NOW))}
+    training = dataset_of(commands, holdout_fraction=0.25).training
+    assert filled_in == {one.arguments["room"] for one in training if one.command_name} < set(rooms)
 
 
 def test_arguments_are_the_commands_own_and_of_their_types() -> None:

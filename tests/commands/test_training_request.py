@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from adapter_service.commands import nodes
 from adapter_service.commands.dataset_hash import dataset_hash
-from adapter_service.commands.training_request import CommandTraining, read_training
-from adapter_service.errors import InvalidSchemaError
+from adapter_service.commands.object_reader import MOST_FAULTS, ObjectReader
+from adapter_service.commands.training_request import CommandTraining, read_time_zone, read_training
+from adapter_service.errors import InvalidSchemaError, SchemaFault
 from adapter_service.settings import CommandSettings
 from tests.commands.making import command
 
@@ -125,3 +126,58 @@ def test_whatever_a_node_is_called_its_adapter_has_a_name_that_is_allowed(node_i
 def test_nodes_that_differ_in_case_alone_have_adapters_of_their_own() -> None:
     names = {nodes.adapter_of(node) for node in ("kitchen", "Kitchen", "KITCHEN", "k" * 90, "k" * 91)}
     assert len(names) == 5
+
+
+def test_a_node_that_is_called_as_another_ones_adapter_has_an_adapter_of_its_own() -> None:
+    hashed = nodes.adapter_of("Kitchen")
+    assert nodes.adapter_of(hashed.removeprefix("node-")) != hashed
+
+
+@pytest.mark.parametrize("trace_id", ["a\r\nSet-Cookie: b", " a", "ä", "t" * 129])
+def test_a_trace_id_is_one_that_a_header_may_have(trace_id: str) -> None:
+    assert faults(trace_id=trace_id) == {("trace_id", "invalid_type")}
+
+
+def test_commands_that_contradict_each_other_in_every_example_are_refused() -> None:
+    both = [command(name, "it plays") for name in ("music", "film")]
+    for one in both:
+        one["examples"] = [{"voice_command": "Play", "expected_parameters": {}}]
+    assert faults(command_schema=both) == {("command_schema", "too_few_examples")}
+    assert faults(command_schema=..., available_commands=both) == {("available_commands", "too_few_examples")}
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"node_id": "\ud800"}, "node_id"),
+        ({"\ud800": 1}, "(the name of a field)"),
+        ({"params": {"rank": "\ud800"}}, "params.rank"),
+        ({"params": {"\ud800": 1}}, "params (the name of a field)"),
+    ],
+)
+def test_half_a_character_anywhere_is_a_fault_that_can_be_told(fields: dict[str, Any], path: str) -> None:
+    with pytest.raises(InvalidSchemaError) as found:
+        training(**fields)
+    assert path in {fault.path for fault in found.value.faults}
+    assert [(str(found.value) + fault.path + fault.message).encode() for fault in found.value.faults]
+
+
+def test_of_more_faults_than_anybody_mends_the_first_are_told() -> None:
+    with pytest.raises(InvalidSchemaError) as found:
+        training(**{f"field_{number}": number for number in range(10_000)})
+    assert len(found.value.faults) == MOST_FAULTS + 1
+    assert "not looked at" in found.value.faults[-1].message
+
+
+@pytest.mark.parametrize("zone", [{}, {"time_zone": None}, {"time_zone": ""}])
+def test_a_time_zone_that_is_not_named_is_none_and_no_unknown_field(zone: dict[str, Any]) -> None:
+    faults: list[SchemaFault] = []
+    reader = ObjectReader(zone, "context", faults)
+    assert read_time_zone(reader) is None
+    reader.end()
+    assert faults == []
+    assert training(**zone).time_zone == SETTINGS.time_zone
+
+
+def test_a_time_zone_that_there_is_not_is_a_fault() -> None:
+    assert faults(time_zone="Mars/Base") == {("time_zone", "not_in_enum")}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import pytest
 
 from adapter_service.commands.date_keys import is_date_key
 from adapter_service.commands.number_words import NumberWords
+from adapter_service.commands.schema import Command
 from adapter_service.commands.sentences import Sentence, dataset_of
-from adapter_service.commands.variations import varied
+from adapter_service.commands.variations import variations_of
 from adapter_service.commands.words import normalized
 from tests.commands.making import command, read
 
@@ -25,10 +28,17 @@ PARAMETERS = [
 ]
 
 
+def varied(
+    sentences: Sequence[Sentence], commands: Sequence[Command], *, each: int, without: Sequence[str] = ()
+) -> list[Sentence]:
+    """All variations, whichever sentence they are of."""
+    return [*chain.from_iterable(variations_of(sentences, commands, each=each, without=without).values())]
+
+
 def variations(*sentences: tuple[str, dict[str, Any]], each: int = 8) -> list[Sentence]:
     commands = read(command("light", *sentences, parameters=PARAMETERS))
     given = [Sentence(text, "light", arguments) for text, arguments in sentences]
-    return list(varied(given, commands, each=each))
+    return varied(given, commands, each=each)
 
 
 def test_a_room_is_exchanged_for_another_known_one_and_a_number_for_another() -> None:
@@ -170,8 +180,8 @@ def test_they_are_the_same_every_time_and_none_is_a_sentence_that_there_is() -> 
     commands = read(command("light", *sentences, parameters=PARAMETERS))
     dataset = dataset_of(commands, holdout_fraction=0.5)
     held_out = [one.text for one in dataset.holdout]
-    found = list(varied(dataset.training, commands, each=9, without=held_out))
-    assert found == list(varied(dataset.training, commands, each=9, without=held_out))
+    found = varied(dataset.training, commands, each=9, without=held_out)
+    assert found == varied(dataset.training, commands, each=9, without=held_out)
     texts = [normalized(one.text) for one in (*found, *dataset.training, *dataset.holdout) if not one.is_negative]
     assert len(texts) == len(set(texts))
 
@@ -180,13 +190,23 @@ def test_none_is_one_that_must_not_be_learned_in_other_letters_either() -> None:
     given = [("Dim the hall", {"room": "hall"}), ("Dim the attic now", {"room": "attic"})]
     commands = read(command("light", *given, parameters=PARAMETERS))
     sentences = [Sentence(text, "light", arguments) for text, arguments in given]
-    found = list(varied(sentences, commands, each=3, without=["dim  the ATTIC!"]))
+    found = varied(sentences, commands, each=3, without=["dim  the ATTIC!"])
     assert [one.text for one in found] == ["Dim the hall now"]
+
+
+def test_variations_are_found_by_the_sentence_that_they_are_of() -> None:
+    given = [("Dim the hall", {"room": "hall"}), ("Dim the attic now", {"room": "attic"})]
+    commands = read(command("light", *given, parameters=PARAMETERS))
+    found = variations_of([Sentence(text, "light", arguments) for text, arguments in given], commands, each=1)
+    assert {text: [one.text for one in others] for text, others in found.items()} == {
+        "Dim the hall": ["Dim the attic"],
+        "Dim the attic now": ["Dim the hall now"],
+    }
 
 
 def test_negatives_are_not_varied() -> None:
     commands = read(command("light", ("Dim to 30", {"percent": 30}), parameters=PARAMETERS))
-    assert list(varied([Sentence("Dim to 30", None, withheld="light")], commands, each=3)) == []
+    assert varied([Sentence("Dim to 30", None, withheld="light")], commands, each=3) == []
 
 
 TEN, TWELVE = ("Light to ten percent", {"percent": 10}), ("Twelve percent light", {"percent": 12})

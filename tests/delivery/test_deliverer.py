@@ -16,7 +16,7 @@ from adapter_service.delivery import deliverer as delivering
 from adapter_service.delivery import packing
 from adapter_service.delivery.artifact_store import Artifact
 from adapter_service.delivery.deliverer import Deliverer
-from adapter_service.delivery.deliveries import DeliveryStatus
+from adapter_service.delivery.deliveries import Delivery, DeliveryStatus
 from adapter_service.delivery.folder_artifacts import FolderArtifacts
 from adapter_service.delivery.signed_urls import UrlSigner
 from adapter_service.delivery.unpacking import unpack
@@ -559,4 +559,52 @@ def test_a_store_that_goes_away_under_an_upload_is_asked_again_with_the_same_nam
         assert deliverer.deliver_due() == 1
         clock.forward(minutes=5)
     assert len(set(store.keys)) == 1
+    assert machine.delivery().status is DeliveryStatus.PUBLISHED
+
+
+def test_a_deletion_that_fails_as_nobody_foresaw_comes_later_and_holds_up_no_other(
+    machine: Machine, root: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    root.mkdir()
+    machine.add_job("job_2")
+    version, store = machine.train(), Telling(root, clock)
+    machine.queue("job_1", version)
+    machine.queue("job_2", version, node_id="hall")
+    deliverer = machine.deliverer(store)
+    assert deliverer.deliver_due() == 2
+    broken = machine.delivery().object_key
+
+    def delete(key: str) -> None:
+        if key == broken:
+            raise RuntimeError("nobody foresaw this")
+        FolderArtifacts.delete(store, key)
+
+    store.delete = delete  # type: ignore[method-assign]
+    machine.deliveries.acknowledge("job_1")
+    machine.deliveries.acknowledge("job_2")
+    assert deliverer.delete_due() == 2
+    assert machine.delivery().next_attempt_at == clock() + timedelta(minutes=5)
+    assert machine.delivery("job_2").status is DeliveryStatus.DELETED
+    (record,) = [record for record in caplog.records if getattr(record, "action", "") == "not_deleted"]
+    assert record.exc_info is not None
+
+
+def test_an_error_that_nobody_foresaw_between_the_steps_does_not_end_the_thread(
+    machine: Machine, root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.mkdir()
+    monkeypatch.setattr(delivering, "LOOK_SECONDS", 0.01)
+    store, look, faults = Telling(root, clock), machine.deliveries.next, [RuntimeError("nobody foresaw this")]
+
+    def looked() -> Delivery | None:
+        if faults:
+            raise faults.pop()
+        return look()
+
+    monkeypatch.setattr(machine.deliveries, "next", looked)
+    machine.queue("job_1", machine.train())
+    deliverer = machine.deliverer(store)
+    deliverer.start()
+    assert store.came.wait(10)
+    assert deliverer.stop(30)
     assert machine.delivery().status is DeliveryStatus.PUBLISHED

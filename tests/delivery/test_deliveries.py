@@ -111,7 +111,7 @@ def test_whoever_was_slower_moves_nothing(machine: Machine, queued: Delivery) ->
     assert machine.deliveries.failed(known, "away") is None
     assert machine.deliveries.begin(known, ["x"], size_bytes=1, sha256="0" * 64) is None
     assert not machine.deliveries.withdraw("job_1")
-    assert machine.notices() == []
+    assert machine.notices() == [("callback", "job_1")]
     assert machine.delivery().reason == "it was cancelled"
 
 
@@ -191,6 +191,7 @@ def test_an_adapter_for_newer_commands_withdraws_the_older_one_that_still_waits(
     found = {job_id: machine.delivery(job_id).status.value for job_id in ("job_1", "job_2", "job_3", "job_4")}
     assert found == {"job_1": "withdrawn", "job_2": "pending", "job_3": "pending", "job_4": "pending"}
     assert "newer commands" in (machine.delivery("job_1").reason or "")
+    assert machine.notices() == [("callback", "job_1")]
 
 
 JOBS = ("job_1", "job_2", "job_3")
@@ -215,6 +216,7 @@ class DeliveryTable(RuleBasedStateMachine):
         self.status: dict[str, str] = {}
         self.published: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
+        self.withdrawn: Counter[str] = Counter()
         self.store: dict[str, str] = {}
         self.numbers = count()
 
@@ -241,6 +243,7 @@ class DeliveryTable(RuleBasedStateMachine):
             for other in set(JOBS) - {job_id, "job_3"}:
                 if node == "kitchen" and self.status.get(other) == "pending":
                     self.status[other] = "withdrawn"
+                    self.withdrawn[other] += 1
             self.status[job_id] = "pending"
 
     def is_good(self, delivery: Delivery) -> bool:
@@ -291,6 +294,7 @@ class DeliveryTable(RuleBasedStateMachine):
         assert self.machine.deliveries.withdraw(job_id) == (self.status.get(job_id) == "pending")
         if self.status.get(job_id) == "pending":
             self.status[job_id] = "withdrawn"
+            self.withdrawn[job_id] += 1
 
     @rule(job_id=st.sampled_from(JOBS))
     def acknowledge(self, job_id: str) -> None:
@@ -330,7 +334,8 @@ class DeliveryTable(RuleBasedStateMachine):
         told = Counter(self.machine.notices())
         for job_id in JOBS:
             assert told["adapter_ready", job_id] == self.published[job_id]
-            assert told["callback", job_id] == self.published[job_id] + self.failed[job_id]
+            ended = self.published[job_id] + self.failed[job_id] + self.withdrawn[job_id]
+            assert told["callback", job_id] == ended
 
     @invariant()
     def of_a_node_and_a_base_one_is_pending_at_most(self) -> None:

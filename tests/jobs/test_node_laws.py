@@ -19,7 +19,7 @@ from adapter_service.database import Database
 from adapter_service.delivery.deliveries import Deliveries, DeliveryStatus
 from adapter_service.delivery.outbox import NoticeKind, NoticeStatus, Outbox
 from adapter_service.errors import JobCancelledError
-from adapter_service.jobs.delivering import Delivering, nothing
+from adapter_service.jobs.delivering import Delivering
 from adapter_service.jobs.job import Job, JobStatus
 from adapter_service.jobs.node_jobs import Limits, NodeJobs
 from adapter_service.jobs.store import JobStore
@@ -30,6 +30,11 @@ DAY = timedelta(days=1)
 
 def training(node: str, base: str, content: int) -> CommandTraining:
     return CommandTraining(node, base, [{"content": content}], f"{content:064x}", "UTC")
+
+
+def nothing(_: sqlite3.Connection, __: Job) -> bool:
+    """There is no version of what was trained before."""
+    return False
 
 
 class NodesOfAHub(RuleBasedStateMachine):
@@ -51,7 +56,7 @@ class NodesOfAHub(RuleBasedStateMachine):
         self.jobs = NodeJobs(self.database, self.store, self.clock)
         self.versions = VersionStore(self.database, Path(self.folder.name) / "adapters", self.clock)
         self.deliveries, self.outbox = Deliveries(self.database, self.clock), Outbox(self.database, self.clock)
-        self.delivering = Delivering(self.versions, self.clock)
+        self.delivering = Delivering(self.versions, now=self.clock)
         self.store.when_ended(self.delivering.when_ended)
 
     def clock(self) -> datetime:
@@ -66,14 +71,13 @@ class NodesOfAHub(RuleBasedStateMachine):
     def submit(self, node: str, base: str, content: int) -> None:
         asked = training(node, base, content)
         key = f"{node}:{base}:{content}"
-        before = self.jobs.made_before(key)
         unfinished = {job.content_key: job for job in self.of_node(node) if not job.status.finished}
         submitted = self.jobs.submit(
             asked,
             key,
             trace_id="t",
             limits=Limits(100, 10_000),
-            reuse=nothing if before is None else self.delivering.reuse(before),
+            bring=self.delivering.bring,
         )
         assert submitted.job.content_key == key
         if key in unfinished and not unfinished[key].cancel_requested:
@@ -227,7 +231,7 @@ TestNodesOfAHub = NodesOfAHub.TestCase
 def test_the_database_itself_refuses_a_second_waiting_job_of_a_node(tmp_path: Path) -> None:
     database = Database(tmp_path / "service.db")
     store, jobs = JobStore(database), NodeJobs(database, JobStore(database))
-    first = jobs.submit(training("kitchen", "small", 0), "k", trace_id="t", limits=Limits(9, 9), reuse=nothing).job
+    first = jobs.submit(training("kitchen", "small", 0), "k", trace_id="t", limits=Limits(9, 9), bring=nothing).job
     second = replace(first, id="job_" + "0" * 26)
     with pytest.raises(sqlite3.IntegrityError, match="node_id"), database.transaction() as connection:
         store.insert(connection, second)

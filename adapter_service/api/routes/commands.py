@@ -33,7 +33,7 @@ async def route(body: Annotated[Any, Body()], request: Request, services: Wired,
     Until the node has a live adapter the base is asked with the same prompt, and the answer says so.
     """
     arrived_at = time.monotonic()
-    sentence = read_sentence(body, services, caller)
+    sentence = await run_in_threadpool(read_sentence, body, services, caller)
     trace_id = use_trace_id(request, sentence.trace_id)
     asked = await run_in_threadpool(ask_route, sentence, services, trace_id=trace_id, arrived_at=arrived_at)
     result = await result_unless_gone(request, asked.generation)

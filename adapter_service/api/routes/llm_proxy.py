@@ -51,6 +51,7 @@ def queue(body: Annotated[Any, Body()], request: Request, services: Wired, calle
     """Queue the training of a dataset; the same envelope again makes no second job."""
     rules = services.settings.commands
     queued = read_envelope(body, rules, base_names=base_names(services), now=datetime.now(UTC))
+    trace_id = use_trace_id(request, queued.trace_id)
     callback = queued.callback
     if callback is not None:
         check_callback_url(callback["url"], rules.callback_urls)
@@ -60,7 +61,7 @@ def queue(body: Annotated[Any, Body()], request: Request, services: Wired, calle
                 raise InvalidSchemaError([SchemaFault("callback.token", "missing_field", message)])
             callback = {**callback, "secret": caller.digest}
     training = replace(queued.training, callback=callback)
-    submitted = submit(training, services, trace_id=use_trace_id(request, queued.trace_id))
+    submitted = submit(training, services, trace_id=trace_id)
     return QueueAnswer(accepted=True, job_id=queued.job_id, deduped=submitted.deduped)
 
 

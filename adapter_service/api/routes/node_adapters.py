@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request, Response
 
 from adapter_service.api.callers import Calling
-from adapter_service.api.hub_answers import hub_answer, hub_status
-from adapter_service.api.hub_requests import cancel_job, job_of_node, submit_body
+from adapter_service.api.hub_answers import artifact_url, hub_answer, hub_status
+from adapter_service.api.hub_requests import cancel_job, job_of_node, submit, training_asked
 from adapter_service.api.openapi import body_of, can_fail_with
 from adapter_service.api.schemas.commands import (
     CommandTrainingAnswer,
@@ -47,16 +47,19 @@ def train(
     body: Annotated[Any, Body()], request: Request, response: Response, services: Wired, caller: Calling
 ) -> CommandTrainingAnswer:
     """Have a node's commands learned; the same commands again are answered at once, by the job that learned them."""
-    training, submitted = submit_body(body, services, caller, trace_id=use_trace_id(request, None))
+    training, own = training_asked(body, services, caller)
+    submitted = submit(training, services, trace_id=use_trace_id(request, own))
     job = submitted.job
     response.headers["Location"] = f"/api/v0/adapters/jobs/{job.id}"
     if submitted.deduped:
         response.status_code = 200
+    delivery = services.hub.deliveries.get(job.id)
     return CommandTrainingAnswer(
         job_id=job.id,
-        status=hub_status(job, services.hub.deliveries.get(job.id)),
+        status=hub_status(job, delivery),
         dataset_hash=training.dataset_hash,
         deduped=submitted.deduped,
+        artifact_url=artifact_url(delivery, services),
         node_id=training.node_id,
         adapter=job.adapter,
         message=f"follow it at GET /api/v0/adapters/jobs/{job.id}",

@@ -83,6 +83,7 @@ class CommandTrainingAnswer(Answer):
     status: HubStatus
     dataset_hash: str
     deduped: bool = Field(description="Whether the same is being trained, or was, so that nothing is trained anew.")
+    artifact_url: str | None = Field(description="Signed, where the adapter is there already.")
     node_id: str
     adapter: str
     message: str

@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-# ASCII, because the trace id is echoed in a header.
-TRACE_ID = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
+from adapter_service.trace_ids import TRACE_ID
+
 TRACE_ID_PATTERN = f"^{TRACE_ID.pattern}$"
-TRACE_ID_WISH = "1 to 128 printable ASCII characters are wanted, no blank at either end: change it"
 
 TraceId = Annotated[
     str,
