@@ -68,7 +68,7 @@ def ask_chat(body: ChatBody, services: Services, *, trace_id: str, arrived_at: f
     room = room_for(prompt_ids, wanted, field, serving, base)
     language = answer_language(last_said(turns), None)
     constraint = services.answer_forms.of_chat(body, use)
-    if node is not None and constraint is None and not use.parallel:
+    if node is not None and constraint is None:
         constraint = services.answer_forms.of_calls(use.tools, NONE_FITS)
     ours = model.version is not None and use.mode == "none" and constraint is None
     sampling = replace(

@@ -28,8 +28,8 @@ class NodeRouter:
 def as_trained(turns: Sequence[Turn], use: ToolUse, said: str, node: NodeRouter) -> tuple[tuple[Turn, ...], ToolUse]:
     """The conversation with the functions that `said` may mean before it, as in the node's samples.
 
-    What the client's own system says comes first. The use is of the same functions, with dates said in keys; of the
-    arguments of a call the client gets what the sentence bears out.
+    What the client's own system says comes first. The use is of the same functions, with dates said in keys, and of one
+    call, as was learned; of its arguments the client gets what the sentence bears out.
     """
     now = datetime.now(UTC).astimezone(node.zone)
     tools = node.router.candidates(use.tools, said)
@@ -43,7 +43,7 @@ def as_trained(turns: Sequence[Turn], use: ToolUse, said: str, node: NodeRouter)
         return json.dumps(_dated(by_name.get(name), borne_out, now, node.zone), ensure_ascii=False)
 
     held = tuple(map(said_in_keys, tools))
-    return (Turn("system", text), *others), replace(use, tools=held, arguments=dated)
+    return (Turn("system", text), *others), replace(use, tools=held, parallel=False, arguments=dated)
 
 
 def _dated(tool: Tool | None, arguments: Mapping[str, Any], now: datetime, zone: ZoneInfo) -> Mapping[str, Any]:
