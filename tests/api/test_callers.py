@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from fastapi.testclient import TestClient
@@ -75,10 +77,15 @@ def test_the_services_keys_ask_for_any_adapter(scope: str) -> None:
         raise UnknownAdapterError("unknown; known: node-hall")
 
 
-def node_client(services: Services) -> TestClient:
-    client = client_of(services)
-    client.headers["X-API-Key"] = KeyStore(services.database).create("kitchen", {"node:kitchen"})[1]
-    return client
+@contextmanager
+def node_client(services: Services) -> Iterator[TestClient]:
+    """With a key as long as it is open: the service is other tests' too, who have none."""
+    client, keys = client_of(services), KeyStore(services.database)
+    key, client.headers["X-API-Key"] = keys.create("kitchen", {"node:kitchen"})
+    try:
+        yield client
+    finally:
+        keys.revoke(key.id)
 
 
 @pytest.mark.parametrize(
@@ -94,10 +101,12 @@ def node_client(services: Services) -> TestClient:
 def test_with_a_nodes_key_no_route_tells_of_other_adapters(
     model_services: Services, path: str, body: dict[str, object], field: str, adapter: str
 ) -> None:
-    answer = node_client(model_services).post(path, json={**body, field: adapter})
+    with node_client(model_services) as client:
+        answer = client.post(path, json={**body, field: adapter})
     assert answer.status_code == 404
     assert f"unknown adapter '{adapter}'; with this node's key ask for 'node-kitchen'" in answer.text
 
 
 def test_a_nodes_key_is_never_answered_by_the_default_adapter(model_services: Services) -> None:
-    assert node_client(model_services).post("/generate-lite", json={"prompt": "Hi"}).status_code == 404
+    with node_client(model_services) as client:
+        assert client.post("/generate-lite", json={"prompt": "Hi"}).status_code == 404

@@ -82,7 +82,9 @@ def test_no_route_takes_one(client: TestClient) -> None:
     ]
     assert len(paths) >= 9
     for path in paths:
-        assert "'x' has half a character" in send(client, path, {"x": HALF}).text, path
+        told = send(client, path, {"x": HALF}).text
+        assert "'x' has half a character" in told or '"path":"x"' in told, path
+        assert "half a character" in told, path
 
 
 def test_both_halves_are_a_character(tiny_services: Services) -> None:

@@ -224,7 +224,7 @@ class NodesOfAHub(RuleBasedStateMachine):
                     assert self.final.setdefault(job.id, job) == job
 
 
-NodesOfAHub.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+NodesOfAHub.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestNodesOfAHub = NodesOfAHub.TestCase
 
 
