@@ -168,9 +168,9 @@ def _before_the_row(strike: Strike, state_dir: Path) -> None:
 
 
 def _in_the_gate(strike: Strike, _: Path) -> None:
-    from adapter_service.jobs import pipeline
+    from adapter_service.jobs import lesson
 
-    _before(pipeline, "decide", strike)
+    _before(lesson, "decide", strike)
 
 
 def _when_live(strike: Strike, _: Path) -> None:
