@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
@@ -35,8 +36,13 @@ _CHANGES_SCORES = ("position_bias", "softcap", "s_aux", "indices")
 _ATTENDING = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
 
-_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
+_packing: ContextVar[Packing | None] = ContextVar("packing", default=None)
 _attending: ContextVar[Attending | None] = ContextVar("attending", default=None)
+
+
+# Keys and values (1, heads, tokens, size) of a prefix; and of each decoder layer.
+Prefix = tuple[torch.Tensor, torch.Tensor]
+Kept = dict[int, Prefix]
 
 
 class Attending(Protocol):
@@ -57,6 +63,19 @@ class Attending(Protocol):
         sees the last so many, itself among them.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How the rows of a pass lie.
+
+    A segment's prefix lies before its rows; where there is `behind`, it is what was computed of it before, None where
+    the segment has none. `keeps` takes of each segment what its one row comes to.
+    """
+
+    layout: Layout
+    behind: Sequence[Kept | None] | None = None
+    keeps: Sequence[Kept] | None = None
 
 
 def install(model: Any) -> None:
@@ -109,14 +128,40 @@ def _by_torch(model: Any) -> Iterator[None]:
         model.set_attn_implementation(NAME)
 
 
-def packed_states(model: Any, ids: torch.Tensor, positions: torch.Tensor, layout: Layout) -> torch.Tensor:
+def packed_states(
+    model: Any, ids: torch.Tensor, positions: torch.Tensor, layout: Layout, behind: Sequence[Kept | None] | None = None
+) -> torch.Tensor:
     """Hidden states (1, tokens, hidden) of rows that lie in one sequence; `positions` count in each row by itself.
 
-    Both are (1, tokens). Layers that are run once more for the backward pass want `packed` around that.
+    Both are (1, tokens). With `behind` (`kept_prefix` of each segment's) the prefixes do not lie in the sequence.
+    Layers that are run once more for the backward pass want `packed` around that.
     """
+    return _states(model, ids, positions, Packing(layout, behind))
+
+
+@torch.no_grad()
+def kept_prefix(model: Any, ids: torch.Tensor, behind: Kept | None = None) -> Kept:
+    """Keys and values of what rows begin with, (1, tokens), or go on with `behind` that; no gradient goes through them.
+
+    What it goes on from is part of what is kept.
+    """
+    start = 0 if behind is None else next(iter(behind.values()))[0].shape[2]
+    end, kept = start + ids.shape[1], dict[int, Prefix]()
+    positions = torch.arange(start, end, device=ids.device)[None]
+    layout = (Segment(start, (Block(1, end - start),)),)
+    _states(model, ids, positions, Packing(layout, (behind,), keeps=(kept,)))
+    if behind is None:
+        return kept
+    return {
+        layer: (torch.cat([behind[layer][0], keys], dim=2), torch.cat([behind[layer][1], values], dim=2))
+        for layer, (keys, values) in kept.items()
+    }
+
+
+def _states(model: Any, ids: torch.Tensor, positions: torch.Tensor, packing: Packing) -> torch.Tensor:
     # A mask of ones keeps transformers from guessing by the positions where rows begin.
     more = {"position_ids": positions, "attention_mask": torch.ones_like(ids), "use_cache": False}
-    with packed(layout):
+    with packed(packing):
         states: torch.Tensor = model.get_decoder()(input_ids=ids, **more).last_hidden_state
     return states
 
@@ -132,17 +177,17 @@ def attending(by: Attending) -> Iterator[None]:
 
 
 @contextmanager
-def packed(layout: Layout | None) -> Iterator[None]:
-    """Let the layers that run inside attend in rows of `layout`."""
-    token = _layout.set(layout)
+def packed(packing: Packing | None) -> Iterator[None]:
+    """Let the layers that run inside attend in rows that lie so."""
+    token = _packing.set(packing)
     try:
         yield
     finally:
-        _layout.reset(token)
+        _packing.reset(token)
 
 
-def layout_in_use() -> Layout | None:
-    return _layout.get()
+def packing_in_use() -> Packing | None:
+    return _packing.get()
 
 
 def mask(*, q_length: int, kv_length: int, attention_mask: torch.Tensor | None = None, **asked: Any) -> Any:
@@ -154,9 +199,9 @@ def mask(*, q_length: int, kv_length: int, attention_mask: torch.Tensor | None =
 
     if _attending.get() is not None:
         return None
-    layout = _layout.get()
-    if layout is not None:
-        q_length = kv_length = max(segment.longest_row for segment in layout)
+    packing = _packing.get()
+    if packing is not None:
+        q_length = kv_length = max(segment.longest_row for segment in packing.layout)
         attention_mask = None
     return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **asked)
 
@@ -181,10 +226,10 @@ def attend(
         if changed:
             raise ValueError(f"no cache of ours attends with {changed}")
         return by.attend(module.layer_idx, query, key, value, scale, kwargs.get("sliding_window")), None  # type: ignore[arg-type]
-    if (layout := _layout.get()) is not None:
+    if (packing := _packing.get()) is not None:
         if changed:
             raise ValueError(f"packed rows cannot attend with {changed}")
-        return _attend_packed(query, key, value, attention_mask, scale, layout), None
+        return _attend_packed(module.layer_idx, query, key, value, attention_mask, scale, packing), None  # type: ignore[arg-type]
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     tokens = query.shape[2]
     plain = attention_mask is None and not (dropout or changed) and causal and tokens == key.shape[2]
@@ -196,35 +241,40 @@ def attend(
 
 
 def _attend_packed(
+    layer: int,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     row_mask: torch.Tensor | None,
     scale: float,
-    layout: Layout,
+    packing: Packing,
 ) -> torch.Tensor:
     """A prefix looks at itself, each row at its prefix and at itself: (1, tokens, heads, size)."""
-    sizes = [size for segment in layout for size in segment.sizes]
+    behind = packing.behind
+    sizes = [size for segment in packing.layout for size in segment.sizes[behind is not None :]]
     parts = zip(*(torch.split(x, sizes, dim=2) for x in (query, key, value)), strict=True)
     attended = []
-    for segment in layout:
-        prefix, (q, k, v) = None, next(parts)
-        if segment.prefix:
-            attended.append(_attend_in_row(q, k, v, None, row_mask, scale))
-            prefix = (k, v)
+    for number, segment in enumerate(packing.layout):
+        prefix: Prefix | None = None
+        if behind is None:
+            q, k, v = next(parts)
+            if segment.prefix:
+                attended.append(_attend_in_row(q, k, v, None, row_mask, scale))
+                prefix = (k, v)
+        elif (kept := behind[number]) is not None:
+            prefix = kept[layer]
         for block in segment.blocks:
             q, k, v = (_by_row(x, block.rows) for x in next(parts))
             of_rows = _attend_in_row(q, k, v, prefix, row_mask, scale)
             attended.append(of_rows.reshape(1, -1, *of_rows.shape[2:]))
+            if packing.keeps is not None:
+                packing.keeps[number][layer] = (k, v)
     return torch.cat(attended, dim=1)
 
 
 def _by_row(x: torch.Tensor, rows: int) -> torch.Tensor:
     """(1, heads, rows × own tokens, size) as (rows, heads, own tokens, size)."""
     return x.transpose(1, 2).reshape(rows, -1, x.shape[1], x.shape[3]).transpose(1, 2)
-
-
-Prefix = tuple[torch.Tensor, torch.Tensor]
 
 
 def _attend_in_row(

@@ -1,17 +1,19 @@
 """What a sentence bears out of the call that a model made of it.
 
 A small model likes to fill in what nobody said. What may be left out of a call, is a text or a number and stands in no
-word of the sentence is taken out again, where a command's own examples always say it; a room that is in the sentence,
-among those that the home has, and was left out is put in. Nothing else is touched: what a command needs, choices and
-dates are the model's own.
+word of the sentence is taken out again, where a command's own examples always say it; so is a date, of a sentence that
+has no word of a date's and no number. A room that is in the sentence, among those that the home has, and was left out
+is put in. Nothing else is touched: what a command needs, choices, and which date it is are the model's own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from adapter_service.commands.number_words import NumberWords
+from adapter_service.commands.date_keys import STATIC_KEYS
+from adapter_service.commands.number_words import LARGEST, NumberWords
 from adapter_service.commands.schema import Command, Parameter
 from adapter_service.commands.sentences import Sentence
 from adapter_service.commands.words import normalized
@@ -19,6 +21,10 @@ from adapter_service.commands.words import normalized
 _TEXTS, _NUMBERS = frozenset({"str", "string"}), frozenset({"int", "integer", "float"})
 # Lists of the hub's that a sentence names one of, by `options_source` up to its colon.
 _KNOWN = frozenset({"rooms", "devices"})
+# What a sentence without any date has none of, of the words that date keys are made of.
+_IDLE_IN_KEYS = frozenset(["after", "at", "before", "during", "last", "next", "of", "this"])
+_OF_DATES = {word for key in STATIC_KEYS for word in key.split("_")} - _IDLE_IN_KEYS | {"hour", "minute"}
+_DATED = re.compile(rf"[0-9]|\b(?:{'|'.join(sorted(_OF_DATES))})")
 
 
 class Grounding:
@@ -38,7 +44,8 @@ class Grounding:
         for one in own:
             for name, value in one.arguments.items():
                 key = (str(one.command_name), name)
-                said[key] = said.get(key, True) and _is_said(value, f" {normalized(one.text)} ", words)
+                dated = _has_dates(by_name[key[0]], name)
+                said[key] = said.get(key, True) and _is_said(value, f" {normalized(one.text)} ", words, dated=dated)
         return cls(by_name, words, frozenset(key for key, always in said.items() if always))
 
     def grounded(
@@ -55,7 +62,7 @@ class Grounding:
         said = f" {normalized(sentence)} "
         found = {key: value for key, value in arguments.items() if self._is_borne_out(command, key, value, said)}
         for parameter in command.parameters:
-            if parameter.name not in found and _may_be_left_out(parameter, _TEXTS):
+            if parameter.name not in found and not parameter.required and _is_scalar(parameter, _TEXTS):
                 named = _named(parameter, said, known)
                 if named is not None:
                     found[parameter.name] = named
@@ -63,18 +70,31 @@ class Grounding:
 
     def _is_borne_out(self, command: Command, name: str, value: Any, said: str) -> bool:
         parameter = command.parameter(name)
-        if parameter is None or not _may_be_left_out(parameter, _TEXTS | _NUMBERS):
+        if parameter is None or parameter.required or (command.command_name, name) not in self._always_said:
             return True
-        return (command.command_name, name) not in self._always_said or _is_said(value, said, self._words)
+        dated = _has_dates(command, name)
+        return not (dated or _is_scalar(parameter, _TEXTS | _NUMBERS)) or _is_said(
+            value, said, self._words, dated=dated
+        )
 
 
-def _may_be_left_out(parameter: Parameter, scalars: frozenset[str]) -> bool:
-    kind = parameter.type
-    return not parameter.required and not parameter.enum_values and not kind.is_array and kind.scalar in scalars
+def _has_dates(command: Command, name: str) -> bool:
+    parameter = command.parameter(name)
+    return parameter is not None and parameter.type.has_points_in_time
 
 
-def _is_said(value: Any, said: str, words: NumberWords) -> bool:
-    """Whether a text, or a number in figures or in words, stands in the sentence; anything else does."""
+def _is_scalar(parameter: Parameter, scalars: frozenset[str]) -> bool:
+    """Of these types, and no choice."""
+    return not parameter.enum_values and not parameter.type.is_array and parameter.type.scalar in scalars
+
+
+def _is_said(value: Any, said: str, words: NumberWords, *, dated: bool = False) -> bool:
+    """Whether a text, a number in figures or in words, or of a date anything at all stands in the sentence.
+
+    Anything else does.
+    """
+    if dated:
+        return bool(_DATED.search(said)) or any(_is_said(number, said, words) for number in range(1, LARGEST + 1))
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return True
     if isinstance(value, str):

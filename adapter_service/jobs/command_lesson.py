@@ -215,6 +215,7 @@ class CommandLesson:
                 "warmup_steps": rules.warmup_steps,
                 "max_seq_length": rules.max_seq_len,
                 "token_budget": rules.token_budget,
+                "prefix_gradient": False,  # that is the functions, seven eighths of a sample
             }
         )
         lora = settings.lora.model_copy(update={"r": rules.rank, "alpha": 2 * rules.rank})

@@ -22,10 +22,11 @@ from adapter_service.lora.layer import using
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
 from adapter_service.settings import LossSettings, TrainingSettings
-from adapter_service.training.batching import begin_alike, plan_epoch, planned_steps, sequences_per_step
+from adapter_service.training.batching import plan_epoch, planned_steps, sequences_per_step
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head
 from adapter_service.training.packing import MicroPlan, lay_out
+from adapter_service.training.prefixes import KeptPrefixes
 from adapter_service.training.progress import Meter, Progress, TrainingResult
 from adapter_service.training.recomputing import recomputing
 from adapter_service.training.state import TrainingState
@@ -72,15 +73,19 @@ def train(
     if not samples or not any(sample.completion_tokens for sample in samples):
         raise NothingToLearnError(f"{len(samples)} samples with no completion token; check the source's mapping")
     vocabulary = vocabulary_of(Head.of(base.model), samples, loss_settings, hooks.note)
-    passes = _Passes(base, state.adapter, vocabulary, hooks, recomputes=settings.preset == "small")
+    shares = base.packs_rows and not state.adapter.drops
+    kept = None if settings.prefix_gradient or not shares else KeptPrefixes(base.model, base.device, samples)
+    passes = _Passes(base, state.adapter, vocabulary, hooks, settings.preset == "small", shares, kept)
     total_steps = planned_steps(len(samples), settings)
     meter = Meter(total_steps, state, base.device, vocabulary)
-    for number, indices in enumerate(_steps(samples, settings, total_steps, shares=passes.shares)):
+    for number, indices in enumerate(_steps(samples, settings, total_steps, by_length=kept is None)):
         if number < state.step:
             continue
         chosen = [samples[index] for index in indices]
         rate = _set_rate(state.optimizer, number, total_steps, settings)
         vocabulary.draw(settings.seed, number)
+        if kept:
+            kept.begin_step(number)
         loss = _gradients(passes, state, chosen, dropout_seed=settings.seed * 1_000_003 + number)
         passes.pause()  # what follows takes as long as a layer
         norm = torch.nn.utils.clip_grad_norm_(state.adapter.parameters(), settings.max_grad_norm)
@@ -112,13 +117,13 @@ def learning_rate(step: int, total_steps: int, settings: TrainingSettings) -> fl
 
 
 def _steps(
-    samples: Sequence[RenderedSample], settings: TrainingSettings, total: int, *, shares: bool
+    samples: Sequence[RenderedSample], settings: TrainingSettings, total: int, *, by_length: bool
 ) -> Iterator[tuple[int, ...]]:
-    lengths = [len(sample.ids) for sample in samples]
+    # Behind prefixes that are kept there is little to pad; by length, all short answers would be in steps of their own.
+    lengths = [len(sample.ids) if by_length else 0 for sample in samples]
     per_step = sequences_per_step(settings)
-    alike = begin_alike([sample.ids for sample in samples], sequences_per_step=per_step) if shares else ()
     steps = (
-        plan_epoch(lengths, sequences_per_step=per_step, seed=settings.seed, epoch=epoch, alike=alike)
+        plan_epoch(lengths, sequences_per_step=per_step, seed=settings.seed, epoch=epoch)
         for epoch in range(settings.num_epochs)
     )
     return islice(chain.from_iterable(steps), total)
@@ -126,26 +131,27 @@ def _steps(
 
 @dataclass(frozen=True, slots=True)
 class _Passes:
-    """What every forward and backward pass of a run has in common."""
+    """What every forward and backward pass of a run has in common.
+
+    It `shares` what rows begin with, which is computed once; where inputs are dropped, that is not the same in all.
+    """
 
     base: BaseModel
     adapter: Adapter
     vocabulary: Vocabulary
     hooks: Hooks
     recomputes: bool
+    shares: bool
+    kept: KeptPrefixes | None
 
     def pause(self) -> None:
         self.hooks.pause()
         if self.hooks.cancelled():
             raise JobCancelledError("cancelled while training")
 
-    @property
-    def shares(self) -> bool:
-        """Whether what rows begin with is computed once; where inputs are dropped, it is not the same in all."""
-        return self.base.packs_rows and not self.adapter.drops
-
     def plans(self, samples: list[RenderedSample], token_budget: int) -> Iterator[MicroPlan]:
-        return lay_out(samples, token_budget, packs=self.base.packs_rows, shares=self.shares)
+        kept = [self.kept.tokens_of(sample) for sample in samples] if self.kept else ()
+        return lay_out(samples, token_budget, packs=self.base.packs_rows, shares=self.shares, kept=kept)
 
     def gradients(self, samples: list[RenderedSample], plan: MicroPlan, completion_tokens: int) -> float | None:
         """Add a micro-batch's gradients; its share of the step's loss, or None where there is no memory for it.
@@ -157,7 +163,7 @@ class _Passes:
             # Without threads of autograd's own, which it has on CUDA, hooks run here, where the base may be used.
             with using(self.adapter), pausing(self.pause), again, torch.autograd.set_multithreading_enabled(False):
                 made = collate(self.base, samples, plan)
-                states = completion_states(self.base.model, made)
+                states = completion_states(self.base.model, made, self.kept)
                 loss = self.vocabulary.loss(states, made.targets, completion_tokens)
                 loss.backward()  # type: ignore[no-untyped-call]
                 return float(loss.detach())

@@ -28,35 +28,49 @@ _PASS_MULTIPLE = 16
 class MicroPlan:
     """One pass: `places` of its samples in the order in which they lie, and how many `tokens` that is with padding.
 
-    Without a `layout` each is a row, padded to the longest; with one, what is behind the last row is padding too.
+    Without a `layout` each is a row, padded to the longest; with one, what is behind the last row is padding too. Where
+    prefixes are `kept`, none of them lies there.
     """
 
     places: tuple[int, ...]
     layout: Layout | None
     tokens: int
+    kept: bool = False
 
 
-def lay_out(samples: Sequence[RenderedSample], budget_tokens: int, *, packs: bool, shares: bool) -> Iterator[MicroPlan]:
+def lay_out(
+    samples: Sequence[RenderedSample], budget_tokens: int, *, packs: bool, shares: bool, kept: Sequence[int] = ()
+) -> Iterator[MicroPlan]:
     """Plan passes of at most `budget_tokens`, each sample in one of them; one that is longer has its own.
 
-    `packs` says whether the base takes rows end to end, `shares` whether what they begin with may be computed once.
+    `packs` says whether the base takes rows end to end, `shares` whether what they begin with may be computed once. So
+    many tokens of each sample as `kept` says are computed before, and lie in no pass.
     """
     if not packs:
         for rows in split([len(sample.ids) for sample in samples], budget_tokens):
             longest = padded_length(max(len(samples[row].ids) for row in rows))
             yield MicroPlan(tuple(rows), None, longest * len(rows))
         return
-    filling = _Filling(samples, budget_tokens)
-    for prefix, places in _groups(samples, shares=shares):
+    filling = _Filling(samples, budget_tokens, kept=bool(kept))
+    groups = _groups_behind(samples, kept) if kept else _groups(samples, shares=shares)
+    for prefix, places in groups:
         filling.begin_segment(prefix)
         for place in sorted(places, key=lambda place: -len(samples[place].ids)):
             if not filling.has_room(place):
                 yield filling.plan()
-                filling = _Filling(samples, budget_tokens)
+                filling = _Filling(samples, budget_tokens, kept=bool(kept))
                 filling.begin_segment(prefix)
             filling.add(place)
     if filling.tokens:
         yield filling.plan()
+
+
+def _groups_behind(samples: Sequence[RenderedSample], kept: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Samples by what they begin with, that many of their tokens."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, (sample, tokens) in enumerate(zip(samples, kept, strict=True)):
+        groups.setdefault(tuple(sample.ids[:tokens]), []).append(place)
+    return [(len(prefix), places) for prefix, places in groups.items()]
 
 
 def _groups(samples: Sequence[RenderedSample], *, shares: bool) -> list[tuple[int, list[int]]]:
@@ -113,9 +127,10 @@ class _OpenSegment:
 class _Filling:
     """A pass that is being filled, segment by segment, the longest row of each first."""
 
-    def __init__(self, samples: Sequence[RenderedSample], budget_tokens: int) -> None:
+    def __init__(self, samples: Sequence[RenderedSample], budget_tokens: int, *, kept: bool) -> None:
         self._samples = samples
         self._budget_tokens = budget_tokens
+        self._kept = kept
         self._segments: list[_OpenSegment] = []
         self.tokens = 0
 
@@ -126,12 +141,12 @@ class _Filling:
         """Whether the sample fits; an empty pass takes what is longer than the budget too."""
         block = self._block_for(place)
         more = self._own(place) if block is None else block.tokens
-        prefix = 0 if self._segments[-1].places else self._segments[-1].prefix
+        prefix = 0 if self._segments[-1].places or self._kept else self._segments[-1].prefix
         return not self.tokens or self.tokens + prefix + more <= self._budget_tokens
 
     def add(self, place: int) -> None:
         segment, block = self._segments[-1], self._block_for(place)
-        if not segment.places:
+        if not segment.places and not self._kept:
             self.tokens += segment.prefix
         segment.places.append(place)
         if block is None:
@@ -144,11 +159,12 @@ class _Filling:
 
     def plan(self) -> MicroPlan:
         filled = [segment for segment in self._segments if segment.places]
-        layout = [_closed(segment) for segment in filled]
+        layout = [_closed(segment, kept=self._kept) for segment in filled]
         tokens = max(self.tokens, min(-(-self.tokens // _PASS_MULTIPLE) * _PASS_MULTIPLE, self._budget_tokens))
         if tokens > self.tokens:
             layout.append(Segment(0, (Block(1, tokens - self.tokens),)))
-        return MicroPlan(tuple(place for segment in filled for place in segment.places), tuple(layout), tokens)
+        places = tuple(place for segment in filled for place in segment.places)
+        return MicroPlan(places, tuple(layout), tokens, self._kept)
 
     def _block_for(self, place: int) -> _OpenBlock | None:
         """The block that the sample may join."""
@@ -161,8 +177,8 @@ class _Filling:
         return len(self._samples[place].ids) - self._segments[-1].prefix
 
 
-def _closed(segment: _OpenSegment) -> Segment:
+def _closed(segment: _OpenSegment, *, kept: bool) -> Segment:
     blocks = [Block(block.rows, block.tokens) for block in segment.blocks]
-    if len(segment.places) > 1:
+    if kept or len(segment.places) > 1:
         return Segment(segment.prefix, tuple(blocks))
     return Segment(0, (Block(1, segment.prefix + blocks[0].tokens),))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from adapter_service.base_models.attention import layout_in_use, packed
+from adapter_service.base_models.attention import packed, packing_in_use
 from adapter_service.lora.adapter import Adapter
 from adapter_service.lora.kept_outputs import KeptOutputs
 from adapter_service.lora.layer import using
@@ -52,7 +52,7 @@ def _run_again(forward: Any, adapter: Adapter) -> Any:
 
 def _twice_alike(adapter: Adapter) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """What stands around a layer's first run, and around its second."""
-    generator, layout = adapter.dropout_generator, layout_in_use()
+    generator, packing = adapter.dropout_generator, packing_in_use()
     before: list[torch.Tensor] = []
     outputs = KeptOutputs()
 
@@ -65,7 +65,7 @@ def _twice_alike(adapter: Adapter) -> tuple[AbstractContextManager[None], Abstra
 
     @contextmanager
     def second() -> Iterator[None]:
-        with using(adapter), packed(layout), _at(generator, before), outputs.in_use():
+        with using(adapter), packed(packing), _at(generator, before), outputs.in_use():
             yield
 
     return first(), second()

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from adapter_service.base_models import attention
-from adapter_service.base_models.attention import packed_states
+from adapter_service.base_models.attention import Packing, kept_prefix, packed_states
 from adapter_service.base_models.layout import Block, Segment
 from adapter_service.model_utils import BaseModel
 
@@ -144,6 +144,44 @@ def test_packed_rows_have_the_states_and_the_gradient_of_the_rows_one_by_one(
         assert (found - wanted).norm() < 1e-6 * wanted.norm()  # norms and rotations are float32 in every model
 
 
+@pytest.mark.parametrize("kernel", ["ours", "torch"])
+@pytest.mark.parametrize("make", [llama, gemma, gpt])
+def test_rows_behind_a_kept_prefix_have_the_states_and_the_gradient_of_rows_on_a_cache(
+    make: Any, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import DynamicCache
+
+    model = made(make).double()
+    prefix, own = 2 * WINDOW, 7
+    alike, others = random_ids(2, prefix + own), random_ids(2, 12) + 1
+    alike[:, :prefix] = alike[0, :prefix]
+
+    def on_a_cache(row: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            cache = model(row[None, :prefix], past_key_values=DynamicCache(config=model.config)).past_key_values
+        states: torch.Tensor = model.get_decoder()(row[None, prefix:], past_key_values=cache).last_hidden_state[0]
+        return states
+
+    def apart() -> torch.Tensor:
+        alone = model.get_decoder()(others).last_hidden_state.reshape(-1, 64)
+        return torch.cat([on_a_cache(alike[0]), on_a_cache(alike[1]), alone])
+
+    wanted = states_and_gradient(model, apart)
+    attention.install(model)
+    if kernel == "torch":
+        monkeypatch.setattr(attention, "LONGEST", 1)
+    layout = (Segment(prefix, (Block(2, own),)), Segment(0, (Block(2, 12),)))
+    ids = torch.cat([alike[:, prefix:].flatten(), others.flatten()])[None]
+    places = torch.cat([*[torch.arange(prefix, prefix + own)] * 2, *[torch.arange(12)] * 2])[None]
+
+    def behind() -> torch.Tensor:
+        begun = kept_prefix(model, alike[:1, :5])
+        return packed_states(model, ids, places, layout, [kept_prefix(model, alike[:1, 5:prefix], begun), None])
+
+    for found, one in zip(states_and_gradient(model, behind), wanted, strict=True):
+        assert (found - one).norm() < 1e-6 * one.norm()
+
+
 @pytest.mark.parametrize(("make", "shares"), [(llama, True), (gemma, True), (gpt, True), (convolving, False)])
 def test_whether_a_model_can_pack_is_asked_of_it(make: Any, shares: bool) -> None:
     model = made(make)
@@ -161,7 +199,7 @@ def test_scores_that_a_model_changes_are_torchs_affair() -> None:
     theirs, _ = sdpa_attention_forward(layer, query, key, value, None, position_bias=bias)
     ours, _ = attention.attend(layer, query, key, value, None, position_bias=bias)
     torch.testing.assert_close(ours, theirs)
-    with attention.packed((Segment(0, (Block(1, 6),)),)), pytest.raises(ValueError, match="position_bias"):
+    with attention.packed(Packing((Segment(0, (Block(1, 6),)),))), pytest.raises(ValueError, match="position_bias"):
         attention.attend(layer, query, key, value, None, position_bias=bias)
 
 
@@ -172,9 +210,9 @@ def test_what_rows_begin_with_is_kept_once() -> None:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    layout = (Segment(40, (Block(8, 2),)),)
+    packing = Packing((Segment(40, (Block(8, 2),)),))
     query, key, value = (torch.randn(1, heads, 56, 16, requires_grad=True) for heads in (4, 2, 2))
-    with attention.packed(layout), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with attention.packed(packing), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         attention.attend(model.model.layers[0].self_attn, query, key, value, None)
     whole = sum(x.numel() for x in (query, key, value)) * 4
     shares = (40 * 40 + 8 * 2 * 42) * 4 * 4

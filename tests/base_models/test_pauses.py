@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from adapter_service.base_models import pauses
-from adapter_service.base_models.attention import layout_in_use, packed
+from adapter_service.base_models.attention import Packing, packed, packing_in_use
 from adapter_service.base_models.layout import Block, Segment
 from adapter_service.base_models.pauses import apart, pause_here, pausing
 
 THREADS = torch.get_num_threads()
-LAYOUT = (Segment(0, (Block(2, 4),)),)
+PACKING = Packing((Segment(0, (Block(2, 4),)),))
 
 
 def modes() -> dict[str, Any]:
@@ -66,15 +66,15 @@ def test_it_is_in_no_context_of_the_pass_and_leaves_none_open() -> None:
     told: ContextVar[str] = ContextVar("told", default="nothing")
 
     def work() -> tuple[str, object, object]:
-        found = told.get(), pauses._pause.get(), layout_in_use()
+        found = told.get(), pauses._pause.get(), packing_in_use()
         told.set("by the work")
         return found
 
     token = told.set("by the pass")
-    with pausing(lambda: None), packed(LAYOUT):
+    with pausing(lambda: None), packed(PACKING):
         assert apart(work, threads=THREADS) == ("nothing", None, None)
         assert apart(work, threads=THREADS) == ("nothing", None, None)
-        assert (told.get(), layout_in_use()) == ("by the pass", LAYOUT)
+        assert (told.get(), packing_in_use()) == ("by the pass", PACKING)
     told.reset(token)
 
 

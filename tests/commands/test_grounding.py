@@ -73,10 +73,42 @@ def test_what_is_needed_or_no_text_stays(left: dict[str, Any]) -> None:
     assert grounded(ROOM, left, "play jazz") == left
 
 
-def test_choices_and_dates_stay_as_they_are() -> None:
-    own = made(parameter("how", enum_values=["loud"]), parameter("when", "array<datetime>"))
-    call = {"how": "loud", "when": ["tomorrow"]}
-    assert grounded(own, call, "play") == call
+def test_choices_stay_as_they_are() -> None:
+    own = made(parameter("how", enum_values=["loud"]), said=(("Play it loud", {"how": "loud"}),))
+    assert grounded(own, {"how": "loud"}, "play") == {"how": "loud"}
+
+
+WHEN = parameter("when", "array<date>")
+WEATHER = made(
+    WHEN, said=(("Rain on Friday?", {"when": ["this_friday"]}), ("Snow in two days", {"when": ["in_2_days"]}))
+)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Sun on Sundays",
+        "Storm this weekend",
+        "Snow on the 3rd",
+        "Rain in half an hour",
+        "Hail in four weeks",
+        "Midnight",
+    ],
+)
+def test_dates_of_a_sentence_that_says_any_are_the_models_own(sentence: str) -> None:
+    assert grounded(WEATHER, {"when": ["tomorrow"]}, sentence) == {"when": ["tomorrow"]}
+
+
+def test_dates_of_a_sentence_that_says_none_are_taken_out_where_they_may_be_left_out() -> None:
+    made_up = {"when": ["in_7_minutes", "in_1_days"]}
+    assert grounded(WEATHER, made_up, "Is it windy at this place") == {}
+    needed = made({**WHEN, "required": True}, said=(("Rain on Friday?", {"when": ["this_friday"]}),))
+    assert grounded(needed, made_up, "Is it windy") == made_up
+
+
+def test_dates_stay_where_a_commands_examples_do_not_say_them_in_english() -> None:
+    by = made(WHEN, said=(("Regnet es am Freitag", {"when": ["this_friday"]}),))
+    assert grounded(by, {"when": ["tomorrow"]}, "Regnet es morgen") == {"when": ["tomorrow"]}
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from adapter_service.training.batching import (
     PAD_MULTIPLE,
-    begin_alike,
     padded_length,
     plan_epoch,
+    shared_beginnings,
     split,
     steps_per_epoch,
 )
@@ -79,40 +79,32 @@ def test_lengths_are_padded_to_a_multiple(tokens: int, padded: int) -> None:
 FUNCTIONS, MORNING, EVENING = [*range(100, 140)], [*range(200, 220)], [*range(300, 320)]
 
 
-def test_samples_that_begin_with_the_same_long_text_are_a_group_and_those_that_go_on_so_another() -> None:
+def test_samples_share_the_long_text_that_they_begin_with_and_those_that_go_on_so_more_of_it() -> None:
     said = [[token, 1] for token in range(8)]
     samples = [MORNING + text for text in said] + [FUNCTIONS + MORNING + text for text in said]
     samples += [FUNCTIONS + EVENING + text for text in said] + [FUNCTIONS + text for text in said] + said
-    numbers = begin_alike(samples, sequences_per_step=4)
-    groups = [set(numbers[start : start + 8]) for start in range(0, 40, 8)]
-    assert all(len(group) == 1 for group in groups)
-    assert len({number for group in groups for number in group}) == 5
-    assert groups[-1] == {0}
+    shared = shared_beginnings(samples, least_samples=4)
+    assert shared == [(20,)] * 8 + [(40, 60)] * 8 + [(40, 60)] * 8 + [(40,)] * 8 + [()] * 8
 
 
 @pytest.mark.parametrize(
     ("samples", "why"),
     [
-        ([[*range(15), token] for token in range(50, 60)], "it is too short"),
+        ([[*range(7), token] for token in range(50, 60)], "it is too short"),
         ([[*FUNCTIONS, 1], [*FUNCTIONS, 2], *([token, *FUNCTIONS] for token in range(8))], "too few have it"),
         ([], "there are none"),
     ],
 )
-def test_what_is_not_worth_a_group_is_none(samples: list[list[int]], why: str) -> None:
-    assert set(begin_alike(samples, sequences_per_step=4)) <= {0}, why
+def test_what_is_not_worth_it_is_not_shared(samples: list[list[int]], why: str) -> None:
+    assert set(shared_beginnings(samples, least_samples=4)) <= {()}, why
 
 
-def test_steps_are_of_samples_that_begin_alike_whatever_their_length() -> None:
-    lengths, alike = [5, 50] * 32, [number for number in (1, 2, 3, 4) for _ in range(16)]
-    steps = list(plan_epoch(lengths, sequences_per_step=8, seed=0, epoch=0, alike=alike))
-    assert sorted(index for step in steps for index in step) == list(range(64))
-    assert all(len({alike[index] for index in step}) == 1 for step in steps)
-    assert any(len({lengths[index] for index in step}) == 2 for step in steps)
-
-
-@given(samples=st.lists(st.lists(st.integers(0, 2), max_size=40), max_size=60), per_step=per_step)
-def test_every_group_begins_alike(samples: list[list[int]], per_step: int) -> None:
-    numbers = begin_alike([[0] * 16 + sample for sample in samples], sequences_per_step=per_step)
-    for number in set(numbers) - {0}:
-        mine = [[0] * 16 + sample for sample, other in zip(samples, numbers, strict=True) if other == number]
-        assert {tuple(sample[:16]) for sample in mine} == {(0,) * 16}
+@given(samples=st.lists(st.lists(st.integers(0, 2), max_size=40), max_size=60), least=per_step)
+def test_what_is_shared_is_of_enough_samples(samples: list[list[int]], least: int) -> None:
+    samples = [[0] * 16 + sample for sample in samples]
+    shared = shared_beginnings(samples, least_samples=least)
+    for sample, ends in zip(samples, shared, strict=True):
+        assert list(ends) == sorted(set(ends))
+        for end in ends:
+            assert 8 <= end <= len(sample)
+            assert sum(other[:end] == sample[:end] for other in samples) >= max(2, least)

@@ -13,6 +13,7 @@ from adapter_service.samples import Message, Sample
 from adapter_service.training.evaluation import score
 from adapter_service.training.forward import MicroBatch, collate, completion_states
 from adapter_service.training.packing import lay_out
+from adapter_service.training.prefixes import KeptPrefixes
 from tests.training.small_run import END, fresh_adapter, some_samples
 
 
@@ -56,6 +57,26 @@ def test_what_samples_begin_with_lies_there_once(tiny_base: BaseModel) -> None:
     assert batch.positions.tolist() == [[*range(17), *range(17, 20), *range(17, 20), *range(9)]]
     assert batch.targets.tolist() == [6, END, END]
     assert batch.ids[batch.predicts].tolist() == [5, 6, 7]
+
+
+def test_what_is_kept_does_not_lie_there_and_the_rows_have_the_states_that_they_have_behind_it(
+    tiny_base: BaseModel,
+) -> None:
+    short, long = tuple(range(50, 67)), tuple(range(50, 77))
+    alike = [RenderedSample((*begin, number, 6, END), len(begin) + 1) for begin in (short, long) for number in range(8)]
+    samples = [*alike, some_samples(1)[0]]
+    kept = KeptPrefixes(tiny_base.model, tiny_base.device, samples)
+    tokens = [kept.tokens_of(sample) for sample in samples]
+    assert tokens == [17] * 8 + [27] * 8 + [0]
+    (plan,) = lay_out(samples, 10_000, packs=True, shares=True, kept=tokens)
+    batch = collate(tiny_base, samples, plan)
+    assert batch.prefixes[:2] == (short, long)
+    assert batch.ids[0, :6].tolist() == [0, 6, END, 1, 6, END]
+    sizes = [samples[at].completion_tokens for at in plan.places]
+    behind = torch.split(completion_states(tiny_base.model, batch, kept), sizes)
+    for at, states in zip(plan.places, behind, strict=True):
+        alone = completion_states(tiny_base.model, whole(tiny_base, [samples[at]]))
+        torch.testing.assert_close(states, alone, rtol=1e-4, atol=1e-5)
 
 
 @both_ways

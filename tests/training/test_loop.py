@@ -227,6 +227,47 @@ def test_the_same_seed_gives_the_same_bytes_whatever_is_generated_between(tiny_b
     assert disturbed.weights == undisturbed.weights
 
 
+def behind_an_instruction(count: int) -> list[RenderedSample]:
+    return [
+        RenderedSample((*range(100, 120), *sample.ids), 20 + sample.completion_start) for sample in some_samples(count)
+    ]
+
+
+def test_a_run_may_learn_from_what_is_behind_an_instruction_alone(tiny_base: BaseModel) -> None:
+    samples, adapter = behind_an_instruction(16), {"per_device_train_batch_size": 8, "token_budget": 256}
+    whole, behind, small = (
+        run(tiny_base, samples, small_settings(**adapter, **how), adapter=fresh_adapter(tiny_base, b=0.3))
+        for how in ({}, {"prefix_gradient": False}, {"prefix_gradient": False, "preset": "small"})
+    )
+    assert behind.weights == small.weights
+    assert behind.state.losses[0] != whole.state.losses[0]  # steps are not made by length then
+    assert len(behind.state.losses) == len(whole.state.losses) == 2
+
+
+def test_no_gradient_comes_from_what_is_kept_and_the_loss_is_the_same(tiny_base: BaseModel) -> None:
+    samples, of_all = behind_an_instruction(8), {"per_device_train_batch_size": 8, "max_grad_norm": NO_CLIPPING}
+    whole, behind = (
+        run(
+            tiny_base,
+            samples,
+            small_settings(**of_all, prefix_gradient=learned),
+            adapter=fresh_adapter(tiny_base, b=0.3),
+        )
+        for learned in (True, False)
+    )
+    assert behind.state.losses == pytest.approx(whole.state.losses, rel=1e-5)
+    norms = [torch.stack([gradient.norm() for gradient in ran.gradients]).norm() for ran in (whole, behind)]
+    assert not torch.isclose(norms[0], norms[1], rtol=0.01)
+
+
+def test_where_inputs_are_dropped_everything_is_learned_from(tiny_base: BaseModel) -> None:
+    samples = behind_an_instruction(8)
+    adapters = [fresh_adapter(tiny_base, b=0.3, dropout=0.3) for _ in range(2)]
+    settings = [small_settings(token_budget=512, prefix_gradient=learned) for learned in (True, False)]
+    first, second = (run(tiny_base, samples, one, adapter=own) for one, own in zip(settings, adapters, strict=True))
+    assert first.weights == second.weights
+
+
 def test_the_seed_decides_which_samples_make_a_step(tiny_base: BaseModel) -> None:
     first, second = (run(tiny_base, some_samples(12), small_settings(seed=seed)).state.losses for seed in (0, 1))
     assert first != second

@@ -53,6 +53,20 @@ def test_every_sample_is_in_one_pass_and_passes_keep_to_the_budget(
         assert plan.tokens <= budget or len(plan.places) == 1
 
 
+@given(samples=some_samples, budget=st.integers(8, 256))
+def test_behind_kept_prefixes_every_sample_is_in_one_pass_of_what_is_its_own(
+    samples: list[RenderedSample], budget: int
+) -> None:
+    kept = [one.completion_start // 2 for one in samples]
+    plans = list(lay_out(samples, budget, packs=True, shares=True, kept=kept))
+    assert sorted(place for plan in plans for place in plan.places) == list(range(len(samples)))
+    for plan in plans:
+        assert plan.layout is not None
+        assert plan.tokens == sum(size for segment in plan.layout for size in segment.sizes[1:])
+        assert plan.tokens <= budget or len(plan.places) == 1
+        assert {segment.prefix for segment in plan.layout} - {0} <= {kept[place] for place in plan.places}
+
+
 @given(samples=some_samples, budget=st.integers(8, 256), shares=st.booleans())
 def test_the_layout_has_all_tokens_of_a_pass(samples: list[RenderedSample], budget: int, shares: bool) -> None:
     for plan in plans_of(samples, budget, shares=shares):

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapter_service.base_models import pauses
-from adapter_service.base_models.attention import layout_in_use
+from adapter_service.base_models.attention import packing_in_use
 from adapter_service.errors import JobCancelledError
 from adapter_service.lora import layer
 from adapter_service.lora.kept_outputs import KeptOutputs, kept_outputs_in_use
@@ -187,7 +187,7 @@ def test_scores_and_answers_are_the_same_when_every_layer_answers(base: BaseMode
 
 def nothing_is_left(base: BaseModel, state: TrainingState) -> bool:
     """Of a pass: no context, no hook, no mode, no layer that is run again, no numbers for dropout."""
-    contexts: list[object] = [pauses._pause.get(), layout_in_use(), kept_outputs_in_use(), layer._in_use.get()]
+    contexts: list[object] = [pauses._pause.get(), packing_in_use(), kept_outputs_in_use(), layer._in_use.get()]
     contexts += [torch._C._autograd._top_saved_tensors_default_hooks(True), state.adapter.dropout_generator]
     patched = any("forward" in vars(each) for each in decoder_layers(base.model))
     modes = (torch.is_grad_enabled(), torch._C._is_multithreading_enabled(), torch.is_inference_mode_enabled())

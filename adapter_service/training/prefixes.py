@@ -1,0 +1,73 @@
+"""What many samples begin with, computed once for some steps: an instruction that no gradient goes through.
+
+It costs a third of what it costs to learn from it, and once in REFRESH_STEPS steps instead of in each. The adapter is
+part of it, as it was then; in so few steps it changes little. A step is of whatever samples, as many prefixes as they
+may have; what these have in common themselves is computed once too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from adapter_service.base_models.attention import Kept, kept_prefix
+from adapter_service.rendering import RenderedSample
+from adapter_service.training.batching import shared_beginnings
+
+REFRESH_STEPS = 8
+# What fewer begin with is learned from.
+_LEAST_SAMPLES = 8
+_MAX_BYTES = 2**28
+
+
+class KeptPrefixes:
+    """Of `samples`: keys and values, for the rows behind them; the oldest are forgotten where there are too many."""
+
+    def __init__(self, model: Any, device: torch.device, samples: Sequence[RenderedSample]) -> None:
+        self._model = model
+        self._device = device
+        shared = shared_beginnings([sample.ids for sample in samples], least_samples=_LEAST_SAMPLES)
+        self._ends = {tuple(sample.ids): _before(sample, ends) for sample, ends in zip(samples, shared, strict=True)}
+        self._ends_of_prefix = {
+            ids[:end]: ends[: number + 1] for ids, ends in self._ends.items() for number, end in enumerate(ends)
+        }
+        self._ends_of_prefix[()] = ()
+        self._kept: dict[tuple[int, ...], Kept] = {}
+
+    def tokens_of(self, sample: RenderedSample) -> int:
+        """So many of its first tokens are kept."""
+        return max(self._ends[tuple(sample.ids)], default=0)
+
+    def begin_step(self, number: int) -> None:
+        if number % REFRESH_STEPS == 0:
+            self._kept.clear()
+
+    def of(self, prefixes: Sequence[Sequence[int]]) -> list[Kept | None]:
+        """Of each, with the adapter in use if it was not there; None of one without tokens."""
+        return [self._of(tuple(prefix)) for prefix in prefixes]
+
+    def _of(self, prefix: tuple[int, ...]) -> Kept | None:
+        kept, start = None, 0
+        for end in self._ends_of_prefix[prefix]:
+            if (part := prefix[:end]) not in self._kept:
+                self._make_room()
+                own = torch.tensor([prefix[start:end]], device=self._device)
+                self._kept[part] = kept_prefix(self._model, own, kept)
+            kept, start = self._kept[part], end
+        return kept
+
+    def _make_room(self) -> None:
+        """Whoever is using one holds it."""
+        while self._kept and sum(map(_bytes, self._kept.values())) > _MAX_BYTES:
+            del self._kept[next(iter(self._kept))]
+
+
+def _before(sample: RenderedSample, ends: Sequence[int]) -> tuple[int, ...]:
+    """Those before its last token that is not trained on: that one predicts."""
+    return tuple(end for end in ends if end < sample.completion_start)
+
+
+def _bytes(kept: Kept) -> int:
+    return sum(keys.nbytes + values.nbytes for keys, values in kept.values())
