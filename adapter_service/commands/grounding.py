@@ -1,9 +1,11 @@
 """What a sentence bears out of the call that a model made of it.
 
 A small model likes to fill in what nobody said. What may be left out of a call, is a text or a number and stands in no
-word of the sentence is taken out again, where a command's own examples always say it; so is a date, of a sentence that
-has no word of a date's and no number. A room that is in the sentence, among those that the home has, and was left out
-is put in. Nothing else is touched: what a command needs, choices, and which date it is are the model's own.
+word of the sentence is taken out again, where a command's own examples always say it; so is a text of words that they
+have around their values alone ("heating" is no room), and a date, of a sentence that has no word of a date's and no
+number. A room that is in the sentence, among those that the home has, and was left out
+is put in. Blanks around a text go. Nothing else is touched: what a command needs, choices, and which date it is are
+the model's own.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from adapter_service.commands.date_keys import STATIC_KEYS
 from adapter_service.commands.number_words import LARGEST, NumberWords
 from adapter_service.commands.schema import Command, Parameter
 from adapter_service.commands.sentences import Sentence
-from adapter_service.commands.words import normalized
+from adapter_service.commands.words import normalized, words
 
 _TEXTS, _NUMBERS = frozenset({"str", "string"}), frozenset({"int", "integer", "float"})
 # Lists of the hub's that a sentence names one of, by `options_source` up to its colon.
@@ -30,23 +32,30 @@ _DATED = re.compile(rf"[0-9]|\b(?:{'|'.join(sorted(_OF_DATES))})")
 class Grounding:
     """For the commands that `sentences` are of: those that are learned, nothing held out."""
 
-    def __init__(self, commands: Mapping[str, Command], words: NumberWords, always_said: frozenset[tuple[str, str]]):
+    def __init__(
+        self,
+        commands: Mapping[str, Command],
+        numbers: NumberWords,
+        always_said: frozenset[tuple[str, str]],
+        around: Mapping[str, frozenset[str]],
+    ) -> None:
         self._commands = commands
-        self._words = words
+        self._numbers = numbers
         self._always_said = always_said
+        self._around = around
 
     @classmethod
     def of(cls, commands: Sequence[Command], sentences: Iterable[Sentence]) -> Self:
         by_name = {command.command_name: command for command in commands}
         own = [one for one in sentences if one.command_name in by_name and not one.is_negative]
-        words = NumberWords.of((one.text, _whole_numbers(one.arguments.values())) for one in own)
+        numbers = NumberWords.of((one.text, _whole_numbers(one.arguments.values())) for one in own)
         said: dict[tuple[str, str], bool] = {}
         for one in own:
             for name, value in one.arguments.items():
                 key = (str(one.command_name), name)
                 dated = _has_dates(by_name[key[0]], name)
-                said[key] = said.get(key, True) and _is_said(value, f" {normalized(one.text)} ", words, dated=dated)
-        return cls(by_name, words, frozenset(key for key, always in said.items() if always))
+                said[key] = said.get(key, True) and _is_said(value, f" {normalized(one.text)} ", numbers, dated=dated)
+        return cls(by_name, numbers, frozenset(key for key, always in said.items() if always), _words_around(own))
 
     def grounded(
         self, name: str, arguments: Mapping[str, Any], sentence: str, known: Mapping[str, Sequence[str]]
@@ -60,7 +69,8 @@ class Grounding:
         if command is None:
             return dict(arguments)
         said = f" {normalized(sentence)} "
-        found = {key: value for key, value in arguments.items() if self._is_borne_out(command, key, value, said)}
+        trimmed = {key: value.strip() if isinstance(value, str) else value for key, value in arguments.items()}
+        found = {key: value for key, value in trimmed.items() if self._is_borne_out(command, key, value, said)}
         for parameter in command.parameters:
             if parameter.name not in found and not parameter.required and _is_scalar(parameter, _TEXTS):
                 named = _named(parameter, said, known)
@@ -73,9 +83,12 @@ class Grounding:
         if parameter is None or parameter.required or (command.command_name, name) not in self._always_said:
             return True
         dated = _has_dates(command, name)
-        return not (dated or _is_scalar(parameter, _TEXTS | _NUMBERS)) or _is_said(
-            value, said, self._words, dated=dated
-        )
+        if not dated and not _is_scalar(parameter, _TEXTS | _NUMBERS):
+            return True
+        own = words(value) if isinstance(value, str) else []
+        if own and self._around[command.command_name].issuperset(own):
+            return False
+        return _is_said(value, said, self._numbers, dated=dated)
 
 
 def _has_dates(command: Command, name: str) -> bool:
@@ -88,19 +101,29 @@ def _is_scalar(parameter: Parameter, scalars: frozenset[str]) -> bool:
     return not parameter.enum_values and not parameter.type.is_array and parameter.type.scalar in scalars
 
 
-def _is_said(value: Any, said: str, words: NumberWords, *, dated: bool = False) -> bool:
+def _is_said(value: Any, said: str, numbers: NumberWords, *, dated: bool = False) -> bool:
     """Whether a text, a number in figures or in words, or of a date anything at all stands in the sentence.
 
     Anything else does.
     """
     if dated:
-        return bool(_DATED.search(said)) or any(_is_said(number, said, words) for number in range(1, LARGEST + 1))
+        return bool(_DATED.search(said)) or any(_is_said(number, said, numbers) for number in range(1, LARGEST + 1))
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return True
     if isinstance(value, str):
         return f" {normalized(value)} " in said
-    spelled = words.said(int(value)).values() if value == int(value) else ()
+    spelled = numbers.said(int(value)).values() if value == int(value) else ()
     return any(f" {normalized(form)} " in said for form in (f"{value:g}", *spelled))
+
+
+def _words_around(sentences: Sequence[Sentence]) -> Mapping[str, frozenset[str]]:
+    """By command: what its sentences are made of and no value of any command is."""
+    own: dict[str, set[str]] = {}
+    of_values: set[str] = set()
+    for one in sentences:
+        own.setdefault(str(one.command_name), set()).update(words(one.text))
+        of_values.update(word for value in one.arguments.values() if isinstance(value, str) for word in words(value))
+    return {name: frozenset(found - of_values) for name, found in own.items()}
 
 
 def _whole_numbers(values: Iterable[Any]) -> list[int]:

@@ -80,7 +80,8 @@ class CommandTraining:
     def content_key(self, settings: CommandSettings) -> str:
         """What the adapter follows from, as 64 hex digits: node, base, commands and the whole recipe."""
         recipe = self.recipe(settings)
-        names = [*(key for *_, key in _PARAMS.values()), "holdout_fraction", "warmup_steps", "variations"]
+        own = ("holdout_fraction", "warmup_steps", "variations", "embedding_noise")
+        names = [*(key for *_, key in _PARAMS.values()), *own]
         made_of = {
             "node": self.node_id,
             # And what that is: a hub's name may come to mean another one.

@@ -216,6 +216,7 @@ class CommandLesson:
                 "max_seq_length": rules.max_seq_len,
                 "token_budget": rules.token_budget,
                 "prefix_gradient": False,  # that is the functions, seven eighths of a sample
+                "embedding_noise": rules.embedding_noise,
             }
         )
         lora = settings.lora.model_copy(update={"r": rules.rank, "alpha": 2 * rules.rank})

@@ -39,10 +39,11 @@ class CommandSettings(Section):
     max_jobs_per_hour: Annotated[int, Field(ge=1, le=100_000)] = 12
     num_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.5e-3
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
     going_on_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 5e-4
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 8
-    variations: Annotated[int, Field(ge=0, le=100)] = 2
+    variations: Annotated[int, Field(ge=0, le=100)] = 5
+    embedding_noise: Annotated[float, Field(ge=0.0, le=10.0)] = 0.3
     rank: Rank = 16
     max_seq_len: Annotated[int, Field(ge=64, le=131_072)] = 768
     token_budget: Annotated[int, Field(ge=64, le=1_048_576)] = 2048

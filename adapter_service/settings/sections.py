@@ -80,6 +80,7 @@ class TrainingSettings(Section):
     max_seq_length: Annotated[int, Field(ge=8, le=131_072)] = 512
     token_budget: Annotated[int, Field(ge=8, le=1_048_576)] = 512
     prefix_gradient: bool = True
+    embedding_noise: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
     save_steps: Count = 100
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Any
@@ -14,6 +15,7 @@ from adapter_service.base_models.layout import Layout
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import RenderedSample
 from adapter_service.training.batching import padded_length
+from adapter_service.training.noise import EmbeddingNoise
 from adapter_service.training.packing import MicroPlan
 from adapter_service.training.prefixes import KeptPrefixes
 
@@ -102,14 +104,18 @@ def _rows_of(layout: Layout, samples: Sequence[RenderedSample], *, kept: bool) -
             yield _Row(sample, segment.prefix, segment.prefix + tokens)
 
 
-def completion_states(model: Any, batch: MicroBatch, kept: KeptPrefixes | None = None) -> torch.Tensor:
+def completion_states(
+    model: Any, batch: MicroBatch, kept: KeptPrefixes | None = None, noise: EmbeddingNoise | None = None
+) -> torch.Tensor:
     """Hidden states (completion tokens, hidden) that predict `batch.targets`, behind its prefixes as they are `kept`.
 
-    No attention mask: with padding on the right, causal attention never looks at it.
+    No attention mask: with padding on the right, causal attention never looks at it. There is `noise` on all but what
+    is kept.
     """
-    if batch.layout is None or batch.positions is None:
-        states: torch.Tensor = model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
-    else:
-        behind = kept.of(batch.prefixes) if kept is not None and batch.prefixes else None
-        states = packed_states(model, batch.ids, batch.positions, batch.layout, behind)
+    behind = kept.of(batch.prefixes) if kept is not None and batch.prefixes else None
+    with noise.added() if noise else nullcontext():
+        if batch.layout is None or batch.positions is None:
+            states: torch.Tensor = model.get_decoder()(input_ids=batch.ids, use_cache=False).last_hidden_state
+        else:
+            states = packed_states(model, batch.ids, batch.positions, batch.layout, behind)
     return states[batch.predicts]

@@ -25,6 +25,7 @@ from adapter_service.settings import LossSettings, TrainingSettings
 from adapter_service.training.batching import plan_epoch, planned_steps, sequences_per_step
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head
+from adapter_service.training.noise import EmbeddingNoise
 from adapter_service.training.packing import MicroPlan, lay_out
 from adapter_service.training.prefixes import KeptPrefixes
 from adapter_service.training.progress import Meter, Progress, TrainingResult
@@ -75,7 +76,8 @@ def train(
     vocabulary = vocabulary_of(Head.of(base.model), samples, loss_settings, hooks.note)
     shares = base.packs_rows and not state.adapter.drops
     kept = None if settings.prefix_gradient or not shares else KeptPrefixes(base.model, base.device, samples)
-    passes = _Passes(base, state.adapter, vocabulary, hooks, settings.preset == "small", shares, kept)
+    noise = EmbeddingNoise(base.model, settings.embedding_noise)
+    passes = _Passes(base, state.adapter, vocabulary, noise, hooks, settings.preset == "small", shares, kept)
     total_steps = planned_steps(len(samples), settings)
     meter = Meter(total_steps, state, base.device, vocabulary)
     for number, indices in enumerate(_steps(samples, settings, total_steps, by_length=kept is None)):
@@ -86,7 +88,7 @@ def train(
         vocabulary.draw(settings.seed, number)
         if kept:
             kept.begin_step(number)
-        loss = _gradients(passes, state, chosen, dropout_seed=settings.seed * 1_000_003 + number)
+        loss = _gradients(passes, state, chosen, seed=settings.seed * 1_000_003 + number)
         passes.pause()  # what follows takes as long as a layer
         norm = torch.nn.utils.clip_grad_norm_(state.adapter.parameters(), settings.max_grad_norm)
         if not math.isfinite(loss) or not bool(norm.isfinite()):
@@ -139,6 +141,7 @@ class _Passes:
     base: BaseModel
     adapter: Adapter
     vocabulary: Vocabulary
+    noise: EmbeddingNoise
     hooks: Hooks
     recomputes: bool
     shares: bool
@@ -163,7 +166,7 @@ class _Passes:
             # Without threads of autograd's own, which it has on CUDA, hooks run here, where the base may be used.
             with using(self.adapter), pausing(self.pause), again, torch.autograd.set_multithreading_enabled(False):
                 made = collate(self.base, samples, plan)
-                states = completion_states(self.base.model, made, self.kept)
+                states = completion_states(self.base.model, made, self.kept, self.noise)
                 loss = self.vocabulary.loss(states, made.targets, completion_tokens)
                 loss.backward()  # type: ignore[no-untyped-call]
                 return float(loss.detach())
@@ -173,7 +176,7 @@ class _Passes:
             return None
 
 
-def _gradients(passes: _Passes, state: TrainingState, samples: list[RenderedSample], *, dropout_seed: int) -> float:
+def _gradients(passes: _Passes, state: TrainingState, samples: list[RenderedSample], *, seed: int) -> float:
     """Gradients of one step; returns its loss per completion token.
 
     Each micro-batch's loss is divided by the completion tokens of the *whole* step, so that the
@@ -182,7 +185,7 @@ def _gradients(passes: _Passes, state: TrainingState, samples: list[RenderedSamp
     completion_tokens = max(1, sum(sample.completion_tokens for sample in samples))
     state.adapter.zero_grad(set_to_none=True)  # a run that was ended inside a step has left some
     while True:
-        with _dropping(state.adapter, passes.base, dropout_seed):
+        with _drawing(passes, seed):
             loss = 0.0
             for plan in passes.plans(samples, state.token_budget):
                 passes.pause()
@@ -231,10 +234,11 @@ def _set_rate(optimizer: torch.optim.Optimizer, step: int, total: int, settings:
 
 
 @contextmanager
-def _dropping(adapter: Adapter, base: BaseModel, seed: int) -> Iterator[None]:
-    """Numbers of its own for each step: serving in between, or a resumed run, changes none of them."""
-    adapter.set_dropout(torch.Generator(device=base.device).manual_seed(seed))
+def _drawing(passes: _Passes, seed: int) -> Iterator[None]:
+    """Dropout and noise with numbers of its own for each step: serving in between, or a resumed run, changes none."""
+    passes.noise.generator = generator = torch.Generator(device=passes.base.device).manual_seed(seed)
+    passes.adapter.set_dropout(generator)
     try:
         yield
     finally:
-        adapter.set_dropout(None)
+        passes.adapter.set_dropout(None)

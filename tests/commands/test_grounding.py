@@ -50,11 +50,26 @@ def test_what_may_be_left_out_and_nobody_said_is_taken_out() -> None:
     assert grounded(LABEL, kept, "5 minutes, for the boiled eggs!") == kept
 
 
+def test_a_text_begins_and_ends_with_a_word() -> None:
+    assert grounded(ROOM, {"what": " blues ", "room": "hall "}, "Blues in the hall") == {
+        "what": "blues",
+        "room": "hall",
+    }
+
+
 @pytest.mark.parametrize("sentence", ["5 minutes, then 20", "five minutes, then twenty"])
 def test_a_number_is_said_in_figures_or_in_words(sentence: str) -> None:
     kept = {"minutes": 5, "again": 20}
     assert grounded(LABEL, kept, sentence) == kept
     assert grounded(LABEL, {"minutes": 5, "again": 30}, sentence) == {"minutes": 5}
+
+
+def test_a_text_of_the_words_that_examples_have_around_their_values_is_taken_out() -> None:
+    by = made(parameter("room"), said=(("Heating in the hall to 20", {"room": "hall"}), ("Turn the heating down", {})))
+    for around in ("heating", "the heating"):
+        assert grounded(by, {"room": around}, "Put the heating to 18") == {}
+    for said in ("hall", "heating room", "cellar", "\N{HEAVY BLACK HEART}"):
+        assert grounded(by, {"room": said}, f"Heating in the {said}") == {"room": said}
 
 
 def test_what_examples_have_without_saying_it_stays() -> None:

@@ -87,6 +87,8 @@ EFFECTS: dict[tuple[str, str], tuple[Any, str]] = {
     ("training", "max_grad_norm"): (1e-6, "weights"),
     ("training", "max_seq_length"): (10, "refused"),
     ("training", "token_budget"): (32, "micro_steps"),
+    ("training", "prefix_gradient"): (False, "weights"),
+    ("training", "embedding_noise"): (0.3, "weights"),
     ("training", "save_steps"): (3, "saved_at"),
     ("training", "seed"): (1, "weights"),
     ("loss", "vocabulary"): ("all", "weights"),

@@ -15,7 +15,6 @@ from adapter_service.model_utils import BaseModel
 from adapter_service.training import loop as loop_module
 from adapter_service.training.forward import MicroBatch, completion_states
 from adapter_service.training.loop import Hooks, train
-from adapter_service.training.prefixes import KeptPrefixes
 from adapter_service.training.progress import Progress
 from adapter_service.training.state import begin
 from tests.training.small_run import NO_CLIPPING, fresh_adapter, run, small_settings, some_samples, weights_of
@@ -51,13 +50,13 @@ def memory_for(
     """Micro-batches of more padded tokens than that fail; yields the sizes of those that were tried."""
     tried: list[int] = []
 
-    def states(model: Any, batch: MicroBatch, kept: KeptPrefixes | None) -> torch.Tensor:
+    def states(model: Any, batch: MicroBatch, *more: Any) -> torch.Tensor:
         tried.append(batch.ids.numel())
         if batch.ids.numel() <= tokens:
-            return completion_states(model, batch, kept)
+            return completion_states(model, batch, *more)
         if not in_backward:
             fault()
-        hidden = completion_states(model, batch, kept)
+        hidden = completion_states(model, batch, *more)
         hidden.register_hook(lambda _: fault())  # type: ignore[no-untyped-call]
         return hidden
 

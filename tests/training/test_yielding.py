@@ -230,8 +230,8 @@ def test_a_pass_in_which_answers_were_given_leaves_no_graph_behind(
 ) -> None:
     made: list[weakref.ref[torch.Tensor]] = []
 
-    def watched(model: Any, batch: MicroBatch) -> torch.Tensor:
-        states = completion_states(model, batch)
+    def watched(model: Any, batch: MicroBatch, *more: Any) -> torch.Tensor:
+        states = completion_states(model, batch, *more)
         made.append(weakref.ref(states))
         return states
 
