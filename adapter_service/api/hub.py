@@ -84,7 +84,7 @@ def build_hub(settings: Settings, database: Database, jobs: JobStore, versions: 
         when_settled=notifier.wake,
     )
     jobs.when_ended(delivering.when_ended)
-    routers = NodeRouters(node_jobs, jobs, settings.commands)
+    routers = NodeRouters(node_jobs, jobs, settings.commands, engine.embeddings)
     return Hub(node_jobs, delivering, deliveries, artifacts, deliverer, notifier, routers)
 
 

@@ -42,7 +42,8 @@ def as_trained(turns: Sequence[Turn], use: ToolUse, said: str, node: NodeRouter)
         borne_out = node.router.grounded(name, arguments, said, Context(now))
         return json.dumps(_dated(by_name.get(name), borne_out, now, node.zone), ensure_ascii=False)
 
-    held = tuple(map(said_in_keys, tools))
+    may_be_called = tools if use.named else node.router.likely(tools, said)
+    held = tuple(map(said_in_keys, may_be_called))
     return (Turn("system", text), *others), replace(use, tools=held, parallel=False, arguments=dated)
 
 

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 from adapter_service.adapters import Version
 from adapter_service.api.node_chats import NodeRouter
 from adapter_service.commands.router import Router
+from adapter_service.commands.shortlist import Embed
 from adapter_service.commands.training_request import CommandTraining
 from adapter_service.commands.validation import read_commands
 from adapter_service.errors import (
@@ -30,10 +31,11 @@ _MOST_KEPT = 64
 class NodeRouters:
     """Made when they are first asked for; the latest ones are kept."""
 
-    def __init__(self, node_jobs: NodeJobs, jobs: JobStore, settings: CommandSettings) -> None:
+    def __init__(self, node_jobs: NodeJobs, jobs: JobStore, settings: CommandSettings, embed: Embed) -> None:
         self._node_jobs = node_jobs
         self._jobs = jobs
         self._settings = settings
+        self._embed = embed
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, NodeRouter] = OrderedDict()
 
@@ -104,7 +106,7 @@ class NodeRouters:
         recipe = training.recipe(self._settings)
         try:
             commands = read_commands(training.commands, recipe)
-            router = Router(commands, holdout_fraction=recipe.holdout_fraction)
+            router = Router(commands, holdout_fraction=recipe.holdout_fraction, embed=self._embed)
         except (InvalidSchemaError, NothingToLearnError) as error:  # the rules have become narrower since
             raise UnknownNodeError(
                 f"the commands of node {job.node_id!r} are not allowed any more ({error}); post them anew"

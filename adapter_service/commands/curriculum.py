@@ -39,9 +39,9 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Curriculum:
-    """`recall` is the retriever's, on held-out sentences: the most that routing can reach. `rooms` as in `Learned`.
+    """`recall` is the retriever's, on held-out sentences: the most that routing can reach.
 
-    `repeated` and `contradicting` are as in `sentences.Dataset`.
+    `rooms` and `calls` are as in `Learned`, `repeated` and `contradicting` as in `sentences.Dataset`.
     """
 
     training: tuple[Sample, ...]
@@ -50,6 +50,7 @@ class Curriculum:
     repeated: int
     contradicting: tuple[str, ...]
     rooms: tuple[str, ...] = ()
+    calls: tuple[tuple[str, str], ...] = ()
     grounding: Grounding | None = field(default=None, compare=False)
 
 
@@ -99,6 +100,7 @@ def curriculum_of(
         repeated=dataset.repeated,
         contradicting=dataset.contradicting,
         rooms=rooms,
+        calls=tuple(learned.calls),
         grounding=Grounding.of(commands, dataset.training),
     )
 

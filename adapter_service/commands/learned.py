@@ -24,6 +24,13 @@ class Learned:
     retriever: Retriever
     rooms: tuple[str, ...]
 
+    @property
+    def calls(self) -> list[tuple[str, str]]:
+        """Sentences and their commands' names; no negative."""
+        return [
+            (one.text, one.command_name) for one in self.dataset.training if one.command_name and not one.is_negative
+        ]
+
 
 def learned_of(commands: Sequence[Command], holdout_fraction: float) -> Learned:
     """The same for the same commands and fraction.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,7 @@ from adapter_service.commands.grounding import Grounding
 from adapter_service.commands.learned import learned_of
 from adapter_service.commands.prompting import Context, prompt_of
 from adapter_service.commands.schema import Command
+from adapter_service.commands.shortlist import Embed, Shortlist
 from adapter_service.commands.tools import tool_of
 from adapter_service.conversation import Tool
 from adapter_service.errors import InvalidParameterError
@@ -31,23 +33,36 @@ class Question:
 
 
 class Router:
-    """Of one node's commands, by the candidates that training had."""
+    """Of one node's commands, by the candidates that training had.
 
-    def __init__(self, commands: Sequence[Command], *, holdout_fraction: float) -> None:
+    With `embed` an answer is held to those of them that a sentence can mean.
+    """
+
+    def __init__(self, commands: Sequence[Command], *, holdout_fraction: float, embed: Embed | None = None) -> None:
         self._by_name = {command.command_name: command for command in commands}
         learned = learned_of(commands, holdout_fraction)
         self._rooms, self._retriever = learned.rooms, learned.retriever
         self._grounding = Grounding.of(commands, learned.dataset.training)
+        self._calls, self._embed = learned.calls, embed
 
     def question(self, text: str, context: Context) -> Question:
         offered = self._retriever.candidates(text)
-        functions = tuple(said_in_keys(tool_of(command)) for command in offered)
+        functions = self.likely([said_in_keys(tool_of(command)) for command in offered], text)
         return Question(prompt_of(offered, text, context), functions)
 
     def candidates(self, tools: Sequence[Tool], text: str) -> tuple[Tool, ...]:
         """Of the functions that somebody offers those that `text` may mean; what is no command of the node's stays."""
         likely = {command.command_name for command in self._retriever.candidates(text)}
         return tuple(tool for tool in tools if tool.name in likely or tool.name not in self._by_name)
+
+    def likely(self, tools: Sequence[Tool], text: str) -> tuple[Tool, ...]:
+        """Of `tools` those that `text` can mean; all, where it can mean none of them."""
+        left_out = self._shortlist.left_out([text])[0] if self._shortlist and text.strip() else frozenset()
+        return tuple(tool for tool in tools if tool.name not in left_out) or tuple(tools)
+
+    @cached_property
+    def _shortlist(self) -> Shortlist | None:
+        return Shortlist(self._calls, self._embed) if self._embed and self._calls else None
 
     def grounded(self, name: str, given: Mapping[str, Any], text: str, context: Context) -> dict[str, Any]:
         """Of `given`, what `text` bears out; as it is for what is no command of the node's."""

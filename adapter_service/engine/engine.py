@@ -35,6 +35,8 @@ from adapter_service.samples import Message
 from adapter_service.settings import ServingSettings
 
 if TYPE_CHECKING:
+    import torch
+
     from adapter_service.engine.resident_adapters import ResidentAdapters, Settled
     from adapter_service.engine.serving import Order, Serving
     from adapter_service.lora.layer import LowRankLinear
@@ -47,6 +49,8 @@ T = TypeVar("T")
 EngineState = Literal["loading", "ready", "failed", "stopped"]
 # Whoever wants something wakes the thread; this is for what only time brings: a reader that is never going to read.
 _PARKED_SECONDS = 5.0
+# Texts that go through the base at once; between them whoever is answered has a turn.
+_EMBEDDED_TOGETHER = 32
 
 
 class Engine:
@@ -205,6 +209,17 @@ class Engine:
             # work had in hand, a training run's weights and moments, until the garbage is next looked through.
             del future
 
+    def embeddings(self, texts: Sequence[str]) -> torch.Tensor:
+        """What the base alone makes of each text, as a point (texts, hidden); in a pause, where long work is under way.
+
+        Raises:
+            NotReadyError: the base still loads, could not be loaded, or the engine stops.
+        """
+        import torch
+
+        parts = [texts[start : start + _EMBEDDED_TOGETHER] for start in range(0, len(texts), _EMBEDDED_TOGETHER)]
+        return torch.cat(list(map(self._embedded, parts)))
+
     def pin(self, files: AdapterFiles) -> None:
         """Make a version resident, and keep it so until `unpin`.
 
@@ -245,8 +260,19 @@ class Engine:
             recent_train_share=share.recent,
         )
 
+    def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
+        serving = self._ready()
+        found: list[torch.Tensor] = []
+
+        def embed(_adapters: ResidentAdapters, settled: Settled) -> None:
+            found.append(serving.embeddings(texts))
+            settled(None)
+
+        self._order(embed)
+        return found[0]
+
     def _order(self, order: Order) -> None:
-        """Have the engine's thread do something to its adapters, and wait until it is done."""
+        """Have the engine's thread do something in its next turn, and wait until it is done."""
         serving = self._ready()
         future: Future[None] = Future()
 

@@ -18,6 +18,7 @@ from adapter_service.commands.formatted import formatted_curriculum
 from adapter_service.commands.prompting import NONE_FITS, call_text
 from adapter_service.commands.schema import Command
 from adapter_service.commands.scoring import Routed, Score, findings, score
+from adapter_service.commands.shortlist import Shortlist
 from adapter_service.commands.tools import tool_of
 from adapter_service.commands.training_request import CommandTraining
 from adapter_service.commands.validation import read_commands
@@ -181,7 +182,7 @@ class CommandLesson:
     def _score(self, files: AdapterFiles, watch: Watch) -> Score:
         """By the bytes on the disk, as they are served."""
         holdout = self.curriculum.holdout
-        forms = self._forms()
+        forms = self._forms
         answers = self._engine.run(lambda turn: _routed(turn, holdout, forms, files, watch))
         return score(self.commands, holdout, list(map(self._grounded, holdout, answers)))
 
@@ -192,17 +193,26 @@ class CommandLesson:
             return answer
         return replace(answer, arguments=grounding.grounded(answer.name, answer.arguments, held.sentence, known))
 
+    @cached_property
     def _forms(self) -> list[Constraint | None]:
-        """What each answer is held to, as for its node: a call of what is offered, or that none fits."""
+        """What each answer is held to, as for its node: a call of what it can mean of what is offered, or none fits."""
         made: dict[tuple[str, ...], Constraint] = {}
         forms: list[Constraint | None] = []
-        for held in self.curriculum.holdout:
-            names = tuple(command.command_name for command in held.offered)
+        for held, left_out in zip(self.curriculum.holdout, self._left_out(), strict=True):
+            likely = [command for command in held.offered if command.command_name not in left_out] or held.offered
+            names = tuple(command.command_name for command in likely)
             if names and names not in made:
-                functions = [said_in_keys(tool_of(command)) for command in held.offered]
+                functions = [said_in_keys(tool_of(command)) for command in likely]
                 made[names] = self._compile_form(call_or_text_grammar(functions, NONE_FITS))
             forms.append(made.get(names))
         return forms
+
+    def _left_out(self) -> list[frozenset[str]]:
+        """Of every held-out sentence the commands that it does not mean, as far as can be told."""
+        sentences = [held.sentence for held in self.curriculum.holdout]
+        if not self.curriculum.calls or not sentences:
+            return [frozenset()] * len(sentences)
+        return Shortlist(self.curriculum.calls, self._engine.embeddings).left_out(sentences)
 
     def _own(self, settings: Settings, learning_rate: float) -> Settings:
         rules = self._rules

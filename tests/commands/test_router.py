@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+import torch
 
 from adapter_service.commands.prompting import Context, prompt_of
 from adapter_service.commands.retrieval import MOST_CANDIDATES
@@ -40,6 +42,25 @@ def test_of_many_commands_the_likeliest_are_offered_and_what_is_no_command_stays
     assert "set_timer" in {function.name for function in offered}
     chosen = router.candidates([*tools_of(commands), Tool("own", {})], "five minutes please")
     assert [tool.name for tool in chosen] == [*(function.name for function in offered), "own"]
+
+
+def by_first_word(texts: Sequence[str]) -> torch.Tensor:
+    """As a base would that minds nothing else."""
+    return torch.nn.functional.one_hot(
+        torch.tensor([sum(text.split(maxsplit=1)[0].encode()) % 16 for text in texts]), 16
+    ).float()
+
+
+def test_an_answer_is_held_to_what_a_sentence_can_mean_and_the_prompt_has_all() -> None:
+    commands = read(numbered("sing", 25), numbered("dance", 25), command("rest", "rest"))
+    router = Router(commands, holdout_fraction=0.2, embed=by_first_word)
+    question = router.question("dance with me", Context(NOW))
+    assert question.messages == prompt_of(commands, "dance with me", Context(NOW))
+    assert [function.name for function in question.functions] == ["dance", "rest"]  # of one example nobody can tell
+    sing, own = tools_of(commands)[0], Tool("own", {})
+    assert router.likely([sing, own], "dance with me") == (own,)
+    assert router.likely([sing], "dance with me") == (sing,)  # it has to be something
+    assert router.likely([sing, own], " ") == (sing, own)
 
 
 def test_a_room_is_filled_in_where_it_was_learned_and_not_where_it_was_held_out() -> None:
