@@ -44,10 +44,6 @@ class Retriever:
             allowed = sorted(allowed[:MOST_CANDIDATES])
         return tuple(self._commands[place] for place in allowed)
 
-    def part_with(self, name: str) -> frozenset[str]:
-        """The part of the commands that has this one."""
-        return next(part for part in self._parts if name in part)
-
     def part_without(self, names: Collection[str]) -> frozenset[str]:
         """The largest part that has none of two commands, or of one."""
         return max((part for part in self._parts if not part & set(names)), key=len, default=frozenset())

@@ -2,8 +2,8 @@
 
 From the commands' own examples alone. Beside each command's examples there are LEAST_NEGATIVES to MOST_NEGATIVES
 negatives: a sentence of a command that its antipatterns name or, without any, of the one most like it, which is that
-command's although this one is offered; small talk and requests that are nobody's; and its own sentences while it is not
-offered. A negative has an answer like any other: the other function, or that none fits.
+command's although this one is offered; and small talk and requests that are nobody's. A negative has an answer like any
+other: the other function, or that none fits.
 
 What is held out is chosen before anything is made of a sentence, so that nothing of a held-out sentence, nor of one
 that differs in case, blanks and punctuation alone, is ever learned. It is chosen by the sentence alone: what is held
@@ -29,7 +29,7 @@ from adapter_service.samples import is_held_out
 
 LEAST_NEGATIVES, MOST_NEGATIVES = 2, 5
 MOST_SENTENCES = 2000
-_OF_OTHERS, _OF_NOBODY, _WITHHELD = 1, 2, 2
+_OF_OTHERS, _OF_NOBODY = 1, 4
 # A word of fewer letters says little of what a command is about.
 _TELLING_LETTERS = 4
 SMALL_TALK = (
@@ -58,13 +58,12 @@ NOTHING_TAUGHT = "no example is left that belongs to one command alone; say how 
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """`command_name` is None where no function fits. Of the functions offered `beside` is one, and `withheld` none."""
+    """`command_name` is None where no function fits. Of the functions offered `beside` is one."""
 
     text: str
     command_name: str | None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     beside: str | None = None
-    withheld: str | None = None
 
     @property
     def is_negative(self) -> bool:
@@ -73,7 +72,7 @@ class Sentence:
     @property
     def counted_by(self) -> str:
         """The command whose sentence it is, or, of a negative, the one that it is told apart from."""
-        return self.beside or self.withheld or self.command_name or ""
+        return self.beside or self.command_name or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +209,6 @@ def _negatives_of(
         yield Sentence(one.text, one.command_name, one.arguments, beside=name)
     for text in islice(talk, _OF_NOBODY):
         yield Sentence(text, None, beside=name)
-    if len(examples) > 1:
-        for one in chosen(examples[name], _WITHHELD):
-            yield Sentence(one.text, None, withheld=name)
 
 
 def _hash(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -29,9 +29,9 @@ def samples_of(
     """
     moments = [_moment_of(f"moment {number}", zone) for number in range(MOMENTS)]
     samples: dict[str, Sample] = {}
-    again: Counter[tuple[str, str | None, str | None]] = Counter()
+    again: Counter[tuple[str, str | None]] = Counter()
     for sentence in sentences:
-        same = (sentence.text, sentence.beside, sentence.withheld)
+        same = (sentence.text, sentence.beside if sentence.command_name else None)
         number = (_number_of(sentence.text) + again[same]) % MOMENTS
         again[same] += 1
         prompt = prompted(sentence, retriever, Context(moments[number], rooms if number % 2 else ()))
@@ -61,13 +61,9 @@ def prompted(sentence: Sentence, retriever: Retriever, context: Context) -> tupl
 def offered_to(sentence: Sentence, retriever: Retriever) -> tuple[Command, ...]:
     """The functions that stand before `sentence`."""
     beside = [name for name in (sentence.command_name, sentence.beside) if name]
-    return retriever.candidates(sentence.text, beside=beside, withheld=_withheld(sentence, beside, retriever))
-
-
-def _withheld(sentence: Sentence, beside: Collection[str], retriever: Retriever) -> frozenset[str]:
-    if sentence.withheld:
-        return retriever.part_with(sentence.withheld)
-    return retriever.part_without(beside) if sentence.command_name and sentence.beside else frozenset()
+    is_anothers = sentence.command_name and sentence.beside
+    withheld = retriever.part_without(beside) if is_anothers else frozenset[str]()
+    return retriever.candidates(sentence.text, beside=beside, withheld=withheld)
 
 
 def _moment_of(text: str, zone: ZoneInfo) -> datetime:

@@ -245,7 +245,7 @@ def _right_answer(held: HeldOut) -> str:
 def _routed(
     turn: Turn, holdout: Sequence[HeldOut], forms: Sequence[Constraint | None], files: AdapterFiles, watch: Watch
 ) -> list[Routed]:
-    """Greedily; one after the other of those that begin alike, which is computed once for all of them."""
+    """Greedily; those that begin alike one after the other, which is computed once, and those that are alike once."""
 
     def pause() -> None:
         if watch.cancelled():
@@ -255,9 +255,9 @@ def _routed(
     adapter = turn.read_adapter(files).frozen_copy(turn.base.adapter_dtype).to(turn.base.device)
     longest = max((len(turn.renderer.text_ids(_right_answer(held))) for held in holdout), default=0)
     sampling = Sampling(max_new_tokens=max(_LEAST_ANSWER_TOKENS, 2 * longest))
-    order = sorted(range(len(holdout)), key=lambda place: holdout[place].messages[0].content)
-    samplings = [replace(sampling, constraint=forms[place]) for place in order]
-    conversations = [holdout[place].messages for place in order]
-    texts = answer_together(replace(turn, pause=pause), conversations, samplings, adapter)
-    by_place = dict(zip(order, texts, strict=True))
-    return [routed(by_place[place]) for place in range(len(holdout))]
+    asked = [(held.messages, form) for held, form in zip(holdout, forms, strict=True)]
+    once = sorted(dict.fromkeys(asked), key=lambda one: one[0][0].content)
+    samplings = [replace(sampling, constraint=form) for _, form in once]
+    texts = answer_together(replace(turn, pause=pause), [messages for messages, _ in once], samplings, adapter)
+    answers = dict(zip(once, map(routed, texts), strict=True))
+    return [answers[one] for one in asked]

@@ -27,7 +27,7 @@ from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head
 from adapter_service.training.noise import EmbeddingNoise
 from adapter_service.training.packing import MicroPlan, lay_out
-from adapter_service.training.prefixes import KeptPrefixes
+from adapter_service.training.prefixes import REFRESH_STEPS, KeptPrefixes
 from adapter_service.training.progress import Meter, Progress, TrainingResult
 from adapter_service.training.recomputing import recomputing
 from adapter_service.training.state import TrainingState
@@ -86,8 +86,9 @@ def train(
         chosen = [samples[index] for index in indices]
         rate = _set_rate(state.optimizer, number, total_steps, settings)
         vocabulary.draw(settings.seed, number)
-        if kept:
-            kept.begin_step(number)
+        # After a checkpoint too: a run that goes on from there has none.
+        if kept and (number % REFRESH_STEPS == 0 or number % settings.save_steps == 0):
+            kept.forget()
         loss = _gradients(passes, state, chosen, seed=settings.seed * 1_000_003 + number)
         passes.pause()  # what follows takes as long as a layer
         norm = torch.nn.utils.clip_grad_norm_(state.adapter.parameters(), settings.max_grad_norm)

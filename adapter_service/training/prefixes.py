@@ -40,9 +40,9 @@ class KeptPrefixes:
         """So many of its first tokens are kept."""
         return max(self._ends[tuple(sample.ids)], default=0)
 
-    def begin_step(self, number: int) -> None:
-        if number % REFRESH_STEPS == 0:
-            self._kept.clear()
+    def forget(self) -> None:
+        """Compute them anew when they are asked for, with the adapter as it is then."""
+        self._kept.clear()
 
     def of(self, prefixes: Sequence[Sequence[int]]) -> list[Kept | None]:
         """Of each, with the adapter in use if it was not there; None of one without tokens."""

@@ -206,7 +206,7 @@ def test_variations_are_found_by_the_sentence_that_they_are_of() -> None:
 
 def test_negatives_are_not_varied() -> None:
     commands = read(command("light", ("Dim to 30", {"percent": 30}), parameters=PARAMETERS))
-    assert varied([Sentence("Dim to 30", None, withheld="light")], commands, each=3) == []
+    assert varied([Sentence("Dim to 30", None, beside="light")], commands, each=3) == []
 
 
 TEN, TWELVE = ("Light to ten percent", {"percent": 10}), ("Twelve percent light", {"percent": 12})

@@ -86,6 +86,24 @@ def test_a_resumed_run_draws_the_vocabulary_that_an_uninterrupted_one_does(
     assert weights_of(resumed.adapter) == weights_of(whole.adapter)
 
 
+def test_a_resumed_run_computes_what_is_kept_as_an_uninterrupted_one_does(tiny_base: BaseModel, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"prefix_gradient": False, "embedding_noise": 0.3, "token_budget": 256})
+    begin_with = tuple(range(100, 120))
+    samples = [RenderedSample((*begin_with, *one.ids), 20 + one.completion_start) for one in SAMPLES]
+    whole, stopped, resumed = begun(tiny_base), begun(tiny_base), begun(tiny_base)
+    train(tiny_base, samples, whole, settings, Hooks())
+    hooks = Hooks(
+        cancelled=lambda: stopped.step == 4,
+        save=lambda state: save_checkpoint(state, tmp_path / "c", run_key="run", made_with=WITH),
+    )
+    with pytest.raises(JobCancelledError):
+        train(tiny_base, samples, stopped, settings, hooks)
+    load_checkpoint(resumed, tmp_path / "c", run_key="run")
+    train(tiny_base, samples, resumed, settings, Hooks())
+    assert resumed.losses == whole.losses
+    assert weights_of(resumed.adapter) == weights_of(whole.adapter)
+
+
 def test_a_resumed_run_counts_from_its_first_step(tiny_base: BaseModel, tmp_path: Path) -> None:
     interrupted(tiny_base, tmp_path / "c", steps=4)
     state = begun(tiny_base)
