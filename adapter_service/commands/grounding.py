@@ -3,9 +3,9 @@
 A small model likes to fill in what nobody said. What may be left out of a call, is a text or a number and stands in no
 word of the sentence is taken out again, where a command's own examples always say it; so is a text of words that they
 have around their values alone ("heating" is no room), and a date, of a sentence that has no word of a date's and no
-number. A room that is in the sentence, among those that the home has, and was left out
-is put in. Blanks around a text go. Nothing else is touched: what a command needs, choices, and which date it is are
-the model's own.
+number. A room that is in the sentence, among those that the home has, and was left out is put in; one with more words
+to it ("the hall lamp") becomes the room, and blanks around a text go. Nothing else is touched: what a command needs,
+choices, and which date it is are the model's own.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ class Grounding:
         if command is None:
             return dict(arguments)
         said = f" {normalized(sentence)} "
-        trimmed = {key: value.strip() if isinstance(value, str) else value for key, value in arguments.items()}
-        found = {key: value for key, value in trimmed.items() if self._is_borne_out(command, key, value, said)}
+        named = {key: _as_named(command.parameter(key), value, known) for key, value in arguments.items()}
+        found = {key: value for key, value in named.items() if self._is_borne_out(command, key, value, said)}
         for parameter in command.parameters:
             if parameter.name not in found and not parameter.required and _is_scalar(parameter, _TEXTS):
-                named = _named(parameter, said, known)
-                if named is not None:
-                    found[parameter.name] = named
+                forgotten = _named(parameter, said, known)
+                if forgotten is not None:
+                    found[parameter.name] = forgotten
         return found
 
     def _is_borne_out(self, command: Command, name: str, value: Any, said: str) -> bool:
@@ -128,6 +128,13 @@ def _words_around(sentences: Sequence[Sentence]) -> Mapping[str, frozenset[str]]
 
 def _whole_numbers(values: Iterable[Any]) -> list[int]:
     return [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
+
+
+def _as_named(parameter: Parameter | None, value: Any, known: Mapping[str, Sequence[str]]) -> Any:
+    if not isinstance(value, str):
+        return value
+    within = _named(parameter, f" {normalized(value)} ", known) if parameter else None
+    return value.strip() if within is None else within
 
 
 def _named(parameter: Parameter, said: str, known: Mapping[str, Sequence[str]]) -> str | None:

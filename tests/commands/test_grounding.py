@@ -140,6 +140,17 @@ def test_a_room_that_was_said_is_put_in_where_it_is_the_only_one(sentence: str, 
     assert grounded(ROOM, {"what": "jazz"}, sentence, ROOMS).get("room") == room
 
 
+@pytest.mark.parametrize(
+    ("value", "room"),
+    [("hall lamp", "hall"), ("The Living Room", "living room"), ("hall and Küche", "hall and Küche"), ("shed", "shed")],
+)
+def test_a_room_with_more_words_to_it_is_the_room_alone(value: str, room: str) -> None:
+    assert grounded(ROOM, {"what": "jazz", "room": value}, f"Jazz for {value}", {"rooms": ROOMS["rooms"]}) == {
+        "what": "jazz",
+        "room": room,
+    }
+
+
 def test_a_room_that_the_model_made_up_gives_way_to_the_one_that_was_said() -> None:
     assert grounded(ROOM, {"what": "jazz", "room": "attic"}, "Jazz in the hall", ROOMS)["room"] == "hall"
 
