@@ -4,8 +4,8 @@ A small model likes to fill in what nobody said. What may be left out of a call,
 word of the sentence is taken out again, where a command's own examples always say it; so is a text of words that they
 have around their values alone ("heating" is no room), and a date, of a sentence that has no word of a date's and no
 number. A room that is in the sentence, among those that the home has, and was left out is put in; one with more words
-to it ("the hall lamp") becomes the room, and blanks around a text go. Nothing else is touched: what a command needs,
-choices, and which date it is are the model's own.
+to it ("the hall lamp") becomes the room, and blanks and commas around a text go. Nothing else is touched: what a
+command needs, choices, and which date it is are the model's own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _KNOWN = frozenset({"rooms", "devices"})
 # What a sentence without any date has none of, of the words that date keys are made of.
 _IDLE_IN_KEYS = frozenset(["after", "at", "before", "during", "last", "next", "of", "this"])
 _OF_DATES = {word for key in STATIC_KEYS for word in key.split("_")} - _IDLE_IN_KEYS | {"hour", "minute"}
+_AROUND_TEXTS = " \t\r\n,;"
 _DATED = re.compile(rf"[0-9]|\b(?:{'|'.join(sorted(_OF_DATES))})")
 
 
@@ -134,7 +135,7 @@ def _as_named(parameter: Parameter | None, value: Any, known: Mapping[str, Seque
     if not isinstance(value, str):
         return value
     within = _named(parameter, f" {normalized(value)} ", known) if parameter else None
-    return value.strip() if within is None else within
+    return value.strip(_AROUND_TEXTS) if within is None else within
 
 
 def _named(parameter: Parameter, said: str, known: Mapping[str, Sequence[str]]) -> str | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What a base makes of texts: (texts, hidden).
 Embed = Callable[[Sequence[str]], "torch.Tensor"]
 
-COVERAGE = 0.97
+COVERAGE = 0.95
 LEAST_EXAMPLES = 8
 _RIDGE = 0.3
 _LEAST_DEVIATION = 1e-6

@@ -51,7 +51,7 @@ def test_what_may_be_left_out_and_nobody_said_is_taken_out() -> None:
 
 
 def test_a_text_begins_and_ends_with_a_word() -> None:
-    assert grounded(ROOM, {"what": " blues ", "room": "hall "}, "Blues in the hall") == {
+    assert grounded(ROOM, {"what": " blues,", "room": "hall "}, "Blues in the hall") == {
         "what": "blues",
         "room": "hall",
     }

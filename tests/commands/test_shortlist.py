@@ -49,7 +49,7 @@ def test_the_right_command_is_left_as_often_as_is_promised_however_hard_they_are
     wanted = others(250)
     left_out = Shortlist(examples(50), Mind(spread)).left_out([text for text, _ in wanted])
     found = sum(name not in out for (_, name), out in zip(wanted, left_out, strict=True)) / len(wanted)
-    assert found >= COVERAGE - 0.02
+    assert found >= COVERAGE - 0.04
     assert any(left_out)
 
 
@@ -63,9 +63,11 @@ def test_the_harder_the_longer() -> None:
 
 
 def test_few_examples_tell_nothing() -> None:
-    too_few, enough = (Shortlist(examples(count), Mind(0.3)) for count in (8, 9))  # 33 are wanted for 97 in 100
+    too_few, enough = (
+        Shortlist(examples(count, NAMES[:2]), Mind(0.3)) for count in (9, 10)
+    )  # 19 are wanted for 95 in 100
     assert too_few.left_out(["light other 1"]) == [frozenset()]
-    assert enough.left_out(["light other 1"]) == [frozenset({"timer", "music", "weather"})]
+    assert enough.left_out(["light other 1"]) == [frozenset({"timer"})]
 
 
 def test_a_command_of_few_examples_is_never_left_out() -> None:
