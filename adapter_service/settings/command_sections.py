@@ -42,7 +42,7 @@ class CommandSettings(Section):
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
     going_on_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 5e-4
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 8
-    variations: Annotated[int, Field(ge=0, le=100)] = 5
+    variations: Annotated[int, Field(ge=0, le=100)] = 8
     embedding_noise: Annotated[float, Field(ge=0.0, le=10.0)] = 0.3
     rank: Rank = 16
     max_seq_len: Annotated[int, Field(ge=64, le=131_072)] = 768
