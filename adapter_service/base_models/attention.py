@@ -111,12 +111,15 @@ def can_pack(model: Any) -> bool:
     once = torch.cat([rows[0], rows[1, 3:]])[None]
     try:
         together = packed_states(model, once, places, (Segment(3, (Block(2, 4),)),))[0]
+        tells_layers_apart = len(kept_prefix(model, rows[:1, :3])) == config.num_hidden_layers
     except (TypeError, ValueError, RuntimeError, IndexError):  # a model that takes no positions, or minds their order
         return False
     wanted = torch.cat([apart[0], apart[1, 3:]]).float()  # (tokens, hidden)
     # In bfloat16 Gemma 3 270M is up to 0.052 off, and 0.19 or more where positions or what is seen are wrong.
     tolerance = 0.001 if apart.dtype == torch.float32 else 0.1
-    return bool(((together.float() - wanted).norm(dim=-1) <= tolerance * wanted.norm(dim=-1)).all())
+    return tells_layers_apart and bool(
+        ((together.float() - wanted).norm(dim=-1) <= tolerance * wanted.norm(dim=-1)).all()
+    )
 
 
 @contextmanager
@@ -229,7 +232,8 @@ def attend(
     if (packing := _packing.get()) is not None:
         if changed:
             raise ValueError(f"packed rows cannot attend with {changed}")
-        return _attend_packed(module.layer_idx, query, key, value, attention_mask, scale, packing), None  # type: ignore[arg-type]
+        layer: Any = getattr(module, "layer_idx", None)
+        return _attend_packed(layer, query, key, value, attention_mask, scale, packing), None
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     tokens = query.shape[2]
     plain = attention_mask is None and not (dropout or changed) and causal and tokens == key.shape[2]
@@ -251,7 +255,8 @@ def _attend_packed(
 ) -> torch.Tensor:
     """A prefix looks at itself, each row at its prefix and at itself: (1, tokens, heads, size)."""
     behind = packing.behind
-    sizes = [size for segment in packing.layout for size in segment.sizes[behind is not None :]]
+    first = 0 if behind is None else 1  # of a segment's sizes its prefix is the first
+    sizes = [size for segment in packing.layout for size in segment.sizes[first:]]
     parts = zip(*(torch.split(x, sizes, dim=2) for x in (query, key, value)), strict=True)
     attended = []
     for number, segment in enumerate(packing.layout):

@@ -3,15 +3,15 @@
 A small model likes to fill in what nobody said. What may be left out of a call, is a text or a number and stands in no
 word of the sentence is taken out again, where a command's own examples always say it; so is a text of words that they
 have around their values alone ("heating" is no room), and a date, of a sentence that has no word of a date's and no
-number. A room that is in the sentence, among those that the home has, and was left out is put in; one with more words
-to it ("the hall lamp") becomes the room, and blanks and commas around a text go. Nothing else is touched: what a
-command needs, choices, and which date it is are the model's own.
+number, where examples say theirs in English words. A room that is in the sentence, among those that the home has, and
+was left out is put in; one with more words to it ("the hall lamp") becomes the room, and blanks and commas around a
+text go. Nothing else is touched: what a command needs, choices, and which date it is are the model's own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from adapter_service.commands.date_keys import STATIC_KEYS
@@ -24,10 +24,11 @@ _TEXTS, _NUMBERS = frozenset({"str", "string"}), frozenset({"int", "integer", "f
 # Lists of the hub's that a sentence names one of, by `options_source` up to its colon.
 _KNOWN = frozenset({"rooms", "devices"})
 # What a sentence without any date has none of, of the words that date keys are made of.
-_IDLE_IN_KEYS = frozenset(["after", "at", "before", "during", "last", "next", "of", "this"])
-_OF_DATES = {word for key in STATIC_KEYS for word in key.split("_")} - _IDLE_IN_KEYS | {"hour", "minute"}
+_IDLE_IN_KEYS = frozenset(["after", "at", "before", "during", "last", "next", "this"])
+_OF_DATES = {word for key in STATIC_KEYS for word in key.split("_")} - _IDLE_IN_KEYS
+_OF_DATES |= {"hour", "minute", "midday", "fortnight", "decem", "novem", "octob", "septem", "august", "janu", "febru"}
 _AROUND_TEXTS = " \t\r\n,;"
-_DATED = re.compile(rf"[0-9]|\b(?:{'|'.join(sorted(_OF_DATES))})")
+_DATE_WORD = re.compile(rf"\b(?:{'|'.join(sorted(_OF_DATES))})")
 
 
 class Grounding:
@@ -54,8 +55,10 @@ class Grounding:
         for one in own:
             for name, value in one.arguments.items():
                 key = (str(one.command_name), name)
+                text = f" {normalized(one.text)} "
                 dated = _has_dates(by_name[key[0]], name)
-                said[key] = said.get(key, True) and _is_said(value, f" {normalized(one.text)} ", numbers, dated=dated)
+                says = _DATE_WORD.search(text) is not None if dated else _is_said(value, text, numbers)
+                said[key] = said.get(key, True) and says
         return cls(by_name, numbers, frozenset(key for key, always in said.items() if always), _words_around(own))
 
     def grounded(
@@ -83,13 +86,14 @@ class Grounding:
         parameter = command.parameter(name)
         if parameter is None or parameter.required or (command.command_name, name) not in self._always_said:
             return True
-        dated = _has_dates(command, name)
-        if not dated and not _is_scalar(parameter, _TEXTS | _NUMBERS):
+        if _has_dates(command, name):
+            return _says_a_date(said, self._numbers)
+        if not _is_scalar(parameter, _TEXTS | _NUMBERS):
             return True
         own = words(value) if isinstance(value, str) else []
         if own and self._around[command.command_name].issuperset(own):
             return False
-        return _is_said(value, said, self._numbers, dated=dated)
+        return _is_said(value, said, self._numbers)
 
 
 def _has_dates(command: Command, name: str) -> bool:
@@ -102,13 +106,15 @@ def _is_scalar(parameter: Parameter, scalars: frozenset[str]) -> bool:
     return not parameter.enum_values and not parameter.type.is_array and parameter.type.scalar in scalars
 
 
-def _is_said(value: Any, said: str, numbers: NumberWords, *, dated: bool = False) -> bool:
-    """Whether a text, a number in figures or in words, or of a date anything at all stands in the sentence.
+def _says_a_date(said: str, numbers: NumberWords) -> bool:
+    """Any at all: a number may be of one, too."""
+    if _DATE_WORD.search(said) or any(map(str.isdecimal, said)):
+        return True
+    return any(_is_said(number, said, numbers) for number in range(1, LARGEST + 1))
 
-    Anything else does.
-    """
-    if dated:
-        return bool(_DATED.search(said)) or any(_is_said(number, said, numbers) for number in range(1, LARGEST + 1))
+
+def _is_said(value: Any, said: str, numbers: NumberWords) -> bool:
+    """Whether a text, or a number in figures or in words, stands in the sentence; anything else does."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return True
     if isinstance(value, str):
@@ -123,8 +129,19 @@ def _words_around(sentences: Sequence[Sentence]) -> Mapping[str, frozenset[str]]
     of_values: set[str] = set()
     for one in sentences:
         own.setdefault(str(one.command_name), set()).update(words(one.text))
-        of_values.update(word for value in one.arguments.values() if isinstance(value, str) for word in words(value))
+        of_values.update(word for value in _alone(one.arguments.values()) for word in words(value))
     return {name: frozenset(found - of_values) for name, found in own.items()}
+
+
+def _alone(values: Iterable[Any]) -> Iterator[str]:
+    """Texts, and numbers in figures, out of their lists."""
+    for value in values:
+        if isinstance(value, list):
+            yield from _alone(value)
+        elif isinstance(value, str):
+            yield value
+        elif isinstance(value, int | float):
+            yield f"{value:g}"
 
 
 def _whole_numbers(values: Iterable[Any]) -> list[int]:
@@ -132,10 +149,10 @@ def _whole_numbers(values: Iterable[Any]) -> list[int]:
 
 
 def _as_named(parameter: Parameter | None, value: Any, known: Mapping[str, Sequence[str]]) -> Any:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or parameter is None or not _is_scalar(parameter, _TEXTS):
         return value
-    within = _named(parameter, f" {normalized(value)} ", known) if parameter else None
-    return value.strip(_AROUND_TEXTS) if within is None else within
+    within = _named(parameter, f" {normalized(value)} ", known)
+    return within or value.strip(_AROUND_TEXTS) or value
 
 
 def _named(parameter: Parameter, said: str, known: Mapping[str, Sequence[str]]) -> str | None:

@@ -5,10 +5,10 @@ The prompt is made by the very functions that made the training samples.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -44,6 +44,8 @@ class Router:
         self._rooms, self._retriever = learned.rooms, learned.retriever
         self._grounding = Grounding.of(commands, learned.dataset.training)
         self._calls, self._embed = learned.calls, embed
+        self._lock = threading.Lock()
+        self._shortlist: Shortlist | None = None
 
     def question(self, text: str, context: Context) -> Question:
         offered = self._retriever.candidates(text)
@@ -57,12 +59,17 @@ class Router:
 
     def likely(self, tools: Sequence[Tool], text: str) -> tuple[Tool, ...]:
         """Of `tools` those that `text` can mean; all, where it can mean none of them."""
-        left_out = self._shortlist.left_out([text])[0] if self._shortlist and text.strip() else frozenset()
-        return tuple(tool for tool in tools if tool.name not in left_out) or tuple(tools)
+        shortlist = self._made_shortlist() if text.strip() else None
+        return tuple(tools) if shortlist is None else shortlist.of([text], [tools])[0]
 
-    @cached_property
-    def _shortlist(self) -> Shortlist | None:
-        return Shortlist(self._calls, self._embed) if self._embed and self._calls else None
+    def _made_shortlist(self) -> Shortlist | None:
+        """Made by whoever asks first, which takes a second or two; the others wait for it."""
+        if not self._embed or not self._calls:
+            return None
+        with self._lock:
+            if self._shortlist is None:
+                self._shortlist = Shortlist(self._calls, self._embed)
+            return self._shortlist
 
     def grounded(self, name: str, given: Mapping[str, Any], text: str, context: Context) -> dict[str, Any]:
         """Of `given`, what `text` bears out; as it is for what is no command of the node's."""

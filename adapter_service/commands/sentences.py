@@ -112,9 +112,14 @@ def dataset_of(commands: Sequence[Command], *, holdout_fraction: float) -> Datas
     talk = _talk_beside(commands)
     retriever = Retriever(commands, {name: [one.text for one in sentences] for name, sentences in learned.items()})
     talk_held = _held_out(talk, holdout_fraction)
+    talk_learned, talk_judged = ([text for text in talk if (text in talk_held) is held] for held in (False, True))
+    # Talk that is said again is learned at another moment; judged again, it would count as two.
+    endless, judged = cycle(talk_learned), sum(map(bool, held.values()))
+    to_learn = (list(islice(endless, _OF_NOBODY)) for _ in commands)
+    to_judge = (talk_judged[place::judged][:_OF_NOBODY] for place in range(judged))
     return Dataset(
-        training=tuple(_with_negatives(commands, retriever, learned, [text for text in talk if text not in talk_held])),
-        holdout=tuple(_with_negatives(commands, retriever, held, [text for text in talk if text in talk_held])),
+        training=tuple(_with_negatives(commands, retriever, learned, to_learn)),
+        holdout=tuple(_with_negatives(commands, retriever, held, to_judge)),
         repeated=repeated,
         contradicting=contradicting,
     )
@@ -183,18 +188,19 @@ def _with_negatives(
     commands: Sequence[Command],
     retriever: Retriever,
     examples: Mapping[str, Sequence[Sentence]],
-    small_talk: Sequence[str],
+    talk: Iterator[Sequence[str]],
 ) -> Iterator[Sentence]:
-    talk = cycle(small_talk)
+    """`talk` has for each command with examples what is beside it."""
     for command in commands:
         own = examples[command.command_name]
         yield from own
         if own:
-            yield from _negatives_of(command, retriever, examples, talk)
+            yield from _of_others(command, retriever, examples)
+            yield from (Sentence(text, None, beside=command.command_name) for text in next(talk))
 
 
-def _negatives_of(
-    command: Command, retriever: Retriever, examples: Mapping[str, Sequence[Sentence]], talk: Iterable[str]
+def _of_others(
+    command: Command, retriever: Retriever, examples: Mapping[str, Sequence[Sentence]]
 ) -> Iterator[Sentence]:
     name = command.command_name
 
@@ -207,8 +213,6 @@ def _negatives_of(
         alike = [nearest]
     for one in chosen((one for other in alike for one in examples[other]), _OF_OTHERS):
         yield Sentence(one.text, one.command_name, one.arguments, beside=name)
-    for text in islice(talk, _OF_NOBODY):
-        yield Sentence(text, None, beside=name)
 
 
 def _hash(text: str) -> str:

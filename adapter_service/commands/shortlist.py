@@ -2,10 +2,11 @@
 
 A small model that is trained on a few hundred sentences calls a wrong function of one in ten that it has not seen. What
 the base itself makes of a sentence says which it is better: a ridge regression on it, with a column for each command,
-is wrong on one in forty, and so near to its best guess is the right one almost always that most lists have one name.
-How near is measured on the examples, each by the regression of all the others, so that COVERAGE of them would be on
-their own list (a conformal prediction set by the jackknife, Barber et al. 2021, arXiv:1905.02928). Where there are too
-few examples to tell, nothing is left out, nor is ever a command of few: that coverage is of all commands together.
+is wrong on one in forty. On a sentence's list are its best guess and whatever is so near to it that COVERAGE of the
+examples are on their own lists, each by the regression of all the others (a prediction set by the jackknife, Barber et
+al. 2021, arXiv:1905.02928; exact it is for none, near for most). Where it is right about so many, that is one command.
+Where there are too few examples to tell, nothing is left out, nor is ever a command of few: the coverage is of all
+commands together.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from adapter_service.conversation import Tool
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +55,13 @@ class Shortlist:
         self._margin = margins[rank - 1] if rank <= len(calls) else math.inf
         examples = Counter(name for _, name in calls)
         self._well_known = torch.tensor([examples[name] >= LEAST_EXAMPLES for name in self._names])
+
+    def of(self, texts: Sequence[str], offered: Sequence[Sequence[Tool]]) -> list[tuple[Tool, ...]]:
+        """Of each sentence those of the functions offered to it that it can mean; all, where it can mean none."""
+        return [
+            tuple(tool for tool in tools if tool.name not in out) or tuple(tools)
+            for tools, out in zip(offered, self.left_out(texts), strict=True)
+        ]
 
     def left_out(self, texts: Sequence[str]) -> list[frozenset[str]]:
         """Of each sentence the commands that it does not mean."""

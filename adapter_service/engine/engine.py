@@ -49,8 +49,8 @@ T = TypeVar("T")
 EngineState = Literal["loading", "ready", "failed", "stopped"]
 # Whoever wants something wakes the thread; this is for what only time brings: a reader that is never going to read.
 _PARKED_SECONDS = 5.0
-# Texts that go through the base at once; between them whoever is answered has a turn.
-_EMBEDDED_TOGETHER = 32
+# Texts that go through the base at once, between which whoever is answered has a turn; and how much of each is read.
+_EMBEDDED_TOGETHER, _EMBEDDED_CHARACTERS = 16, 500
 
 
 class Engine:
@@ -210,14 +210,16 @@ class Engine:
             del future
 
     def embeddings(self, texts: Sequence[str]) -> torch.Tensor:
-        """What the base alone makes of each text, as a point (texts, hidden); in a pause, where long work is under way.
+        """What the base alone makes of one or more texts (texts, hidden); in pauses, where long work is under way.
 
         Raises:
             NotReadyError: the base still loads, could not be loaded, or the engine stops.
         """
         import torch
 
-        parts = [texts[start : start + _EMBEDDED_TOGETHER] for start in range(0, len(texts), _EMBEDDED_TOGETHER)]
+        renderer = self._ready().renderer
+        ids = [renderer.text_ids(text[:_EMBEDDED_CHARACTERS]) for text in texts]
+        parts = [ids[start : start + _EMBEDDED_TOGETHER] for start in range(0, len(ids), _EMBEDDED_TOGETHER)]
         return torch.cat(list(map(self._embedded, parts)))
 
     def pin(self, files: AdapterFiles) -> None:
@@ -260,7 +262,7 @@ class Engine:
             recent_train_share=share.recent,
         )
 
-    def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
+    def _embedded(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
         serving = self._ready()
         found: list[torch.Tensor] = []
 

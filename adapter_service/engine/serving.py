@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Has something done to the adapters; whoever ordered it is told once it is done, or why it will not be.
+# Has something done on the engine's thread; whoever ordered it is told once it is done, or why it will not be.
 Order = Callable[[ResidentAdapters, Settled], None]
 
 
@@ -123,12 +123,12 @@ class Serving:
                 parameter="prompt",
             )
 
-    def embeddings(self, texts: Sequence[str]) -> torch.Tensor:
-        """What the base makes of each, alone: (texts, hidden)."""
-        return embeddings(self.base, list(map(self.renderer.text_ids, texts)))
+    def embeddings(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """As `engine.embedding.embeddings`, by the base alone."""
+        return embeddings(self.base, texts)
 
     def order(self, order: Order, settled: Settled) -> None:
-        """Have something done to the adapters in the next turn; from any thread."""
+        """Have something done in the next turn; from any thread."""
         self._orders.append((order, settled))
 
     @property
@@ -138,9 +138,9 @@ class Serving:
 
     def turn(self) -> bool:
         """What was ordered, then one turn for the requests; False when there was nothing to do."""
-        self._carry_out_orders()
+        has_carried_out = self._carry_out_orders()
         try:
-            return self.scheduler.turn()
+            return self.scheduler.turn() or has_carried_out
         except Exception as error:
             log.exception("the scheduler failed", extra={"action": "scheduler_failed"})
             self.scheduler.fail_all(error.with_traceback(None))
@@ -152,7 +152,9 @@ class Serving:
         self._carry_out_orders()
         self.adapters.close(error)
 
-    def _carry_out_orders(self) -> None:
+    def _carry_out_orders(self) -> bool:
+        """False when there were none."""
+        had_any = bool(self._orders)
         while self._orders:
             order, settled = self._orders.popleft()
             try:
@@ -160,6 +162,7 @@ class Serving:
             except Exception as error:
                 log.exception("an order failed", extra={"action": "order_failed"})
                 settled(error.with_traceback(None))
+        return had_any
 
     def _read_to_serve(self, files: AdapterFiles) -> ResidentAdapter:
         """On the reader's thread, and on another one, for hashing lets go of the interpreter."""

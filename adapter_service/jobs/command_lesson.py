@@ -22,6 +22,7 @@ from adapter_service.commands.shortlist import Shortlist
 from adapter_service.commands.tools import tool_of
 from adapter_service.commands.training_request import CommandTraining
 from adapter_service.commands.validation import read_commands
+from adapter_service.conversation import Tool
 from adapter_service.engine.answering import answer_together
 from adapter_service.engine.constraints import Constraint
 from adapter_service.engine.engine import Engine
@@ -198,21 +199,20 @@ class CommandLesson:
         """What each answer is held to, as for its node: a call of what it can mean of what is offered, or none fits."""
         made: dict[tuple[str, ...], Constraint] = {}
         forms: list[Constraint | None] = []
-        for held, left_out in zip(self.curriculum.holdout, self._left_out(), strict=True):
-            likely = [command for command in held.offered if command.command_name not in left_out] or held.offered
-            names = tuple(command.command_name for command in likely)
+        for functions in self._functions():
+            names = tuple(function.name for function in functions)
             if names and names not in made:
-                functions = [said_in_keys(tool_of(command)) for command in likely]
                 made[names] = self._compile_form(call_or_text_grammar(functions, NONE_FITS))
             forms.append(made.get(names))
         return forms
 
-    def _left_out(self) -> list[frozenset[str]]:
-        """Of every held-out sentence the commands that it does not mean, as far as can be told."""
-        sentences = [held.sentence for held in self.curriculum.holdout]
-        if not self.curriculum.calls or not sentences:
-            return [frozenset()] * len(sentences)
-        return Shortlist(self.curriculum.calls, self._engine.embeddings).left_out(sentences)
+    def _functions(self) -> list[tuple[Tool, ...]]:
+        """What each held-out sentence can mean of what is offered, with dates said in keys."""
+        holdout, calls = self.curriculum.holdout, self.curriculum.calls
+        offered = [tuple(said_in_keys(tool_of(command)) for command in held.offered) for held in holdout]
+        if not calls or not holdout:
+            return offered
+        return Shortlist(calls, self._engine.embeddings).of([held.sentence for held in holdout], offered)
 
     def _own(self, settings: Settings, learning_rate: float) -> Settings:
         rules = self._rules

@@ -76,6 +76,7 @@ def train(
     vocabulary = vocabulary_of(Head.of(base.model), samples, loss_settings, hooks.note)
     shares = base.packs_rows and not state.adapter.drops
     kept = None if settings.prefix_gradient or not shares else KeptPrefixes(base.model, base.device, samples)
+    kept = kept if kept and kept.keeps_any else None
     noise = EmbeddingNoise(base.model, settings.embedding_noise)
     passes = _Passes(base, state.adapter, vocabulary, noise, hooks, settings.preset == "small", shares, kept)
     total_steps = planned_steps(len(samples), settings)
@@ -206,6 +207,8 @@ def _lower_budget(state: TrainingState, samples: list[RenderedSample], plan: Mic
         OutOfMemoryError: it is one sample alone.
     """
     state.adapter.zero_grad(set_to_none=True)
+    if passes.kept:
+        passes.kept.forget()
     if passes.base.device.type == "cuda":
         torch.cuda.empty_cache()
     longest = max(len(samples[place].ids) for place in plan.places)

@@ -29,16 +29,20 @@ class KeptPrefixes:
         self._model = model
         self._device = device
         shared = shared_beginnings([sample.ids for sample in samples], least_samples=_LEAST_SAMPLES)
-        self._ends = {tuple(sample.ids): _before(sample, ends) for sample, ends in zip(samples, shared, strict=True)}
+        self._ends = {_key(sample): _before(sample, ends) for sample, ends in zip(samples, shared, strict=True)}
         self._ends_of_prefix = {
-            ids[:end]: ends[: number + 1] for ids, ends in self._ends.items() for number, end in enumerate(ends)
+            ids[:end]: ends[: number + 1] for (ids, _), ends in self._ends.items() for number, end in enumerate(ends)
         }
         self._ends_of_prefix[()] = ()
         self._kept: dict[tuple[int, ...], Kept] = {}
 
     def tokens_of(self, sample: RenderedSample) -> int:
         """So many of its first tokens are kept."""
-        return max(self._ends[tuple(sample.ids)], default=0)
+        return max(self._ends[_key(sample)], default=0)
+
+    @property
+    def keeps_any(self) -> bool:
+        return any(self._ends.values())
 
     def forget(self) -> None:
         """Compute them anew when they are asked for, with the adapter as it is then."""
@@ -62,6 +66,10 @@ class KeptPrefixes:
         """Whoever is using one holds it."""
         while self._kept and sum(map(_bytes, self._kept.values())) > _MAX_BYTES:
             del self._kept[next(iter(self._kept))]
+
+
+def _key(sample: RenderedSample) -> tuple[tuple[int, ...], int]:
+    return tuple(sample.ids), sample.completion_start
 
 
 def _before(sample: RenderedSample, ends: Sequence[int]) -> tuple[int, ...]:

@@ -68,6 +68,8 @@ def test_a_text_of_the_words_that_examples_have_around_their_values_is_taken_out
     by = made(parameter("room"), said=(("Heating in the hall to 20", {"room": "hall"}), ("Turn the heating down", {})))
     for around in ("heating", "the heating"):
         assert grounded(by, {"room": around}, "Put the heating to 18") == {}
+    numbered = made(parameter("channel"), parameter("volume", "int"), said=(("Channel a, volume 7", {"volume": 7}),))
+    assert grounded(numbered, {"channel": "7"}, "Channel 7") == {"channel": "7"}
     for said in ("hall", "heating room", "cellar", "\N{HEAVY BLACK HEART}"):
         assert grounded(by, {"room": said}, f"Heating in the {said}") == {"room": said}
 
@@ -122,8 +124,9 @@ def test_dates_of_a_sentence_that_says_none_are_taken_out_where_they_may_be_left
 
 
 def test_dates_stay_where_a_commands_examples_do_not_say_them_in_english() -> None:
-    by = made(WHEN, said=(("Regnet es am Freitag", {"when": ["this_friday"]}),))
-    assert grounded(by, {"when": ["tomorrow"]}, "Regnet es morgen") == {"when": ["tomorrow"]}
+    for example in ("Regnet es am Freitag", "Regnet es um 7 Uhr"):
+        by = made(WHEN, said=((example, {"when": ["this_friday"]}),))
+        assert grounded(by, {"when": ["tomorrow"]}, "Regnet es morgen") == {"when": ["tomorrow"]}
 
 
 @pytest.mark.parametrize(

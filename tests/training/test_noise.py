@@ -8,8 +8,12 @@ import torch
 from adapter_service.base_models.attention import kept_prefix
 from adapter_service.base_models.pauses import apart
 from adapter_service.model_utils import BaseModel
+from adapter_service.rendering import RenderedSample
+from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loop import Hooks
 from adapter_service.training.noise import EmbeddingNoise
+from adapter_service.training.packing import lay_out
+from adapter_service.training.prefixes import KeptPrefixes
 from tests.training.small_run import fresh_adapter, run, small_settings, some_samples
 
 
@@ -41,11 +45,19 @@ def test_one_pass_has_it_and_no_other(tiny_base: BaseModel) -> None:
 
 
 def test_what_is_kept_has_none(tiny_base: BaseModel) -> None:
-    samples, tokens = some_samples(16), list(range(100, 120))
-    before = kept_prefix(tiny_base.model, torch.tensor([tokens]))
-    run(tiny_base, samples, small_settings(embedding_noise=0.5))
-    after = kept_prefix(tiny_base.model, torch.tensor([tokens]))
-    assert all(torch.equal(before[layer][0], after[layer][0]) for layer in before)
+    instruction = tuple(range(100, 120))
+    samples = [RenderedSample((*instruction, *one.ids), 20 + one.completion_start) for one in some_samples(8)]
+    kept = KeptPrefixes(tiny_base.model, tiny_base.device, samples)
+    (plan,) = lay_out(samples, 10_000, packs=True, shares=True, kept=[kept.tokens_of(one) for one in samples])
+    batch = collate(tiny_base, samples, plan)
+    with torch.no_grad():
+        noisy = completion_states(tiny_base.model, batch, kept, drawing(tiny_base, 0.5))
+        assert not torch.equal(noisy, completion_states(tiny_base.model, batch, kept))
+    (in_use,) = kept.of([instruction])
+    assert in_use is not None
+    for layer, (keys, values) in kept_prefix(tiny_base.model, torch.tensor([instruction])).items():
+        assert torch.equal(in_use[layer][0], keys)
+        assert torch.equal(in_use[layer][1], values)
 
 
 def test_training_with_it_is_the_same_for_every_preset_and_whatever_is_answered_between(tiny_base: BaseModel) -> None:
