@@ -4,8 +4,9 @@ A small model likes to fill in what nobody said. What may be left out of a call,
 word of the sentence is taken out again, where a command's own examples always say it; so is a text of words that they
 have around their values alone ("heating" is no room), and a date, of a sentence that has no word of a date's and no
 number, where examples say theirs in English words. A room that is in the sentence, among those that the home has, and
-was left out is put in; one with more words to it ("the hall lamp") becomes the room, and blanks and commas around a
-text go. Nothing else is touched: what a command needs, choices, and which date it is are the model's own.
+was left out is put in; one with more words to it ("the hall lamp") becomes the room. Other texts are spelled as in the
+sentence, without blanks and commas around them. Nothing else is touched: what a command needs, choices, and which date
+it is are the model's own.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Grounding:
         if command is None:
             return dict(arguments)
         said = f" {normalized(sentence)} "
-        named = {key: _as_named(command.parameter(key), value, known) for key, value in arguments.items()}
+        named = {key: _as_said(command.parameter(key), value, sentence, known) for key, value in arguments.items()}
         found = {key: value for key, value in named.items() if self._is_borne_out(command, key, value, said)}
         for parameter in command.parameters:
             if parameter.name not in found and not parameter.required and _is_scalar(parameter, _TEXTS):
@@ -148,11 +149,16 @@ def _whole_numbers(values: Iterable[Any]) -> list[int]:
     return [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
 
 
-def _as_named(parameter: Parameter | None, value: Any, known: Mapping[str, Sequence[str]]) -> Any:
+def _as_said(parameter: Parameter | None, value: Any, sentence: str, known: Mapping[str, Sequence[str]]) -> Any:
+    """A text as the name in it, or as the sentence spells it where that does not begin with it."""
     if not isinstance(value, str) or parameter is None or not _is_scalar(parameter, _TEXTS):
         return value
     within = _named(parameter, f" {normalized(value)} ", known)
-    return within or value.strip(_AROUND_TEXTS) or value
+    text = value.strip(_AROUND_TEXTS) or value
+    if within or text in sentence:
+        return within or text
+    spelled = re.search(rf"(?<=\s){re.escape(text)}(?!\w)", sentence, re.IGNORECASE)
+    return spelled[0] if spelled else text
 
 
 def _named(parameter: Parameter, said: str, known: Mapping[str, Sequence[str]]) -> str | None:

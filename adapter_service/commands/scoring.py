@@ -122,7 +122,7 @@ def score(commands: Sequence[Command], holdout: Sequence[HeldOut], answers: Sequ
 def findings(candidate: Score, live: Score | None, rules: CommandSettings) -> list[Finding]:
     """Every rule in a sentence with its numbers; without a `live` adapter there is nothing to be worse than."""
     found = [
-        _least("right function", candidate.tool_accuracy, rules.min_tool_accuracy, "min_tool_accuracy"),
+        _least("the right function", candidate.tool_accuracy, rules.min_tool_accuracy, "min_tool_accuracy"),
         _least(
             "every required parameter", candidate.parameter_accuracy, rules.min_parameter_accuracy,
             "min_parameter_accuracy",
@@ -169,10 +169,10 @@ def _share(found: Sequence[bool]) -> float | None:
 
 def _least(what: str, found: float | None, least: float, key: str) -> Finding:
     if found is None:
-        return Finding(passed=False, sentence=f"No sentence was held out, so nothing is known of the {what}.")
+        return Finding(passed=False, sentence=f"No sentence was held out, so nothing is known of {what}.")
     passed = found >= least
     ending = "." if passed else f", and {least:.0%} are needed (commands.{key}); give more or clearer examples."
-    return Finding(passed, f"{found:.1%} of the held-out sentences have the {what}{ending}")
+    return Finding(passed, f"{found:.1%} of the held-out sentences have {what}{ending}")
 
 
 def _no_worse(candidate: Score, live: Score) -> Finding:

@@ -46,8 +46,8 @@ ROOM = made(
 
 def test_what_may_be_left_out_and_nobody_said_is_taken_out() -> None:
     assert grounded(LABEL, {"minutes": 5, "label": "tours", "again": 9}, "Timer of 5 minutes") == {"minutes": 5}
-    kept = {"minutes": 5, "label": "Boiled Eggs"}
-    assert grounded(LABEL, kept, "5 minutes, for the boiled eggs!") == kept
+    kept = {"minutes": 5, "label": "boiled eggs"}
+    assert grounded(LABEL, {"minutes": 5, "label": "Boiled Eggs"}, "5 minutes, for the boiled eggs!") == kept
 
 
 def test_a_text_begins_and_ends_with_a_word() -> None:
@@ -55,6 +55,20 @@ def test_a_text_begins_and_ends_with_a_word() -> None:
         "what": "blues",
         "room": "hall",
     }
+
+
+@pytest.mark.parametrize(
+    ("sentence", "value", "spelled"),
+    [
+        ("Play the song Imagine", "imagine", "Imagine"),
+        ("play reggae", "Reggae", "reggae"),
+        ("Jazz please", "jazz", "jazz"),  # a sentence begins with a capital letter
+        ("play jazzy tunes", "Jazz", "Jazz"),
+        ("play (a) song", "(A)", "(a)"),
+    ],
+)
+def test_a_text_is_spelled_as_in_the_sentence(sentence: str, value: str, spelled: str) -> None:
+    assert grounded(ROOM, {"what": value}, sentence) == {"what": spelled}
 
 
 @pytest.mark.parametrize("sentence", ["5 minutes, then 20", "five minutes, then twenty"])
