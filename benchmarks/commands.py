@@ -135,7 +135,7 @@ def _quality(which: str, metrics: Mapping[str, Any], *, judged: bool) -> Iterato
         count = {"refusal_accuracy": negatives, "valid_share": negatives + positives}.get(key, positives)
         target = least if judged else None
         met = None if target is None else metrics[key] >= target
-        yield Result(f"{which}: {what}", round(metrics[key], 4), f"of {count} sentences", target=target, met=met)
+        yield Result(f"{which}: {what}", round(metrics[key], 4), f"of 1 in {count} sentences", target=target, met=met)
 
 
 def _seconds(measure: str, seconds: float, target: float) -> Result:
