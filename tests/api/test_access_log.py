@@ -35,8 +35,14 @@ def test_a_path_is_shown_without_what_lets_in(path: str, shown: str) -> None:
     assert veiled(path) == shown
 
 
-def test_no_line_of_any_logger_has_a_key_or_a_token(services: Services, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_line_of_any_logger_has_a_key_or_a_token(
+    services: Services, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.DEBUG)
+    for name in ("uvicorn", "uvicorn.access", "uvicorn.error"):  # a test before this one may have had uvicorn set it up
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        monkeypatch.setattr(logging.getLogger(name), "disabled", False)
+        caplog.set_level(logging.DEBUG, logger=name)
     key, secret = KeyStore(services.database).create("hub", {"app"})
     with listening(services) as address:
         for path in ("/adapter/list", f"/api/v0/artifacts/{TOKEN}/adapter.zip", f"/nothing?key={secret}", f"/{secret}"):

@@ -44,7 +44,17 @@ def test_the_commands_of_the_readme_exist() -> None:
     assert set(re.findall(r"`adapter-service (\w+)", readme)) <= known
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda p: p.stem)
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+
+
+def test_the_demonstrations_table_has_every_sentence_and_its_answer() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "demo_commands.json").read_text())["rows"]
+    shown = tables._demo()
+    assert all(f"| {row['text']} | `{row['answer']}` |" in shown for row in rows)
+    assert shown.count("| **no** |") == sum(not row["right"] for row in rows)
+
+
+@pytest.mark.parametrize("path", [path for path in RESULTS if path.stem != "demo_commands"], ids=lambda p: p.stem)
 def test_every_row_of_a_results_file_is_shown_with_its_target(path: Path) -> None:
     rows = json.loads(path.read_text())["rows"]
     shown = tables._measured(path.stem)

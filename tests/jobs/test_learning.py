@@ -87,7 +87,6 @@ EFFECTS: dict[tuple[str, str], tuple[Any, str]] = {
     ("training", "max_grad_norm"): (1e-6, "weights"),
     ("training", "max_seq_length"): (10, "refused"),
     ("training", "token_budget"): (32, "micro_steps"),
-    ("training", "prefix_gradient"): (False, "weights"),
     ("training", "embedding_noise"): (0.3, "weights"),
     ("training", "save_steps"): (3, "saved_at"),
     ("training", "seed"): (1, "weights"),
@@ -96,9 +95,10 @@ EFFECTS: dict[tuple[str, str], tuple[Any, str]] = {
 }
 
 
-def settings_in(folder: Path, **sections: Mapping[str, Any]) -> Settings:
+def settings_in(folder: Path, *, instruction: str = "", **sections: Mapping[str, Any]) -> Settings:
     merged = {name: {**PLAIN.get(name, {}), **sections.get(name, {})} for name in {*PLAIN, *sections}}
-    return toy_settings(local_source("toy", folder, toy_records()), **merged)
+    records = [{**record, "prompt": f"{instruction}{record['prompt']}"} for record in toy_records()]
+    return toy_settings(local_source("toy", folder, records), **merged)
 
 
 def streamed_by(engine: Engine, settings: Settings, watch: Recorder | None = None) -> Streamed:
@@ -146,15 +146,32 @@ def observed(engine: Engine, settings: Settings, folder: Path) -> dict[str, Any]
     ("section", "model"), [("lora", LoraSettings), ("training", TrainingSettings), ("loss", LossSettings)]
 )
 def test_every_setting_of_training_has_an_effect_in_this_table(section: str, model: Any) -> None:
-    assert {key for name, key in EFFECTS if name == section} == model.model_fields.keys()
+    elsewhere = {"prefix_gradient"} if section == "training" else set[str]()
+    assert {key for name, key in EFFECTS if name == section} | elsewhere == model.model_fields.keys()
 
 
 @pytest.mark.parametrize(("section", "key"), EFFECTS)
 def test_a_setting_changes_what_the_trainer_does(engine: Engine, tmp_path: Path, section: str, key: str) -> None:
     value, seen_in = EFFECTS[section, key]
     plain = observed(engine, settings_in(tmp_path), tmp_path / "plain")
-    changed = observed(engine, settings_in(tmp_path, **{section: {key: value}}), tmp_path / "changed")
+    sections: dict[str, Any] = {section: {key: value}}
+    changed = observed(engine, settings_in(tmp_path, **sections), tmp_path / "changed")
     assert changed[seen_in] != plain[seen_in]
+
+
+def test_what_samples_begin_with_is_learned_from_or_not(engine: Engine, tmp_path: Path) -> None:
+    learned, kept = (
+        observed(
+            engine,
+            settings_in(
+                tmp_path, instruction="Now decide: ", training={"max_seq_length": 48, "prefix_gradient": learns}
+            ),
+            tmp_path / str(learns),
+        )
+        for learns in (True, False)
+    )
+    assert kept["weights"] != learned["weights"]
+    assert kept["steps"] == learned["steps"]
 
 
 def test_equal_settings_give_equal_runs(engine: Engine, tmp_path: Path) -> None:

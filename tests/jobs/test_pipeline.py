@@ -463,10 +463,10 @@ def test_a_job_that_does_not_fit_fails_with_the_estimate(bench: Bench, monkeypat
 def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is room for half the token budget."""
 
-    def short(model: Any, batch: MicroBatch) -> torch.Tensor:
+    def short(model: Any, batch: MicroBatch, *more: Any) -> torch.Tensor:
         if batch.ids.numel() > 64:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return completion_states(model, batch)
+        return completion_states(model, batch, *more)
 
     for module in (loop, evaluation):
         monkeypatch.setattr(module, "completion_states", short)

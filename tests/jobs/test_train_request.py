@@ -46,6 +46,8 @@ IN_THE_FILE_ALONE = {
     ("training", "min_lr_ratio"),
     ("training", "adam_beta1"),
     ("training", "adam_beta2"),
+    ("training", "prefix_gradient"),
+    ("training", "embedding_noise"),
     ("loss", "sampled_tokens"),
 }
 
