@@ -87,7 +87,7 @@ class Grounding:
         parameter = command.parameter(name)
         if parameter is None or parameter.required or (command.command_name, name) not in self._always_said:
             return True
-        if _has_dates(command, name):
+        if parameter.type.has_points_in_time:
             return _says_a_date(said, self._numbers)
         if not _is_scalar(parameter, _TEXTS | _NUMBERS):
             return True

@@ -267,7 +267,9 @@ class Engine:
         found: list[torch.Tensor] = []
 
         def embed(_adapters: ResidentAdapters, settled: Settled) -> None:
-            found.append(serving.embeddings(texts))
+            from adapter_service.engine.embedding import embeddings
+
+            found.append(embeddings(serving.base, texts))
             settled(None)
 
         self._order(embed)

@@ -13,10 +13,9 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adapter_service.adapters.artifact import verify_folder
-from adapter_service.engine.embedding import embeddings
 from adapter_service.engine.generations import Generation
 from adapter_service.engine.measures import Measures
 from adapter_service.engine.prefix_cache import PrefixCache
@@ -34,9 +33,6 @@ from adapter_service.lora.resident import ResidentAdapter
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import Renderer
 from adapter_service.samples import Message
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger(__name__)
 
@@ -122,10 +118,6 @@ class Serving:
                 "fewer than its tokenizer: take that out of the text",
                 parameter="prompt",
             )
-
-    def embeddings(self, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """As `engine.embedding.embeddings`, by the base alone."""
-        return embeddings(self.base, texts)
 
     def order(self, order: Order, settled: Settled) -> None:
         """Have something done in the next turn; from any thread."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import pairwise, takewhile
 
 from adapter_service.settings import TrainingSettings
 
@@ -18,8 +17,6 @@ TOKENS_PER_SAMPLE = 32
 
 # Samples are sorted by length within so many steps' worth, so that a step is not always alike.
 _WINDOW_STEPS = 32
-# To begin with so many tokens more of the same saves more than it takes to keep them.
-_WORTH_TOKENS = 8
 # Lengths are padded to a multiple: the matrix library prepares each new shape (314 against 485 tokens/s).
 PAD_MULTIPLE = 8
 
@@ -41,33 +38,6 @@ def plan_epoch(lengths: Sequence[int], *, sequences_per_step: int, seed: int, ep
         groups = [chosen[at : at + sequences_per_step] for at in range(0, len(chosen), sequences_per_step)]
         shuffler.shuffle(groups)
         yield from map(tuple, groups)
-
-
-def shared_beginnings(samples: Sequence[Sequence[int]], *, least_samples: int) -> list[tuple[int, ...]]:
-    """Of each of the samples after how many tokens those end that `least_samples` of them begin with.
-
-    The more tokens, the fewer samples; each is worth _WORTH_TOKENS more than the one before it.
-    """
-    order = sorted(range(len(samples)), key=lambda index: list(samples[index]))
-    common = [_common(samples[left], samples[right]) for left, right in pairwise(order)]
-    shared: list[tuple[int, ...]] = [()] * len(samples)
-    ranges: list[tuple[int, int, tuple[int, ...]]] = [(0, len(order), ())]
-    while ranges:
-        low, high, known = ranges.pop()
-        if high - low < max(2, least_samples):
-            continue
-        least = min(common[low : high - 1])
-        if least - max(known, default=0) >= _WORTH_TOKENS:
-            known = (*known, least)
-            for place in range(low, high):
-                shared[order[place]] = known
-        cuts = [place + 1 for place in range(low, high - 1) if common[place] == least]
-        ranges += [(start, end, known) for start, end in pairwise([low, *cuts, high])]
-    return shared
-
-
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
 
 
 def steps_per_epoch(samples: int, sequences_per_step: int) -> int:

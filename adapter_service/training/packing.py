@@ -100,11 +100,15 @@ def _begin_alike(samples: Sequence[RenderedSample]) -> list[tuple[int, list[int]
     return best(0, len(order))[1]
 
 
+def common_beginning(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
+
+
 def _common(left: RenderedSample, right: RenderedSample) -> int:
     """Tokens that both begin with, up to where the first of them predicts a completion token; 0 for a few."""
     end = max(0, min(left.completion_start, right.completion_start) - 1)
-    pairs = zip(left.ids[:end], right.ids[:end], strict=False)
-    count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    count = common_beginning(left.ids[:end], right.ids[:end])
     return count if count >= _LEAST_PREFIX else 0
 
 

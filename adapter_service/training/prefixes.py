@@ -8,17 +8,20 @@ may have; what these have in common themselves is computed once too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from adapter_service.base_models.attention import Kept, kept_prefix
 from adapter_service.rendering import RenderedSample
-from adapter_service.training.batching import shared_beginnings
+from adapter_service.training.packing import common_beginning
 
 REFRESH_STEPS = 8
 # What fewer begin with is learned from.
 _LEAST_SAMPLES = 8
+# To begin with so many tokens more of the same saves more than it takes to keep them.
+_WORTH_TOKENS = 8
 _MAX_BYTES = 2**28
 
 
@@ -66,6 +69,29 @@ class KeptPrefixes:
         """Whoever is using one holds it."""
         while self._kept and sum(map(_bytes, self._kept.values())) > _MAX_BYTES:
             del self._kept[next(iter(self._kept))]
+
+
+def shared_beginnings(samples: Sequence[Sequence[int]], *, least_samples: int) -> list[tuple[int, ...]]:
+    """Of each of the samples after how many tokens those end that `least_samples` of them begin with.
+
+    The more tokens, the fewer samples; each is worth _WORTH_TOKENS more than the one before it.
+    """
+    order = sorted(range(len(samples)), key=lambda index: list(samples[index]))
+    common = [common_beginning(samples[left], samples[right]) for left, right in pairwise(order)]
+    shared: list[tuple[int, ...]] = [()] * len(samples)
+    ranges: list[tuple[int, int, tuple[int, ...]]] = [(0, len(order), ())]
+    while ranges:
+        low, high, known = ranges.pop()
+        if high - low < max(2, least_samples):
+            continue
+        least = min(common[low : high - 1])
+        if least - max(known, default=0) >= _WORTH_TOKENS:
+            known = (*known, least)
+            for place in range(low, high):
+                shared[order[place]] = known
+        cuts = [place + 1 for place in range(low, high - 1) if common[place] == least]
+        ranges += [(start, end, known) for start, end in pairwise([low, *cuts, high])]
+    return shared
 
 
 def _key(sample: RenderedSample) -> tuple[tuple[int, ...], int]:

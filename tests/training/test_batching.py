@@ -10,7 +10,6 @@ from adapter_service.training.batching import (
     PAD_MULTIPLE,
     padded_length,
     plan_epoch,
-    shared_beginnings,
     split,
     steps_per_epoch,
 )
@@ -74,37 +73,3 @@ def test_samples_of_like_length_meet_others_in_another_epoch() -> None:
 @pytest.mark.parametrize(("tokens", "padded"), [(1, 8), (8, 8), (9, 16)])
 def test_lengths_are_padded_to_a_multiple(tokens: int, padded: int) -> None:
     assert (padded_length(tokens), PAD_MULTIPLE) == (padded, 8)
-
-
-FUNCTIONS, MORNING, EVENING = [*range(100, 140)], [*range(200, 220)], [*range(300, 320)]
-
-
-def test_samples_share_the_long_text_that_they_begin_with_and_those_that_go_on_so_more_of_it() -> None:
-    said = [[token, 1] for token in range(8)]
-    samples = [MORNING + text for text in said] + [FUNCTIONS + MORNING + text for text in said]
-    samples += [FUNCTIONS + EVENING + text for text in said] + [FUNCTIONS + text for text in said] + said
-    shared = shared_beginnings(samples, least_samples=4)
-    assert shared == [(20,)] * 8 + [(40, 60)] * 8 + [(40, 60)] * 8 + [(40,)] * 8 + [()] * 8
-
-
-@pytest.mark.parametrize(
-    ("samples", "why"),
-    [
-        ([[*range(7), token] for token in range(50, 60)], "it is too short"),
-        ([[*FUNCTIONS, 1], [*FUNCTIONS, 2], *([token, *FUNCTIONS] for token in range(8))], "too few have it"),
-        ([], "there are none"),
-    ],
-)
-def test_what_is_not_worth_it_is_not_shared(samples: list[list[int]], why: str) -> None:
-    assert set(shared_beginnings(samples, least_samples=4)) <= {()}, why
-
-
-@given(samples=st.lists(st.lists(st.integers(0, 2), max_size=40), max_size=60), least=per_step)
-def test_what_is_shared_is_of_enough_samples(samples: list[list[int]], least: int) -> None:
-    samples = [[0] * 16 + sample for sample in samples]
-    shared = shared_beginnings(samples, least_samples=least)
-    for sample, ends in zip(samples, shared, strict=True):
-        assert list(ends) == sorted(set(ends))
-        for end in ends:
-            assert 8 <= end <= len(sample)
-            assert sum(other[:end] == sample[:end] for other in samples) >= max(2, least)
