@@ -18,8 +18,8 @@ from adapter_service.base_models.int8 import Int8Linear
 from adapter_service.engine.requests import Sampling
 from adapter_service.errors import BaseModelError
 from adapter_service.model_utils import BaseModel, load_base
+from tests.answers_by_batch import decode
 from tests.conftest import SMALL_BASE
-from tests.decoding import decode
 
 EditWeights = Callable[[dict[str, torch.Tensor]], object]
 

@@ -37,6 +37,7 @@ _LARGEST_OF_GRADIENT = 126.0
 _FEW_ROWS = 8
 # That kernel reads beyond the end of rows whose length is no multiple of its step (16 with AVX512).
 _FEW_ROWS_STEP = 64
+_ROWS_TOGETHER = 4096
 _BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
@@ -138,9 +139,21 @@ def _quantized(linear: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     weight: torch.Tensor = linear.weight.detach().float()  # type: ignore[operator]
     if not isinstance(linear, nn.Linear):  # Conv1D's lie (in, out)
         weight = weight.T.contiguous()
-    # Scales that bfloat16 holds as they are: products in it apply them without rounding.
-    scale = (weight.abs().amax(dim=1).clamp_min(1e-8) / _LARGEST).bfloat16().float()  # (out,)
-    return (weight / scale[:, None]).round().to(torch.int8), scale
+    return quantized_rows(weight)
+
+
+def quantized_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, in) as int8, and the scale of each row, float32."""
+    quantized = torch.empty_like(weight, dtype=torch.int8)
+    scales = weight.new_empty(len(weight), dtype=torch.float32)
+    # A head has a gigabyte in float32: never all of it at once.
+    for start in range(0, len(weight), _ROWS_TOGETHER):
+        part = weight[start : start + _ROWS_TOGETHER].float()
+        # Scales that bfloat16 holds as they are: products in it apply them without rounding.
+        scale = (part.abs().amax(dim=1).clamp_min(1e-8) / _LARGEST).bfloat16().float()  # (rows,)
+        scales[start : start + _ROWS_TOGETHER] = scale
+        quantized[start : start + _ROWS_TOGETHER] = (part / scale[:, None]).round()
+    return quantized, scales
 
 
 def quantize_linears(model: nn.Module, keep: nn.Module | None = None) -> int:

@@ -9,6 +9,7 @@ round before they scale. One that does neither stays as it is.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,15 +35,28 @@ def count(model: nn.Module) -> int:
     return sum(type(module).__name__.endswith("Norm") for module in model.modules())
 
 
-def _spare(norm: Any) -> bool:
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """x / sqrt(mean(x²) + epsilon) × scale, with `scale` (length,) in float32."""
+
+    scale: torch.Tensor
+    epsilon: float
+
+
+def measured(norm: Any) -> Norm | None:
+    """Which one a module computes; None where it is of another kind."""
     weight = getattr(norm, "weight", None)
     epsilon = next(
         (getattr(norm, name) for name in ("eps", "variance_epsilon", "epsilon") if hasattr(norm, name)), None
     )
     scale = None if weight is None or epsilon is None else _scale_of(norm, weight, epsilon)
-    if scale is None:
+    return None if scale is None or epsilon is None else Norm(scale, float(epsilon))
+
+
+def _spare(norm: Any) -> bool:
+    if (found := measured(norm)) is None:
         return False
-    plain = norm.forward
+    plain, scale, epsilon = norm.forward, found.scale, found.epsilon
 
     def forward(x: torch.Tensor, *more: Any) -> torch.Tensor:
         spares = not more and x.requires_grad and torch.is_grad_enabled()
@@ -61,8 +75,8 @@ def _scale_of(norm: Any, weight: torch.Tensor, epsilon: float) -> torch.Tensor |
         wanted = norm(x)
     except TypeError:  # it wants more than its input
         return None
-    # Rounded before it is scaled or after: a bit of the last place.
-    rounding = 2 * torch.finfo(weight.dtype).eps
+    # Rounded before it is scaled or after: a bit of the last place, and of float32 some, for sums in another order.
+    rounding = max(2 * torch.finfo(weight.dtype).eps, 2e-6)
     for scale in (weight.float(), 1 + weight.float()):
         made = _Norm.apply(x, scale, epsilon)  # type: ignore[no-untyped-call]
         if torch.allclose(made.float(), wanted.float(), rtol=rounding, atol=1e-6):

@@ -7,25 +7,25 @@ All of it runs in torch's inference mode, which whoever calls has begun.
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from adapter_service.base_models.attention import Attending, attending
-from adapter_service.base_models.threads import on_threads
-from adapter_service.engine.cached_attention import PromptAttention, StepAttention
+from adapter_service.base_models.threads import threads_for
+from adapter_service.engine.cached_attention import PromptAttention
 from adapter_service.engine.generations import ChosenToken
 from adapter_service.engine.kv_cache import KvCache, Place
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, Owner, PrefixCache
 from adapter_service.engine.prompt_scores import scored
 from adapter_service.engine.sequence import Sequence
-from adapter_service.lora.layer import Served, using
+from adapter_service.engine.steps import CompiledSteps, ModuleSteps, Steps
+from adapter_service.lora.layer import using
 from adapter_service.lora.resident import OneAdapter
-from adapter_service.lora.rows import AdapterRows, Row
 from adapter_service.model_utils import BaseModel
 
-_ROWS_FOR_ONE_THREAD = 4
+if TYPE_CHECKING:
+    from adapter_service.decoding.decoder import Decoder
 
 
 class Batch(Protocol):
@@ -84,24 +84,26 @@ def read_whole(batch: Batch, sequence: Sequence) -> torch.Tensor:
 
 
 class MixedBatch:
-    """Rows of any adapters in one pass, over transformers' modules; at most `rows` in a step.
+    """Rows of any adapters in one pass; at most `rows` in a step.
 
     No row is padded: a prompt goes through by itself, and in a step each row has one token, at its own position.
     """
 
-    def __init__(self, base: BaseModel, *, rows: int, template_id: str, prefixes: PrefixCache) -> None:
+    def __init__(
+        self, base: BaseModel, *, rows: int, template_id: str, prefixes: PrefixCache, decoder: Decoder | None = None
+    ) -> None:
+        """With a `decoder` prompts go through the modules alone, and steps are compiled."""
         self.base = base
         self._states_of = f"{base.identity} {template_id}"
         self._prefixes = prefixes
         self._cache = KvCache()
-        self._adapters = AdapterRows(rows)
         self._places: dict[Sequence, Place] = {}
-        self._rows: dict[Sequence, Row] = {}
-        self._of_row: dict[Row, Sequence] = {}
+        self._joined: set[Sequence] = set()
+        self._steps: Steps = CompiledSteps(decoder, self._cache) if decoder else ModuleSteps(base, self._cache, rows)
 
     @property
     def rows(self) -> int:
-        return len(self._rows)
+        return len(self._joined)
 
     @property
     def cache_share(self) -> float:
@@ -140,38 +142,28 @@ class MixedBatch:
         return other
 
     def join(self, sequence: Sequence) -> None:
-        row = self._rows[sequence] = Row(sequence.adapter, sequence.scale)
-        self._of_row[row] = sequence
-        self._adapters.join(row)
+        self._joined.add(sequence)
+        self._steps.join(sequence, self._places[sequence])
 
     def leave(self, sequence: Sequence) -> None:
-        row = self._rows.pop(sequence)
-        del self._of_row[row]
-        self._adapters.leave(row)
+        self._joined.discard(sequence)
+        self._steps.leave(sequence)
 
     def step(self) -> list[tuple[Sequence, torch.Tensor]]:
-        sequences = [self._of_row[row] for row in self._adapters.order]
-        device = self.base.device
-        tokens = torch.tensor([[sequence.next_token] for sequence in sequences], device=device)
-        positions = torch.tensor([[sequence.seen] for sequence in sequences], device=device)
-        places = [self._places[sequence] for sequence in sequences]
-        attention = StepAttention(self._cache, places, [sequence.seen for sequence in sequences], device)
-        with threads_for(len(sequences)):
-            logits = _forward(self.base.model, tokens, positions, self._adapters, attention)
-        assert logits is not None  # noqa: S101 - they were wanted
+        sequences, logits = self._steps.step()
         for sequence in sequences:
             sequence.seen += 1
-        return list(zip(sequences, logits[:, -1], strict=True))
+        return list(zip(sequences, logits, strict=True))
 
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
-        if sequence in self._rows:
+        if sequence in self._joined:
             self.leave(sequence)
         if (place := self._places.pop(sequence, None)) is not None:
             self._cache.give_back(place, clean=poisoned)
 
     def free_memory(self) -> None:
         self._prefixes.forget()
-        self._adapters.free_memory()
+        self._steps.free_memory()
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -278,7 +270,7 @@ def _forward(
     model: Any,
     tokens: torch.Tensor,
     positions: torch.Tensor,
-    added: Served | None,
+    added: OneAdapter | None,
     attention: Attending,
     *,
     keep: int = 1,
@@ -291,11 +283,3 @@ def _forward(
         output = model(input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=keep)
     logits: torch.Tensor = output.logits
     return logits
-
-
-def threads_for(rows: int) -> AbstractContextManager[None]:
-    """One thread for the small products of few rows.
-
-    A product of one row takes 145 µs on one thread and 175 on two: waking the second costs more than it does.
-    """
-    return on_threads(1) if rows <= _ROWS_FOR_ONE_THREAD else nullcontext()

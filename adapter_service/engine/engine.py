@@ -37,6 +37,7 @@ from adapter_service.settings import ServingSettings
 if TYPE_CHECKING:
     import torch
 
+    from adapter_service.engine.kernels import Kernel
     from adapter_service.engine.resident_adapters import ResidentAdapters, Settled
     from adapter_service.engine.serving import Order, Serving
     from adapter_service.lora.layer import LowRankLinear
@@ -139,6 +140,11 @@ class Engine:
     def is_batch_invariant(self) -> bool | None:
         """Whether equal seeds give equal answers whatever else is answered; None until the base is loaded."""
         return self._serving.is_batch_invariant if self._serving else None
+
+    @property
+    def kernel(self) -> Kernel | None:
+        """How steps are made; None until the base is loaded."""
+        return self._serving.kernel if self._serving else None
 
     @property
     def training_share(self) -> float:
@@ -335,7 +341,8 @@ class Engine:
 
         base = self._load_base(self._set_note)
         kept = Kept(self._line, self._residency, self._prefixes, self.measures, self._condition, self._wake)
-        serving = Serving(base, kept, max_active=self._settings.max_active_requests)
+        settings = self._settings
+        serving = Serving(base, kept, max_active=settings.max_active_requests, kernel=settings.kernel)
         self._set_note("ready")
         return serving
 

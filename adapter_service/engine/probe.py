@@ -1,18 +1,26 @@
-"""What this base on this machine can do, asked of it once at the start: batches, and equal answers in every batch."""
+"""What this base on this machine can do, asked of it once at the start.
+
+Which kernel makes its steps, whether it takes batches, and whether answers are equal in every batch.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
-from adapter_service.engine.batch import Batch, MixedBatch, SingleBatch, read_whole, threads_for
+from adapter_service.base_models.threads import threads_for
+from adapter_service.engine.batch import Batch, MixedBatch, SingleBatch, read_whole
+from adapter_service.engine.kernels import Kernel, choose_kernel
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.sequence import Sequence
+from adapter_service.errors import BaseModelError
 from adapter_service.lora.frozen import is_linear, widths
 from adapter_service.model_utils import BaseModel
+from adapter_service.settings import KernelSetting
 
 _STEPS = 3
 # Another one at the start would say the same; a prompt longer than a chunk, and one within a chunk.
@@ -24,6 +32,9 @@ _OUTPUTS = 2**16
 _OWN_PREFIX_BYTES = 2**26
 _TOLERANCE = {torch.float32: 0.001}
 _TOLERANCE_16_BITS = 0.1
+# Of weights that are rounded to 8 bits for steps, as far as the norm of a token's logits may be off.
+_TOLERANCE_INT8 = 0.3
+_TIMED_STEPS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +43,82 @@ class Chosen:
 
     batch: Batch
     new_batch: Callable[[int], Batch]
+    kernel: Kernel
     is_invariant: bool
     note: str
 
 
 @torch.inference_mode()
-def choose_batch(base: BaseModel, template_id: str, *, rows: int, prefixes: PrefixCache) -> Chosen:
+def choose_batch(
+    base: BaseModel, template_id: str, *, rows: int, prefixes: PrefixCache, kernel: KernelSetting = "auto"
+) -> Chosen:
     """The batch for `base`: of any adapters in one pass where it gives what the base alone gives, else one by one.
 
     `new_batch` makes another, which keeps prefixes of its own.
-    """
 
-    def new_batch(rows: int) -> MixedBatch:
-        own = PrefixCache(CHUNK_TOKENS, _OWN_PREFIX_BYTES)
-        return MixedBatch(base, rows=rows, template_id=template_id, prefixes=own)
+    Raises:
+        BaseModelError: `kernel` is one that this base's steps cannot be made by.
+    """
+    started = time.monotonic()
+
+    def mixed(kernel: Kernel, rows: int, prefixes: PrefixCache) -> MixedBatch:
+        return MixedBatch(base, rows=rows, template_id=template_id, prefixes=prefixes, decoder=kernel.decoder)
+
+    def own(kernel: Kernel, rows: int) -> MixedBatch:
+        return mixed(kernel, rows, PrefixCache(CHUNK_TOKENS, _OWN_PREFIX_BYTES))
 
     def new_single(rows: int) -> SingleBatch:  # noqa: ARG001 - it has no tensors of so many
         return SingleBatch(base)
 
-    started = time.monotonic()
-    if not (base.packs_rows and _gives_the_same(base, new_batch(rows))):
-        note = f"{base.name} answers one row at a time"
-        return Chosen(SingleBatch(base), new_single, is_invariant=True, note=note)
-    is_invariant = _layers_are_invariant(base, rows) and _is_invariant(new_batch(rows), rows)
-    mixed = MixedBatch(base, rows=rows, template_id=template_id, prefixes=prefixes)
-    words = "the same bits in every batch" if is_invariant else "not the same last bits in every batch"
-    seconds = time.monotonic() - started
-    note = f"up to {rows} rows in one pass; {words} (probed in {seconds:.1f} s)"
-    return Chosen(mixed, new_batch, is_invariant, note)
+    for candidate in _kernels(base, kernel):
+        batch = own(candidate, rows)
+        if not _gives_the_same(base, batch, _tolerance(base, candidate)):
+            continue
+        chosen = _timed(candidate, batch)
+        is_invariant = (chosen.decoder or _layers_are_invariant(base, rows)) and _is_invariant(batch, rows)
+        words = "the same bits in every batch" if is_invariant else "not the same last bits in every batch"
+        seconds = time.monotonic() - started
+        note = f"up to {rows} rows in one pass, {words}; steps: {chosen.words} (probed in {seconds:.1f} s)"
+        return Chosen(mixed(chosen, rows, prefixes), partial(own, chosen), chosen, bool(is_invariant), note)
+    if kernel not in {"auto", "modules"}:
+        raise BaseModelError(
+            f"serving.kernel is {kernel!r}, and steps of {base.public_name!r} that are made so do not come to what the "
+            "base comes to; use 'auto'"
+        )
+    alone = Kernel("modules", "the base answers one row at a time")
+    note = f"{base.name} answers one row at a time"
+    return Chosen(SingleBatch(base), new_single, alone, is_invariant=True, note=note)
+
+
+def _kernels(base: BaseModel, setting: KernelSetting) -> Iterator[Kernel]:
+    """Those to try, the best first; none for a base whose rows cannot lie together."""
+    if not base.packs_rows:
+        return
+    first = choose_kernel(base, setting)
+    yield first
+    if setting == "auto" and first.decoder is not None:
+        yield Kernel("modules", "compiled steps do not come to what the base comes to")
+
+
+def _tolerance(base: BaseModel, kernel: Kernel) -> float:
+    if kernel.name == "int8":
+        return _TOLERANCE_INT8
+    return _TOLERANCE.get(base.precision.dtype, _TOLERANCE_16_BITS)
+
+
+def _timed(kernel: Kernel, batch: MixedBatch) -> Kernel:
+    """With the speed at which weights are read, by the quickest of a few steps of one row."""
+    if kernel.decoder is None:
+        return kernel
+    sequence, _ = _read(batch, _prompt(batch.base, _LENGTHS[1]), steps=_TIMED_STEPS + 1)
+    batch.join(sequence)
+    seconds = []
+    for _ in range(_TIMED_STEPS):
+        started = time.perf_counter()
+        batch.step()
+        seconds.append(time.perf_counter() - started)
+    batch.remove(sequence)
+    return replace(kernel, gigabytes_per_second=round(kernel.decoder.bytes_of_a_step / min(seconds) / 1e9, 1))
 
 
 def _prompt(base: BaseModel, tokens: int) -> list[int]:
@@ -67,14 +126,13 @@ def _prompt(base: BaseModel, tokens: int) -> list[int]:
     return [(20 + 7 * place) % vocabulary for place in range(tokens)]
 
 
-def _gives_the_same(base: BaseModel, batch: MixedBatch) -> bool:
+def _gives_the_same(base: BaseModel, batch: MixedBatch, tolerance: float) -> bool:
     """Whether prompts and steps in `batch` come to what the model's own way comes to, within its precision."""
     prompts = [_prompt(base, length) for length in _LENGTHS]
     try:
         found = _logits(batch, prompts)
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):  # it wants its own mask or cache
         return False
-    tolerance = _TOLERANCE.get(base.precision.dtype, _TOLERANCE_16_BITS)
     for prompt, (tokens, logits) in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt + tokens[:-1]], device=base.device)
         wanted = base.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :].float()
@@ -136,9 +194,9 @@ def _logits(batch: MixedBatch, prompts: list[list[int]]) -> list[tuple[list[int]
     return [(rows.argmax(-1).tolist(), rows) for rows in logits]
 
 
-def _read(batch: MixedBatch, prompt: list[int]) -> tuple[Sequence, torch.Tensor]:
+def _read(batch: MixedBatch, prompt: list[int], *, steps: int = _STEPS) -> tuple[Sequence, torch.Tensor]:
     """A sequence with its first token, and the logits (vocabulary,) that it came from."""
-    sequence = Sequence(prompt, len(prompt) + _STEPS)
+    sequence = Sequence(prompt, len(prompt) + steps)
     logits = read_whole(batch, sequence)
     sequence.next_token = int(logits.argmax())
     return sequence, logits

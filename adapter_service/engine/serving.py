@@ -33,6 +33,7 @@ from adapter_service.lora.resident import ResidentAdapter
 from adapter_service.model_utils import BaseModel
 from adapter_service.rendering import Renderer
 from adapter_service.samples import Message
+from adapter_service.settings import KernelSetting
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +56,15 @@ class Kept:
 class Serving:
     """`max_active` answers grow at a time."""
 
-    def __init__(self, base: BaseModel, kept: Kept, *, max_active: int) -> None:
+    def __init__(self, base: BaseModel, kept: Kept, *, max_active: int, kernel: KernelSetting = "auto") -> None:
         self.base = base
         self.layers = install(base.model, keep=base.model.get_output_embeddings())
         self.renderer = Renderer(base.tokenizer)
-        chosen = choose_batch(base, self.renderer.template_id, rows=max_active, prefixes=kept.prefixes)
+        template, prefixes = self.renderer.template_id, kept.prefixes
+        chosen = choose_batch(base, template, rows=max_active, prefixes=prefixes, kernel=kernel)
         log.info(chosen.note, extra={"action": "batch_chosen"})
         self.new_batch = chosen.new_batch
+        self.kernel = chosen.kernel
         self.is_batch_invariant = chosen.is_invariant
         self.adapters = ResidentAdapters(self._read_to_serve, kept.residency, kept.measures, kept.wake)
         self.scheduler = Scheduler(

@@ -27,7 +27,7 @@ class Factors:
     b: torch.Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ResidentAdapter:
     """All factors by layer path; `key` is the version's."""
 
@@ -52,7 +52,7 @@ class ResidentAdapter:
         factors = {}
         for path, pair in pairs.items():
             rank, (outputs, inputs) = pair.a.shape[0], (pair.b.shape[0], pair.a.shape[1])
-            a = pair.a.detach().to(device, dtype)
+            a = pair.a.detach().to(device, dtype).contiguous()
             if rank < rank_class:
                 a = torch.cat([a, a.new_zeros(rank_class - rank, inputs)])
             b = a.new_zeros(rank_class, outputs) if rank < rank_class else a.new_empty(rank_class, outputs)

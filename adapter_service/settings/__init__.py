@@ -13,6 +13,7 @@ from adapter_service.settings.section import Section
 from adapter_service.settings.sections import (
     DataSettings,
     GateSettings,
+    KernelSetting,
     LoraSettings,
     LossSettings,
     ModelSettings,
@@ -33,6 +34,7 @@ __all__ = [
     "CommandSettings",
     "DataSettings",
     "GateSettings",
+    "KernelSetting",
     "LoraSettings",
     "LossSettings",
     "ModelSettings",

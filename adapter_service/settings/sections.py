@@ -200,6 +200,9 @@ class PublishingSettings(Section):
         return self
 
 
+KernelSetting = Literal["auto", "as_loaded", "float16", "int8", "modules"]
+
+
 class ServingSettings(Section):
     host: Name = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8100
@@ -215,6 +218,7 @@ class ServingSettings(Section):
     max_adapter_bytes: Annotated[int, Field(ge=1, le=2**40)] = 2**30
     pinned_adapters: list[AdapterName] = []
     train_share: Annotated[float, Field(ge=0.0, le=0.9)] = 0.2
+    kernel: KernelSetting = "auto"
     prefix_cache_bytes: Annotated[int, Field(ge=0, le=2**40)] = 2**28
     job_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 16
     drain_seconds: Annotated[float, Field(ge=0.0, le=3600.0)] = 5.0

@@ -34,13 +34,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import psutil
-import torch
-
 from adapter_service.base_models import attention, norms
+from adapter_service.base_models.free_memory import free_bytes
 from adapter_service.errors import DoesNotFitError, InvalidParameterError
 from adapter_service.lora.adapter import LinearLayer, LoraConfig, select_layers
 from adapter_service.lora.depth import reached_backward
@@ -57,9 +54,6 @@ Preset = Literal["fast", "small"]
 _LINEAR_FACTOR, _NORMS_FACTOR, _ONE_LAYER_FACTOR = 0.95, 1.5, 3.0
 _BYTES_PER_WEIGHT = 16
 _KEPT_BY_LIBRARIES = 215 << 20
-# A group's limit and use, where the process is held to less than the machine has (a container).
-_GROUP_LIMIT, _GROUP_USE = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-_GROUP_DETAILS = Path("/sys/fs/cgroup/memory.stat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +128,6 @@ def _attention_bytes(base: BaseModel, tokens: int, longest: int) -> int:
     return int(config.num_hidden_layers * config.num_attention_heads * tokens * row * base.precision.dtype.itemsize)
 
 
-def free_bytes(device: torch.device) -> int:
-    """What can be had now on the device that trains."""
-    if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + idle
-    available = int(psutil.virtual_memory().available)
-    return available if (left := _left_in_group()) is None else min(available, left)
-
-
 @dataclass(frozen=True, slots=True)
 class Fit:
     """A preset, never "auto", and what a run with it takes at most, of what is `free_bytes`."""
@@ -215,19 +200,6 @@ def check_fits(demand: Demand) -> Fit:
         f"{_megabytes(found.free_bytes)} MB are free. It is for micro-batches of {found.tokens} tokens at rank "
         f"{demand.lora.r}, preset {found.preset!r}: {lower}"
     )
-
-
-def _left_in_group() -> int | None:
-    """What the group may still take; files that it has read and that can be let go count as free."""
-    try:
-        used = int(_GROUP_USE.read_text()) - _let_go(_GROUP_DETAILS.read_text())
-        return int(_GROUP_LIMIT.read_text()) - used
-    except (OSError, ValueError):  # no such group, or its limit is "max"
-        return None
-
-
-def _let_go(details: str) -> int:
-    return next((int(line.split()[1]) for line in details.splitlines() if line.startswith("inactive_file ")), 0)
 
 
 def _megabytes(size: int) -> int:

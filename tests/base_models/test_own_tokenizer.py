@@ -155,7 +155,7 @@ def test_rows_beyond_the_vocabulary_give_no_text(model_file: Path) -> None:
 
 def test_a_base_answers_with_it_and_ends_where_it_ends(wide_base_folder: Path, model_file: Path) -> None:
     from adapter_service.engine.requests import Sampling
-    from tests.decoding import decode
+    from tests.answers_by_batch import decode
 
     base = load(wide_base_folder, model_file)
     assert base.eos_ids() == {reference(model_file).eos_id()}

@@ -90,6 +90,7 @@ def with_wide_weights(model: Any) -> Any:
 
 @pytest.fixture(scope="module", params=["float32", "int8"])
 def bases(request: pytest.FixtureRequest, tiny_base_folder: Path) -> Bases:
+    """Decoded by compiled steps."""
     folder, quantized = tiny_base_folder, request.param == "int8"
     served = load_base(str(folder), bases_dir=folder, device="cpu", dtype="float32", use_8bit=quantized)
     plain = with_wide_weights(served.model) if quantized else copy.deepcopy(served.model)
@@ -195,6 +196,12 @@ def test_a_row_of_the_base_beside_adapters_is_the_base(bases: Bases, tmp_path: P
     wanted = bases.of_the_base()
     adapted = bases.reference(tmp_path, **ALL_LINEAR)
     assert_close(together(bases.served, [adapted, wanted, adapted])[1], wanted.logits)
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS.keys())
+def test_each_kind_is_pefts_through_modules(bases: Bases, options: dict[str, Any], tmp_path: Path) -> None:
+    wanted, batch = bases.reference(tmp_path, **options), mixed(bases.served, kernel="modules")
+    assert_close(greedy(batch, PROMPT, TOKENS, wanted.adapter), wanted.logits)
 
 
 @pytest.mark.model

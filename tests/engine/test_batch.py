@@ -20,9 +20,12 @@ PROMPT = [2 + (31 * place) % 250 for place in range(150)]
 TOKENS = 6
 
 
-@pytest.fixture(params=["mixed", "single"])
+@pytest.fixture(params=["as_loaded", "modules", "single"])
 def batch(request: pytest.FixtureRequest, tiny_base: BaseModel) -> Batch:
-    return mixed(tiny_base, prefix_bytes=2**24) if request.param == "mixed" else SingleBatch(tiny_base)
+    """Mixed by each kind of kernel, or one by one."""
+    if request.param == "single":
+        return SingleBatch(tiny_base)
+    return mixed(tiny_base, prefix_bytes=2**24, kernel=request.param)
 
 
 def tokens_of(batch: Batch, *sequences: Sequence, steps: int = TOKENS - 1) -> dict[Sequence, list[int]]:

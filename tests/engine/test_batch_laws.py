@@ -26,6 +26,7 @@ from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.layer import install
 from adapter_service.lora.resident import ResidentAdapter
 from adapter_service.model_utils import load_base
+from adapter_service.settings import KernelSetting
 from tests.engine.resident import every_kind
 from tests.engine.serial import greedy, mixed, serial_of
 from tests.near_ties import assert_equal_up_to_near_ties
@@ -54,17 +55,20 @@ class Tracked:
 class Serials:
     """What sequences come to alone, each computed once; `exactly` where the probe promises the same bits."""
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, kernel: KernelSetting) -> None:
         install(base.model, keep=base.model.get_output_embeddings())
         self.base = base
         self.adapters: list[ResidentAdapter | None] = [None, *every_kind(base)]
-        self.exactly = choose_batch(base, "plain", rows=ROWS, prefixes=PrefixCache(CHUNK_TOKENS, 0)).is_invariant
+        self.kernel = kernel
+        prefixes = PrefixCache(CHUNK_TOKENS, 0)
+        self.exactly = choose_batch(base, "plain", rows=ROWS, prefixes=prefixes, kernel=kernel).is_invariant
         self._known: dict[tuple[int, int, float], torch.Tensor] = {}
 
     def of(self, length: int, adapter: int, scale: float) -> torch.Tensor:
         key = (length, adapter, scale)
         if key not in self._known:
-            self._known[key] = greedy(mixed(self.base), TEXT[:length], TOKENS, self.adapters[adapter], scale)
+            batch = mixed(self.base, kernel=self.kernel)
+            self._known[key] = greedy(batch, TEXT[:length], TOKENS, self.adapters[adapter], scale)
         return self._known[key]
 
 
@@ -78,7 +82,7 @@ class Batches(RuleBasedStateMachine):
 
     @initialize(prefix_bytes=st.sampled_from([0, 200_000, 2**30]))
     def begin(self, prefix_bytes: int) -> None:
-        self.batch = mixed(self.serials.base, ROWS, prefix_bytes)
+        self.batch = mixed(self.serials.base, ROWS, prefix_bytes, self.serials.kernel)
 
     def some(self, data: st.DataObject, *, read: bool, joined: bool | None = None) -> Tracked:
         return data.draw(st.sampled_from(self.those(read=read, joined=joined)))
@@ -201,23 +205,20 @@ class Batches(RuleBasedStateMachine):
             assert self.batch._cache.taken_tokens == 0
 
 
-@pytest.fixture(scope="module")
-def in_float32(tiny_base: BaseModel) -> Serials:
-    return Serials(tiny_base)
+@pytest.mark.parametrize("kernel", ["as_loaded", "float16", "int8", "modules"])
+def test_every_row_of_every_batch_is_as_alone(tiny_base: BaseModel, kernel: KernelSetting) -> None:
+    check(Serials(tiny_base, kernel))
 
 
-@pytest.fixture(scope="module")
-def in_8_bits(tiny_base_folder: Path) -> Serials:
-    """Of the kernels that a processor may have, those for 8 bits are the ones that add up each row by itself."""
+def test_compiled_steps_are_as_alone_to_the_bit(tiny_base: BaseModel) -> None:
+    assert Serials(tiny_base, "as_loaded").exactly
+
+
+def test_where_the_probe_promises_it_every_row_is_as_alone_to_the_bit(tiny_base_folder: Path) -> None:
+    """Of the modules' kernels, those for 8 bits are the ones that add up each row by itself."""
     folder = tiny_base_folder
-    return Serials(load_base(str(folder), bases_dir=folder, device="cpu", dtype="bfloat16", use_8bit=True))
-
-
-def test_every_row_of_every_batch_is_as_alone(in_float32: Serials) -> None:
-    check(in_float32)
-
-
-def test_where_the_probe_promises_it_every_row_is_as_alone_to_the_bit(in_8_bits: Serials) -> None:
+    base = load_base(str(folder), bases_dir=folder, device="cpu", dtype="bfloat16", use_8bit=True)
+    in_8_bits = Serials(base, "modules")
     if not in_8_bits.exactly:
         pytest.skip("the probe does not promise it of this processor")
     check(in_8_bits)

@@ -28,8 +28,8 @@ from adapter_service.engine.grammars import (
 from adapter_service.engine.requests import Sampling
 from adapter_service.engine.tool_calls import parse_tool_calls, tool_call_grammar
 from adapter_service.errors import InvalidParameterError
+from tests.answers_by_batch import decode
 from tests.conftest import byte_tokenizer
-from tests.decoding import decode
 from tests.engine.test_text import by_sentencepiece
 
 if TYPE_CHECKING:

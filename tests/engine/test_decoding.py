@@ -12,7 +12,7 @@ import torch
 from adapter_service.engine.requests import Sampling
 from adapter_service.languages.scripts import script_of
 from adapter_service.lora.layer import install
-from tests.decoding import answers, decode
+from tests.answers_by_batch import answers, decode
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel

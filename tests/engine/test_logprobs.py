@@ -10,7 +10,7 @@ import torch
 
 from adapter_service.engine.generations import TokenTrail
 from adapter_service.engine.requests import Sampling
-from tests.decoding import answers, decode
+from tests.answers_by_batch import answers, decode
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel

@@ -24,7 +24,7 @@ from adapter_service.training.batching import planned_steps
 from adapter_service.training.loop import Hooks, learning_rate, train
 from adapter_service.training.progress import Progress, peak_memory_mb
 from adapter_service.training.state import begin
-from tests.decoding import decode
+from tests.answers_by_batch import decode
 from tests.training.small_run import (
     NO_CLIPPING,
     fresh_adapter,

@@ -11,6 +11,8 @@ import psutil
 import pytest
 import torch
 
+from adapter_service.base_models import free_memory
+from adapter_service.base_models.free_memory import free_bytes
 from adapter_service.errors import DoesNotFitError, InvalidParameterError
 from adapter_service.lora.adapter import LoraConfig
 from adapter_service.lora.layer import install, using
@@ -19,7 +21,7 @@ from adapter_service.settings import TrainingSettings
 from adapter_service.training import memory as memory_module
 from adapter_service.training.forward import collate, completion_states
 from adapter_service.training.loss import Head, completion_loss
-from adapter_service.training.memory import Demand, check_fits, estimate_bytes, fit, free_bytes, largest_micro_batch
+from adapter_service.training.memory import Demand, check_fits, estimate_bytes, fit, largest_micro_batch
 from adapter_service.training.packing import lay_out
 from tests.training.small_run import fresh_adapter, small_settings, some_samples
 
@@ -198,10 +200,10 @@ def test_a_base_without_layers_to_run_again_is_fast_or_refused(
 
 def test_a_group_of_processes_has_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     limit, use, details = tmp_path / "max", tmp_path / "current", tmp_path / "stat"
-    monkeypatch.setattr(memory_module, "_GROUP_DETAILS", details)
+    monkeypatch.setattr(free_memory, "_GROUP_DETAILS", details)
     details.write_text("")
-    monkeypatch.setattr(memory_module, "_GROUP_LIMIT", limit)
-    monkeypatch.setattr(memory_module, "_GROUP_USE", use)
+    monkeypatch.setattr(free_memory, "_GROUP_LIMIT", limit)
+    monkeypatch.setattr(free_memory, "_GROUP_USE", use)
     assert free_bytes(CPU) == pytest.approx(psutil.virtual_memory().available, rel=0.5)
     limit.write_text("max\n")
     use.write_text("100\n")

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fastapi import APIRouter
 
@@ -18,6 +18,7 @@ from adapter_service.api.openapi import can_fail_with
 from adapter_service.api.schemas.health import (
     EngineAnswer,
     HealthAnswer,
+    KernelAnswer,
     QueueDepths,
     ReadyAnswer,
     RunnerAnswer,
@@ -29,6 +30,9 @@ from adapter_service.engine.engine import EngineState
 from adapter_service.errors import StorageError
 from adapter_service.jobs.job import JobStatus
 from adapter_service.storage_faults import storage_fault
+
+if TYPE_CHECKING:
+    from adapter_service.engine.kernels import Kernel
 
 router = APIRouter(tags=["health"])
 
@@ -66,6 +70,7 @@ def _look_at(services: Services) -> HealthAnswer:
             note=without_paths(engine.note),
             answering=engine.active > 0,
             batch_invariant=engine.is_batch_invariant,
+            kernel=_kernel(engine.kernel),
             training_share=round(engine.training_share, 3),
             working=engine.working,
         ),
@@ -105,6 +110,17 @@ async def ready(services: Wired) -> ReadyAnswer:
     """200 when the base can answer; 503 with what it is doing until then."""
     _ = services.engine.base  # raises NotReadyError with the note
     return ReadyAnswer(ready=True, note=services.engine.note)
+
+
+def _kernel(kernel: Kernel | None) -> KernelAnswer | None:
+    if kernel is None:
+        return None
+    return KernelAnswer(
+        name=kernel.name,
+        weights=kernel.weights,
+        reason=kernel.reason,
+        gigabytes_per_second=kernel.gigabytes_per_second,
+    )
 
 
 def _precision(services: Services) -> dict[str, str] | None:

@@ -10,6 +10,19 @@ from pydantic import Field
 from adapter_service.api.schemas.fields import Answer
 
 
+class KernelAnswer(Answer):
+    """How tokens are made after the prompt."""
+
+    name: Literal["as_loaded", "float16", "int8", "modules"] = Field(
+        description="As in `serving.kernel`; `modules` are transformers' own."
+    )
+    weights: str = Field(description="Which numbers a step reads.", examples=["bfloat16"])
+    reason: str
+    gigabytes_per_second: float | None = Field(
+        description="Of weights, by steps of one row as probed at the start; null for `modules`."
+    )
+
+
 class EngineAnswer(Answer):
     state: Literal["loading", "ready", "failed", "stopped"]
     note: str = Field(description="What it is doing, in words.", examples=["loading package:gemma3-270m"])
@@ -18,6 +31,7 @@ class EngineAnswer(Answer):
         description="Whether a seed gives the same text whatever else is answered at the time, as probed at the start; "
         "null before the base is loaded."
     )
+    kernel: KernelAnswer | None = Field(description="Null before the base is loaded.")
     training_share: float = Field(description="Of the model's time in the last half minute in which it was busy.")
     working: bool = Field(description="Whether a job trains or is evaluated just now.")
 

@@ -18,7 +18,9 @@ def new_batch(base: BaseModel, rows: int = 8, prefix_bytes: int = 0) -> Batch:
     from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
     from adapter_service.engine.probe import choose_batch
 
-    return choose_batch(base, "template", rows=rows, prefixes=PrefixCache(CHUNK_TOKENS, prefix_bytes)).batch
+    prefixes = PrefixCache(CHUNK_TOKENS, prefix_bytes)
+    # Over the weights as they are, so that tests can hold answers against the model's.
+    return choose_batch(base, "template", rows=rows, prefixes=prefixes, kernel="as_loaded").batch
 
 
 def answers(

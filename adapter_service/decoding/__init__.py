@@ -1,0 +1,13 @@
+"""A decode step of a Llama- or Gemma-like base, compiled for this processor when it is first needed.
+
+    families.py     what a transformers model computes, as tables of addresses; None for whatever else it is
+    weights.py      the matrices as they lie in memory, or packed in fewer bits
+    tiles.py        the innermost loops, in vectors as wide as the processor's
+    products.py     products of rows with matrices of every kind, made of tiles
+    layers.py       norms, rotation, attention, activation
+    step.py         one step: a token for each row in, logits out
+    decoder.py      the base as the engine uses it
+
+At one row a step reads every weight once and computes little, so that it takes as long as memory takes to deliver
+them. What torch's modules add to that, some 400 calls of 10 µs for each token, is why there is a step of our own.
+"""

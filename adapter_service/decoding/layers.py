@@ -1,0 +1,190 @@
+"""What a step computes between the products, of one row at a time, in float32 and compiled.
+
+Addresses are in bytes, lengths in numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import carray, float32, int32, int64, uint16, uint32
+
+from adapter_service.decoding.compiling import compiled, compiled_in_order, compiled_in_vectors
+from adapter_service.decoding.products import add_weighted_rows, multiply
+from adapter_service.decoding.tiles import (
+    BFLOAT16,
+    FLOAT32,
+    ITEM_SIZES,
+    bits_at,
+    float_of_bits,
+    floats_at,
+    halves_at,
+    number_of,
+    stand_alone,
+)
+
+SILU, GELU_TANH = range(2)
+_FLOAT = 4
+_LN2_HIGH, _LN2_LOW = float32(0.693359375), float32(-2.12194440e-4)
+_LOG2_E = float32(1.44269504088896341)
+_SIZE_OF_BFLOAT16, _SIZE_OF_FLOAT32 = ITEM_SIZES[BFLOAT16], ITEM_SIZES[FLOAT32]
+bfloat16_at, float32_at = number_of(BFLOAT16), number_of(FLOAT32)
+
+
+@compiled_in_order
+def exp32(x: float) -> float:
+    """eˣ in float32, within 2 units of the last place, in operations that vectors have.
+
+    The polynomial is Cephes' expf (Moshier 1989, netlib.org/cephes).
+    """
+    x = min(max(x, float32(-87.0)), float32(88.0))
+    power = np.floor(x * _LOG2_E + float32(0.5))
+    x = x - power * _LN2_HIGH - power * _LN2_LOW
+    p = float32(1.9875691500e-4)
+    p = p * x + float32(1.3981999507e-3)
+    p = p * x + float32(8.3334519073e-3)
+    p = p * x + float32(4.1665795894e-2)
+    p = p * x + float32(1.6666665459e-1)
+    p = p * x + float32(5.0000001201e-1)
+    p = p * x * x + x + float32(1.0)
+    power_of_two: float = float_of_bits((int32(power) + int32(127)) << int32(23))
+    power_of_two_times: float = p * power_of_two
+    return power_of_two_times
+
+
+@compiled_in_vectors
+def norm(x: int, scale: int, epsilon: float, y: int, length: int) -> None:
+    """y = x / sqrt(mean(x²) + epsilon) × scale; `y` may be `x`."""
+    stand_alone()
+    numbers, scales, normed = (
+        carray(floats_at(x), length),
+        carray(floats_at(scale), length),
+        carray(floats_at(y), length),
+    )
+    squares = float32(0.0)
+    for place in range(length):
+        squares += numbers[place] * numbers[place]
+    factor = float32(1.0) / math.sqrt(squares / float32(length) + epsilon)
+    for place in range(length):
+        normed[place] = numbers[place] * factor * scales[place]
+
+
+@compiled
+def add(x: int, y: int, length: int) -> None:
+    """y += x."""
+    numbers, sums = carray(floats_at(x), length), carray(floats_at(y), length)
+    for place in range(length):
+        sums[place] += numbers[place]
+
+
+@compiled
+def fill(x: int, length: int, number: float) -> None:
+    numbers = carray(floats_at(x), length)
+    for place in range(length):
+        numbers[place] = number
+
+
+@compiled
+def embed(kind: int, weights: int, factor: float, state: int, length: int) -> None:
+    """One row of an embedding, float32 or bfloat16, times a factor."""
+    states = carray(floats_at(state), length)
+    for place in range(length):
+        states[place] = factor * (
+            bfloat16_at(weights + place * _SIZE_OF_BFLOAT16)
+            if kind == BFLOAT16
+            else float32_at(weights + place * _SIZE_OF_FLOAT32)
+        )
+
+
+@compiled
+def rotate(x: int, heads: int, size: int, cosines: int, sines: int) -> None:
+    """Rotary embedding of heads (heads, size), where the two halves of a head are the parts of its complex numbers."""
+    stand_alone()
+    half = size // 2
+    cosine, sine = carray(floats_at(cosines), half), carray(floats_at(sines), half)
+    for head in range(heads):
+        first = carray(floats_at(x + head * size * _FLOAT), half)
+        second = carray(floats_at(x + (head * size + half) * _FLOAT), half)
+        for place in range(half):
+            real, imaginary = first[place], second[place]
+            first[place] = real * cosine[place] - imaginary * sine[place]
+            second[place] = imaginary * cosine[place] + real * sine[place]
+
+
+@compiled
+def keep(kind: int, heads: int, size: int, x: int, cache: int, head_stride: int, position: int) -> None:
+    """Put heads (heads, size) where the cache has a token's: `cache` + head × `head_stride` + `position` × size."""
+    stand_alone()
+    for head in range(heads):
+        source = x + head * size * _FLOAT
+        if kind == BFLOAT16:
+            bits = carray(bits_at(source), size)
+            kept = carray(halves_at(cache + head * head_stride + position * size * _SIZE_OF_BFLOAT16), size)
+            for place in range(size):  # to the nearest, and of two to the even one
+                even = (bits[place] >> uint32(16)) & uint32(1)
+                kept[place] = uint16((bits[place] + uint32(0x7FFF) + even) >> uint32(16))
+        else:
+            numbers = carray(floats_at(source), size)
+            wide = carray(floats_at(cache + head * head_stride + position * size * _FLOAT), size)
+            for place in range(size):
+                wide[place] = numbers[place]
+
+
+@compiled_in_vectors
+def shares_of(scores: int, length: int, scale: float) -> float:
+    """exp(score × scale − the largest) in the place of each score; their sum."""
+    stand_alone()
+    numbers = carray(floats_at(scores), length)
+    largest = float32(-math.inf)
+    for place in range(length):
+        numbers[place] *= scale
+        largest = max(largest, numbers[place])
+    total: float = float32(0.0)
+    for place in range(length):
+        share = exp32(numbers[place] - largest)
+        numbers[place] = share
+        total += share
+    return total
+
+
+@compiled
+def attend(
+    kind: int, heads: int, groups: int, size: int, query: int, keys: int, values: int, head_stride: int, first: int,
+    end: int, scale: float, scores: int, attended: int,
+) -> None:  # fmt: skip
+    """One token's queries (heads, size) over the positions `first` to before `end`; heads of a group share keys.
+
+    `scores` has room for heads / groups × (end − first) numbers; `attended` is (heads, size).
+    """
+    stand_alone()
+    together, count = heads // groups, end - first
+    item = _SIZE_OF_BFLOAT16 if kind == BFLOAT16 else _SIZE_OF_FLOAT32
+    fill(attended, heads * size, float32(0.0))
+    for group in range(groups):
+        begin = group * head_stride + first * size * item
+        own = group * together * size * _FLOAT
+        multiply(
+            kind, keys + begin, int64(0), query + own, size * _FLOAT, scores, count * _FLOAT, size, count, together
+        )
+        for head in range(together):
+            of_head = scores + head * count * _FLOAT
+            total = shares_of(of_head, count, scale)
+            sums = attended + own + head * size * _FLOAT
+            add_weighted_rows(kind, of_head, values + begin, size * item, count, float32(1.0) / total, sums, size)
+
+
+@compiled_in_vectors
+def activate(kind: int, gate: int, up: int, length: int) -> None:
+    """gate = f(gate) × up, with f SiLU or the GELU that is made of a tanh."""
+    stand_alone()
+    gates, ups = carray(floats_at(gate), length), carray(floats_at(up), length)
+    if kind == SILU:
+        for place in range(length):
+            x = gates[place]
+            gates[place] = x / (float32(1.0) + exp32(-x)) * ups[place]
+    else:
+        for place in range(length):  # (1 + tanh(u)) / 2 = 1 / (1 + exp(−2u))
+            x = gates[place]
+            inner = float32(1.5957691216057308) * (x + float32(0.044715) * x * x * x)
+            gates[place] = x / (float32(1.0) + exp32(-inner)) * ups[place]

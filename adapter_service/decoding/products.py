@@ -1,0 +1,178 @@
+"""Products of rows with matrices of every kind, in compiled code. Addresses are in bytes, lengths in numbers.
+
+A matrix lies (outputs, length), each output's weights one behind the other, as torch keeps linear layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import carray, float32, int64
+
+from adapter_service.decoding.compiling import compiled
+from adapter_service.decoding.tiles import (
+    BFLOAT16,
+    CHUNK,
+    FLOAT16,
+    FLOAT32,
+    INT8,
+    ITEM_SIZES,
+    WIDTH,
+    dot_rows,
+    floats_at,
+    number_of,
+    stand_alone,
+    weighted_sum,
+)
+
+_FLOAT = 4
+# Bytes that inputs may take of it beside weights and sums; the smallest that processors have now is 32 KiB.
+_FIRST_CACHE = 24 << 10
+# Outputs for which a group of inputs stays there; their weights stay in the second cache for the next group.
+_OUTPUTS_TOGETHER = 32
+
+
+def _product_of(kind: int) -> Any:
+    """For matrices of one kind; for INT8 `scales` is the address of each output's, else 0."""
+    dot, rest = _dot_of(kind), _rest_of(kind)
+    number, size, is_scaled = number_of(FLOAT32), ITEM_SIZES[kind], kind == INT8
+
+    @compiled
+    def product(
+        matrix: int, scales: int, inputs: int, input_stride: int, outputs: int, output_stride: int, length: int,
+        count: int, rows: int,
+    ) -> None:  # fmt: skip
+        stand_alone()
+        whole = length // WIDTH * WIDTH
+        most = max(1, _FIRST_CACHE // (length * _FLOAT))  # rows of inputs that stay in the nearest cache
+        for first in range(0, count, _OUTPUTS_TOGETHER):
+            end, row = min(first + _OUTPUTS_TOGETHER, count), 0
+            while row < rows:
+                left, done = min(most, rows - row), 0
+                x, y = inputs + row * input_stride, outputs + row * output_stride
+                for output in range(first, end):
+                    scale = number(scales + output * _FLOAT) if is_scaled else float32(1.0)
+                    weights = matrix + output * length * size
+                    done = dot(weights, x, input_stride, y + output * _FLOAT, output_stride, whole, scale, left)
+                row += done
+        if whole < length:
+            rest(matrix, scales, inputs, input_stride, outputs, output_stride, length, whole, count, rows)
+
+    return product
+
+
+def _dot_of(kind: int) -> Any:
+    """One output of as many rows as go together, of `left` at most; how many those are."""
+    dot_1, dot_2, dot_4, dot_8 = (dot_rows(kind, rows) for rows in (1, 2, 4, 8))
+
+    @compiled
+    def dot(weights: int, x: int, x_stride: int, y: int, y_stride: int, length: int, scale: float, left: int) -> int:
+        if left >= 8:
+            dot_8(weights, x, x_stride, y, y_stride, length, scale)
+            return 8
+        if left >= 4:
+            dot_4(weights, x, x_stride, y, y_stride, length, scale)
+            return 4
+        if left >= 2:
+            dot_2(weights, x, x_stride, y, y_stride, length, scale)
+            return 2
+        dot_1(weights, x, x_stride, y, y_stride, length, scale)
+        return 1
+
+    return dot
+
+
+def _rest_of(kind: int) -> Any:
+    """What is left of each product behind the last whole vector."""
+    number, float_at = number_of(kind), number_of(FLOAT32)
+    size, is_scaled = ITEM_SIZES[kind], kind == INT8
+
+    @compiled
+    def rest(
+        matrix: int, scales: int, inputs: int, input_stride: int, outputs: int, output_stride: int, length: int,
+        whole: int, count: int, rows: int,
+    ) -> None:  # fmt: skip
+        stand_alone()
+        for row in range(rows):
+            products = carray(floats_at(outputs + row * output_stride), count)
+            for output in range(count):
+                left = float32(0.0)
+                for place in range(whole, length):
+                    weight = number(matrix + (output * length + place) * size)
+                    left += weight * float_at(inputs + row * input_stride + place * _FLOAT)
+                products[output] += left * (float_at(scales + output * _FLOAT) if is_scaled else float32(1.0))
+
+    return rest
+
+
+_float32_product = _product_of(FLOAT32)
+_bfloat16_product = _product_of(BFLOAT16)
+_float16_product = _product_of(FLOAT16)
+_int8_product = _product_of(INT8)
+
+
+@compiled
+def multiply(
+    kind: int, matrix: int, scales: int, inputs: int, input_stride: int, outputs: int, output_stride: int, length: int,
+    count: int, rows: int,
+) -> None:  # fmt: skip
+    """`count` outputs of each of `rows` rows."""
+    if kind == BFLOAT16:
+        _bfloat16_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
+    elif kind == INT8:
+        _int8_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
+    elif kind == FLOAT16:
+        _float16_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
+    else:
+        _float32_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
+
+
+def _combination_of(kind: int) -> Any:
+    """Rows of a matrix of one kind, each times a factor, added to `sums`."""
+    weigh_chunk, weigh_one = weighted_sum(kind, CHUNK), weighted_sum(kind, 1)
+    number, factor_at = number_of(kind), number_of(FLOAT32)
+    size = ITEM_SIZES[kind]
+
+    @compiled
+    def combine(factors: int, matrix: int, stride: int, count: int, scale: float, sums: int, length: int) -> None:
+        stand_alone()
+        place = 0
+        while place + CHUNK * WIDTH <= length:
+            weigh_chunk(factors, matrix + place * size, stride, count, scale, sums + place * _FLOAT)
+            place += CHUNK * WIDTH
+        while place + WIDTH <= length:
+            weigh_one(factors, matrix + place * size, stride, count, scale, sums + place * _FLOAT)
+            place += WIDTH
+        if place < length:
+            rest = carray(floats_at(sums), length)
+            for row in range(count):
+                factor = factor_at(factors + row * _FLOAT) * scale
+                for left in range(place, length):
+                    rest[left] += factor * number(matrix + row * stride + left * size)
+
+    return combine
+
+
+_float32_combination = _combination_of(FLOAT32)
+_bfloat16_combination = _combination_of(BFLOAT16)
+
+
+@compiled
+def add_weighted_rows(
+    kind: int, factors: int, matrix: int, stride: int, count: int, scale: float, sums: int, length: int
+) -> None:
+    """`sums` (length,) += `scale` × Σ factor × row over `count` rows of a float32 or bfloat16 matrix."""
+    if kind == BFLOAT16:
+        _bfloat16_combination(factors, matrix, stride, count, scale, sums, length)
+    else:
+        _float32_combination(factors, matrix, stride, count, scale, sums, length)
+
+
+@compiled
+def add_low_rank(
+    a: int, b: int, rank: int, strength: float, x: int, inputs: int, y: int, outputs: int, inner: int
+) -> None:
+    """`y` (outputs,) += `strength` × (`x` Aᵀ) B of one row, with A (rank, inputs) and B (rank, outputs) in float32."""
+    none = int64(0)
+    _float32_product(a, none, x, none, inner, none, inputs, rank, int64(1))
+    _float32_combination(inner, b, outputs * _FLOAT, rank, strength, y, outputs)

@@ -1,0 +1,104 @@
+"""Products in compiled code against torch's in float64, and each row beside others against itself alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapter_service.base_models.int8 import quantized_rows
+from adapter_service.decoding import products
+from adapter_service.decoding.tiles import CHUNK, WIDTH
+from adapter_service.decoding.weights import KINDS
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
+FLOAT = 4
+
+
+def made(rows: int, columns: int, dtype: torch.dtype, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A matrix of a kind, the scales of its rows (0 numbers where it has none), and what it stands for in float64."""
+    numbers = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    if dtype is torch.int8:
+        matrix, scales = quantized_rows(numbers)
+        return matrix, scales, matrix.double() * scales.double()[:, None]
+    return numbers.to(dtype), torch.empty(0), numbers.to(dtype).double()
+
+
+def multiplied(matrix: torch.Tensor, scales: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    (count, length), rows = matrix.shape, len(x)
+    y = torch.full((rows, count), float("nan"))
+    products.multiply(
+        KINDS[matrix.dtype], matrix.data_ptr(), scales.data_ptr() if len(scales) else 0, x.data_ptr(), length * FLOAT,
+        y.data_ptr(), count * FLOAT, length, count, rows,
+    )  # fmt: skip
+    return y
+
+
+SIZES = {
+    "dtype": st.sampled_from(DTYPES),
+    "length": st.one_of(st.integers(1, 6 * WIDTH), st.sampled_from([576, 4 * WIDTH * 5, 3000, 7000])),
+    "count": st.integers(1, 70),
+    "rows": st.integers(1, 19),
+    "seed": st.integers(0, 2**20),
+}
+
+
+@given(**SIZES)
+@settings(max_examples=150, deadline=None)
+def test_products_are_torchs(dtype: torch.dtype, length: int, count: int, rows: int, seed: int) -> None:
+    matrix, scales, wide = made(count, length, dtype, seed)
+    x = torch.randn(rows, length, generator=torch.Generator().manual_seed(seed + 1))
+    wanted = x.double() @ wide.T
+    size = x.double().abs() @ wide.abs().T  # what rounding is a share of
+    assert bool(((multiplied(matrix, scales, x).double() - wanted).abs() <= 2e-6 * size + 1e-30).all())
+
+
+@given(**SIZES)
+@settings(max_examples=100, deadline=None)
+def test_a_row_is_the_same_to_the_bit_beside_any_others(
+    dtype: torch.dtype, length: int, count: int, rows: int, seed: int
+) -> None:
+    matrix, scales, _ = made(count, length, dtype, seed)
+    x = torch.randn(rows, length, generator=torch.Generator().manual_seed(seed + 1))
+    together = multiplied(matrix, scales, x)
+    alone = torch.cat([multiplied(matrix, scales, x[row : row + 1]) for row in range(rows)])
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(count=st.integers(0, 40), length=st.integers(1, 3 * CHUNK * WIDTH), seed=st.integers(0, 2**20))
+@settings(max_examples=60, deadline=None)
+def test_weighted_rows_are_added_up(dtype: torch.dtype, count: int, length: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(max(count, 1), length, generator=generator).to(dtype)
+    factors, sums = torch.randn(max(count, 1), generator=generator), torch.randn(length, generator=generator)
+    wanted = sums.double() + 0.5 * factors[:count].double() @ matrix[:count].double()
+    products.add_weighted_rows(
+        KINDS[dtype], factors.data_ptr(), matrix.data_ptr(), length * matrix.element_size(), count, 0.5,
+        sums.data_ptr(), length,
+    )  # fmt: skip
+    assert torch.allclose(sums.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@given(rank=st.integers(1, 70), inputs=st.integers(1, 200), outputs=st.integers(1, 200), seed=st.integers(0, 2**20))
+@settings(max_examples=60, deadline=None)
+def test_low_rank_products_are_added(rank: int, inputs: int, outputs: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(rank, inputs, generator=generator), torch.randn(rank, outputs, generator=generator)
+    x, y = torch.randn(inputs, generator=generator), torch.randn(outputs, generator=generator)
+    wanted = y.double() + 2.0 * (x.double() @ a.double().T) @ b.double()
+    inner = torch.empty(rank)
+    products.add_low_rank(
+        a.data_ptr(), b.data_ptr(), rank, 2.0, x.data_ptr(), inputs, y.data_ptr(), outputs, inner.data_ptr()
+    )
+    assert torch.allclose(y.double(), wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_what_is_no_number_stays_in_its_row() -> None:
+    matrix, scales, _ = made(40, 64, torch.bfloat16, 1)
+    x = torch.randn(5, 64)
+    x[2, 7] = float("nan")
+    found = multiplied(matrix, scales, x)
+    assert found[2].isnan().all()
+    assert not found[[0, 1, 3, 4]].isnan().any()
