@@ -48,7 +48,7 @@ def run(*, size: str, console: Console | None = None, names: Sequence[str] = tup
 
 
 def measure(base: Base, size: Size, console: Console) -> Iterator[Result]:
-    base_folder = _folder_of(base)
+    base_folder = folder_of(base)
     with tempfile.TemporaryDirectory(prefix="engine-bench-") as made:
         folder = Path(made)
         (folder / "state").mkdir()
@@ -66,11 +66,11 @@ def measure(base: Base, size: Size, console: Console) -> Iterator[Result]:
             console.print(f"training: {_since(started)}")
         yield from engine_slots.measure_registered(base, folder / "registered", size, console)
         console.print(f"registered: {_since(started)}")
-        yield from engine_memory.measure(base, folder / "memory", size, console)
+        yield from engine_memory.measure(base, folder / "memory", size.loops, console)
         console.print(f"memory: {_since(started)}")
 
 
-def _folder_of(base: Base) -> Path:
+def folder_of(base: Base) -> Path:
     """Where transformers finds it."""
     from adapter_service.base_models.importing import import_gguf
     from adapter_service.base_models.locating import locate

@@ -21,7 +21,7 @@ def main() -> None:
     said = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the libraries print is no answer
     job = json.loads((folder / "job.json").read_text())
-    model = _load(job)
+    model = load(job)
     ids = torch.tensor(job["prompts"])
     asked: dict[str, Any] = {
         "input_ids": ids,
@@ -43,13 +43,13 @@ def main() -> None:
         best[threads] = min(seconds_of(job["warm_tokens"])[0] for _ in range(2))
     threads = min(best, key=best.__getitem__)
     torch.set_num_threads(threads)
-    _say(said, {"threads": threads})
+    say(said, {"threads": threads})
     while sys.stdin.readline():
         taken, made = seconds_of(job["tokens"])
-        _say(said, {"seconds": taken, "ids": made[:, ids.shape[1] :].tolist()})
+        say(said, {"seconds": taken, "ids": made[:, ids.shape[1] :].tolist()})
 
 
-def _load(job: dict[str, Any]) -> Any:
+def load(job: dict[str, Any]) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -64,7 +64,7 @@ def _load(job: dict[str, Any]) -> Any:
     return served
 
 
-def _say(said: Any, message: dict[str, Any]) -> None:
+def say(said: Any, message: dict[str, Any]) -> None:
     said.write(json.dumps(message) + "\n")
     said.flush()
 

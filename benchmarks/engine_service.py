@@ -126,7 +126,7 @@ def checked(result: GenerationResult) -> GenerationResult:
 
 
 @contextmanager
-def service_here(state: Path, base: str, *, adapters: int, **serving: int | float) -> Iterator[ServiceHere]:
+def service_here(state: Path, base: str, *, adapters: int, **serving: int | float | str) -> Iterator[ServiceHere]:
     """A service of `base` that listens on loopback, with that many live versions; `serving` are its settings."""
     keep_bases(state)
     settings = Settings(

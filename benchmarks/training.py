@@ -240,14 +240,14 @@ class Child:
             finally:
                 process.kill()
 
-    def turn(self) -> dict[str, Any]:
-        """Let it go on, until it says the next thing."""
-        self.go_on()
+    def turn(self, asked: str = "") -> dict[str, Any]:
+        """Let it go on with what is asked, until it says the next thing."""
+        self.go_on(asked)
         return self.said()
 
-    def go_on(self) -> None:
+    def go_on(self, asked: str = "") -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
+        self._process.stdin.write(f"{asked}\n")
         self._process.stdin.flush()
 
     def said(self) -> dict[str, Any]:

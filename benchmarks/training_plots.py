@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # Okabe and Ito's colours, which people of any colour vision tell apart, and markers for those who see none.
-_STYLES = (
+STYLES = (
     ("#0072B2", "o"), ("#56B4E9", "s"), ("#E69F00", "^"), ("#D55E00", "v"), ("#009E73", "P"), ("#000000", "D")
 )  # fmt: skip
 
@@ -23,7 +23,7 @@ def plot_losses(path: Path, runs: Mapping[str, Sequence[tuple[float, float]]], *
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for (name, points), (colour, marker) in zip(runs.items(), _STYLES[: len(runs)], strict=True):
+    for (name, points), (colour, marker) in zip(runs.items(), STYLES[: len(runs)], strict=True):
         seconds, losses = zip(*points, strict=True)
         axes.plot(seconds, losses, color=colour, marker=marker, markersize=6, linewidth=1.6, label=name)
     axes.set_xlabel("time of training (s)")

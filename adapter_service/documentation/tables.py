@@ -103,7 +103,7 @@ def _measured(name: str) -> str:
     return f"{shown}\n{_place(results)}\n"
 
 
-def _several(pattern: str) -> str:
+def _several(pattern: str, *, plotted: str = "") -> str:
     """What the benchmarks of `pattern` hold against a target and what stands by itself, plots, and where each is from.
 
     What is compared without a target is in the results files alone.
@@ -115,7 +115,7 @@ def _several(pattern: str) -> str:
     rows = [row for results in found.values() for row in results["rows"]]
     kept = [row for row in rows if row["target"] is not None or row["peer"] is None]
     plots = "".join(
-        f"![{path.stem}: holdout loss against time of training](benchmarks/results/{path.name})\n\n"
+        f"![{path.stem}: {plotted}](benchmarks/results/{path.name})\n\n"
         for path in sorted(folder.glob(f"{pattern}.png"))
     )
     return f"{_table(_COMPARED_COLUMNS, _grouped(kept))}\n{plots}" + "\n\n".join(_places(found)) + "\n"
@@ -214,7 +214,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "connectors": _connectors,
     "quality": partial(_measured, "smoke"),
     "curve": _curve,
-    "training": partial(_several, "training*"),
+    "kernels": partial(_several, "kernels*", plotted="tokens a second against requests at one moment"),
+    "training": partial(_several, "training*", plotted="holdout loss against time of training"),
     "engine": partial(_several, "engine*"),
     "streaming": partial(_measured, "streaming"),
     "service": partial(_measured, "service"),

@@ -1,0 +1,128 @@
+"""Our side of `kernels`: batches of one base by every kernel, without a server around them, on one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from adapter_service.base_models.threads import on_threads
+from adapter_service.engine.batch import MixedBatch, read_whole
+from adapter_service.engine.kernels import Kernel, choose_kernel
+from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
+from adapter_service.engine.sequence import Sequence
+from adapter_service.lora.adapter import Adapter, LoraConfig
+from adapter_service.lora.folder import write_folder
+from adapter_service.lora.layer import LowRankLinear, install
+from adapter_service.lora.resident import ResidentAdapter
+from adapter_service.model_utils import BaseModel, load_base
+from adapter_service.settings import KernelSetting, load_settings
+from benchmarks.training import Base
+from benchmarks.training_rows import make_rows
+
+RANK, LORA_STD = 16, 0.01
+_READ_BYTES = 2**28
+
+
+def read_bandwidth() -> float:
+    """GB/s that one thread reads from memory, the best of some rounds."""
+    numbers = torch.ones(_READ_BYTES // 4)
+    best = float("inf")
+    with on_threads(1):
+        for _ in range(10):
+            started = time.perf_counter()
+            numbers.sum()
+            best = min(best, time.perf_counter() - started)
+    return _READ_BYTES / best / 1e9
+
+
+@dataclass
+class Ours:
+    base: BaseModel
+    layers: dict[str, LowRankLinear]
+    prompts: list[list[int]]
+    rows: int
+    _kernels: dict[KernelSetting, Kernel] = field(default_factory=dict)
+    _residents: dict[int, ResidentAdapter] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, base: Base, rows: int, prompt_tokens: int) -> Ours:
+        """With a prompt of so many tokens for each row, of the corpus' samples one behind the other."""
+        settings = load_settings()
+        loaded = load_base(base.name, bases_dir=settings.storage.state_dir.absolute() / "bases", device="cpu")
+        layers = install(loaded.model, keep=loaded.model.get_output_embeddings())
+        tokens = [token for row in make_rows(settings, loaded.tokenizer, 400, seed=0) for token in row.ids]
+        prompts = [tokens[row * prompt_tokens : (row + 1) * prompt_tokens] for row in range(rows)]
+        return cls(loaded, layers, prompts, rows)
+
+    @property
+    def heads(self) -> dict[str, int]:
+        config = self.base.model.config
+        return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+
+    def adapter(self, number: int) -> Adapter:
+        """Random, and such that it changes what is answered."""
+        adapter = Adapter.fresh(LoraConfig(r=RANK), self.layers, seed=number)
+        generator = torch.Generator().manual_seed(number)
+        for pair in adapter.pairs.values():
+            pair.b.data.normal_(std=LORA_STD, generator=generator)
+        return adapter
+
+    def write_folder(self, number: int, folder: Path) -> Path:
+        folder.mkdir()
+        write_folder(self.adapter(number), folder, base_name=self.base.name)
+        return folder
+
+    def resident(self, number: int) -> ResidentAdapter:
+        if number not in self._residents:
+            base = self.base
+            self._residents[number] = ResidentAdapter.of(
+                str(number), self.adapter(number), base.adapter_dtype, base.device
+            )
+        return self._residents[number]
+
+    def kernel(self, setting: KernelSetting) -> Kernel:
+        if setting not in self._kernels:
+            self._kernels[setting] = choose_kernel(self.base, setting)
+        return self._kernels[setting]
+
+    def weights(self, setting: KernelSetting) -> str:
+        return self.kernel(setting).weights
+
+    def bytes_of_a_step(self, setting: KernelSetting) -> int:
+        """Of weights, without the adapter's."""
+        decoder = self.kernel(setting).decoder
+        assert decoder is not None
+        return decoder.bytes_of_a_step
+
+    def batch(self, setting: KernelSetting) -> MixedBatch:
+        prefixes, decoder = PrefixCache(CHUNK_TOKENS, 0), self.kernel(setting).decoder
+        return MixedBatch(self.base, rows=self.rows, template_id="plain", prefixes=prefixes, decoder=decoder)
+
+    def seconds_by(self, setting: KernelSetting) -> Callable[[int, int, int], float]:
+        """Seconds of so many rows, each with its own prompt and adapter, for tokens that are chosen greedily."""
+        batch = self.batch(setting)
+
+        @torch.inference_mode()
+        def seconds(rows: int, tokens: int, prompt_tokens: int) -> float:
+            sequences = [
+                Sequence(self.prompts[row][:prompt_tokens], prompt_tokens + tokens, self.resident(row))
+                for row in range(rows)
+            ]
+            with on_threads(1):
+                started = time.perf_counter()
+                for sequence in sequences:
+                    sequence.next_token = int(read_whole(batch, sequence).argmax())
+                    batch.join(sequence)
+                for _ in range(tokens - 1):
+                    for sequence, logits in batch.step():
+                        sequence.next_token = int(logits.argmax())
+                taken = time.perf_counter() - started
+            for sequence in sequences:
+                batch.remove(sequence)
+            return taken
+
+        return seconds

@@ -1,0 +1,48 @@
+"""Choosing a token by top-p from 262,144, beside transformers' warpers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+from adapter_service.base_models.threads import on_threads
+from adapter_service.engine.requests import Sampling
+from adapter_service.engine.sampling import TokenChooser
+from adapter_service.measuring.provenance import Result
+
+VOCABULARY, TOP_P, MOST = 262_144, 0.9, 0.1
+_ROUNDS = 15
+
+
+def measure() -> list[Result]:
+    from transformers.generation.logits_process import TopPLogitsWarper
+
+    logits = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(0)) * 3
+    chooser = TokenChooser(Sampling(do_sample=True, temperature=1.0, top_p=TOP_P, seed=0), frozenset())
+    warper = TopPLogitsWarper(TOP_P)
+    ids = torch.zeros(1, 1, dtype=torch.long)
+
+    def theirs() -> None:
+        torch.multinomial(warper(ids, logits[None]).softmax(-1), 1)
+
+    ours, peers = [], []
+    with on_threads(1), torch.inference_mode():
+        for _ in range(_ROUNDS):
+            ours.append(_milliseconds(lambda: chooser.choose(logits, [])))
+            peers.append(_milliseconds(theirs))
+    ratio = median(mine / other for mine, other in zip(ours, peers, strict=True))
+    return [
+        Result(
+            f"a token by top-p {TOP_P} from {VOCABULARY:,}", median(ours), "ms", "transformers", median(peers), ratio,
+            MOST, ratio <= MOST,
+        )
+    ]  # fmt: skip
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return (time.perf_counter() - started) * 1000
