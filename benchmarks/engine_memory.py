@@ -1,7 +1,8 @@
 """Memory of one process that trains and serves, beside two that do one each, at the same time.
 
-`python -m benchmarks.engine_memory BASE train,serve LOOPS KERNEL` is one of them: it loads the base, says so, and at a line
-on stdin trains some steps, answers requests of eight adapters, or both at once. All load the same base in the same way.
+`python -m benchmarks.engine_memory BASE train,serve LOOPS KERNEL` is one of them: it loads the base, says so, and at a
+line on stdin trains some steps, answers requests of eight adapters, or both at once. All load the same base in the same
+way.
 
 On a processor the base's weights are pages of its file, which the kernel keeps once for all processes that map them.
 So there are two figures: resident memory, where each process has its base (as it is on a graphics card, or where

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
+
+log = logging.getLogger(__name__)
 
 compiled = numba.njit(nogil=True, error_model="numpy")
 # Nothing in another order than it is written in, whoever calls: what is not said is inherited from there.
@@ -16,16 +20,26 @@ compiled_in_order = numba.njit(nogil=True, error_model="numpy", fastmath={"contr
 compiled_in_vectors = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
-def kept_compiled() -> Any:
-    """As `compiled`, for what is called from outside: kept in the user's cache.
+def kept_compiled(function: Callable[..., None]) -> Any:
+    """As `compiled`, for what is called from outside: kept in the user's cache, where there is a place for that.
 
     numba looks whether the file of a function has changed, and not at the files of those that it calls, so the folder
-    is named after all of them. A cache of the user's own (NUMBA_CACHE_DIR) is left as it is.
+    is named after all of them. A cache of the user's own (NUMBA_CACHE_DIR) is used as it is.
     """
-    if "NUMBA_CACHE_DIR" not in os.environ:
-        digest = hashlib.sha256(numba.__version__.encode())
-        for path in sorted(Path(__file__).parent.glob("*.py")):
-            digest.update(path.read_bytes())
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        numba.config.CACHE_DIR = str(home / "adapter-service" / "compiled" / digest.hexdigest()[:16])
-    return numba.njit(nogil=True, error_model="numpy", cache=True)
+    try:
+        if "NUMBA_CACHE_DIR" not in os.environ:
+            numba.config.CACHE_DIR = str(_folder())
+        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+    except (OSError, RuntimeError) as error:  # no home, or none that can be written to
+        log.info("what is compiled is not kept for the next start: %s", error, extra={"action": "compiled_not_kept"})
+        return compiled(function)
+
+
+def _folder() -> Path:
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "adapter-service" / "compiled" / digest.hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

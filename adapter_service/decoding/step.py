@@ -128,7 +128,7 @@ def _attention(base: Base, rows: Rows, room: Integers, layer: int) -> None:
         attend(kind, heads, groups, size, query, keys, values, stride, first, position + 1, scale, scores, attended)
 
 
-@kept_compiled()
+@kept_compiled
 def decode_step(base: Base, rows: Rows, room: Integers) -> None:
     """Logits (rows, vocabulary) into the room for them; the new tokens' keys and values into the caches."""
     hidden, heads, groups, size = base.sizes[0], base.sizes[1], base.sizes[2], base.sizes[3]

@@ -34,8 +34,15 @@ class Kernel:
     name: KernelName
     reason: str
     decoder: Decoder | None = None
-    gigabytes_per_second: float | None = None
-    """How fast one row's steps read weights; None where nobody has measured."""
+    step_seconds: float | None = None
+    """Of a step of one row; None where nobody has measured."""
+
+    @property
+    def gigabytes_per_second(self) -> float | None:
+        """How fast one row's steps read weights."""
+        if self.decoder is None or self.step_seconds is None:
+            return None
+        return round(self.decoder.bytes_of_a_step / self.step_seconds / 1e9, 1)
 
     @property
     def weights(self) -> str:

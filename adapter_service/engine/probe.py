@@ -34,7 +34,7 @@ _TOLERANCE = {torch.float32: 0.001}
 _TOLERANCE_16_BITS = 0.1
 # Of weights that are rounded to 8 bits for steps, as far as the norm of a token's logits may be off.
 _TOLERANCE_INT8 = 0.3
-_TIMED_STEPS = 5
+_TIMED_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,34 +70,33 @@ def choose_batch(
     def new_single(rows: int) -> SingleBatch:  # noqa: ARG001 - it has no tensors of so many
         return SingleBatch(base)
 
+    found = []
     for candidate in _kernels(base, kernel):
         batch = own(candidate, rows)
-        if not _gives_the_same(base, batch, _tolerance(base, candidate)):
-            continue
-        chosen = _timed(candidate, batch)
-        is_invariant = (chosen.decoder or _layers_are_invariant(base, rows)) and _is_invariant(batch, rows)
+        if _gives_the_same(base, batch, _tolerance(base, candidate)):
+            found.append(replace(candidate, step_seconds=_step_seconds(batch)))
+    if found:
+        chosen = min(found, key=lambda kernel: kernel.step_seconds or 0.0)
+        is_invariant = (chosen.decoder or _layers_are_invariant(base, rows)) and _is_invariant(own(chosen, rows), rows)
         words = "the same bits in every batch" if is_invariant else "not the same last bits in every batch"
         seconds = time.monotonic() - started
         note = f"up to {rows} rows in one pass, {words}; steps: {chosen.words} (probed in {seconds:.1f} s)"
         return Chosen(mixed(chosen, rows, prefixes), partial(own, chosen), chosen, bool(is_invariant), note)
+    alone = Kernel("modules", f"{base.name} answers one row at a time")
     if kernel not in {"auto", "modules"}:
-        raise BaseModelError(
-            f"serving.kernel is {kernel!r}, and steps of {base.public_name!r} that are made so do not come to what the "
-            "base comes to; use 'auto'"
-        )
-    alone = Kernel("modules", "the base answers one row at a time")
-    note = f"{base.name} answers one row at a time"
-    return Chosen(SingleBatch(base), new_single, alone, is_invariant=True, note=note)
+        why = "steps that are made so do not come to what the base comes to" if base.packs_rows else alone.reason
+        raise BaseModelError(f"serving.kernel is {kernel!r}, and {why}; use 'auto'")
+    return Chosen(SingleBatch(base), new_single, alone, is_invariant=True, note=alone.reason)
 
 
 def _kernels(base: BaseModel, setting: KernelSetting) -> Iterator[Kernel]:
-    """Those to try, the best first; none for a base whose rows cannot lie together."""
+    """Those to try; none for a base whose rows cannot lie together."""
     if not base.packs_rows:
         return
     first = choose_kernel(base, setting)
     yield first
     if setting == "auto" and first.decoder is not None:
-        yield Kernel("modules", "compiled steps do not come to what the base comes to")
+        yield Kernel("modules", "compiled steps are slower here, or do not come to what the base comes to")
 
 
 def _tolerance(base: BaseModel, kernel: Kernel) -> float:
@@ -106,10 +105,8 @@ def _tolerance(base: BaseModel, kernel: Kernel) -> float:
     return _TOLERANCE.get(base.precision.dtype, _TOLERANCE_16_BITS)
 
 
-def _timed(kernel: Kernel, batch: MixedBatch) -> Kernel:
-    """With the speed at which weights are read, by the quickest of a few steps of one row."""
-    if kernel.decoder is None:
-        return kernel
+def _step_seconds(batch: MixedBatch) -> float:
+    """The quickest of a few steps of one row."""
     sequence, _ = _read(batch, _prompt(batch.base, _LENGTHS[1]), steps=_TIMED_STEPS + 1)
     batch.join(sequence)
     seconds = []
@@ -118,7 +115,7 @@ def _timed(kernel: Kernel, batch: MixedBatch) -> Kernel:
         batch.step()
         seconds.append(time.perf_counter() - started)
     batch.remove(sequence)
-    return replace(kernel, gigabytes_per_second=round(kernel.decoder.bytes_of_a_step / min(seconds) / 1e9, 1))
+    return min(seconds)
 
 
 def _prompt(base: BaseModel, tokens: int) -> list[int]:

@@ -120,6 +120,10 @@ def test_health_says_what_is_loaded_and_how(model_client: TestClient) -> None:
     answer = model_client.get("/health").json()
     assert (answer["status"], answer["base"]) == ("ok", "package:smollm2-135m")
     assert {"device", "dtype", "quantization", "reason"} <= answer["precision"].keys()
+    kernel = answer["engine"]["kernel"]
+    assert kernel["name"] in {"as_loaded", "float16"}
+    assert kernel["gigabytes_per_second"] > 0
+    assert answer["engine"]["batch_invariant"] is True
     assert answer["memory"]["resident_mb"] > 100
     assert model_client.get("/ready").json()["ready"] is True
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from adapter_service.decoding.decoder import Decoder
-from adapter_service.engine import kernels
+from adapter_service.engine import kernels, probe
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.probe import Chosen, choose_batch
 from adapter_service.errors import BaseModelError
@@ -104,6 +104,15 @@ def test_compiled_steps_that_come_to_something_else_are_not_used(
         chosen(tiny_base, "as_loaded")
 
 
+def test_compiled_steps_that_are_slower_are_not_used(tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a processor has no instructions for half-precision numbers."""
+    seconds = iter([2.0, 1.0])
+    monkeypatch.setattr(probe, "_step_seconds", lambda batch: next(seconds))
+    found = chosen(tiny_base)
+    assert (found.kernel.name, found.kernel.gigabytes_per_second) == ("modules", None)
+    assert "slower here" in found.note
+
+
 def test_without_a_compiler_there_are_modules(tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def decoder(base: BaseModel, packing: str) -> Decoder:
         raise ImportError("numba needs another numpy")
@@ -114,7 +123,10 @@ def test_without_a_compiler_there_are_modules(tiny_base: BaseModel, monkeypatch:
 
 
 def test_a_base_that_answers_one_by_one_has_no_compiled_steps(tiny_base: BaseModel) -> None:
-    assert chosen(replace(tiny_base, packs_rows=False)).kernel.name == "modules"
+    alone = replace(tiny_base, packs_rows=False)
+    assert chosen(alone).kernel.name == "modules"
+    with pytest.raises(BaseModelError, match=r"serving.kernel is 'float16'.*answers one row at a time; use 'auto'"):
+        chosen(alone, "float16")
 
 
 def test_more_rows_than_there_were_places_for(tiny_base: BaseModel) -> None:

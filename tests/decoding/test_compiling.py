@@ -1,0 +1,65 @@
+"""What is compiled is kept where it can be, and works where it cannot."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adapter_service.decoding import compiling
+from adapter_service.decoding.step import Integers
+
+
+def count_up(numbers: Integers) -> None:
+    for place in range(len(numbers)):
+        numbers[place] = place
+
+
+@pytest.mark.parametrize("error", [OSError("read-only file system"), RuntimeError("no home directory")])
+def test_without_a_place_it_is_compiled_at_every_start(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def folder() -> Path:
+        raise error
+
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(compiling, "_folder", folder)
+    with caplog.at_level(logging.INFO):
+        function = compiling.kept_compiled(count_up)
+    numbers = np.zeros(3, np.int64)
+    function(numbers)
+    assert numbers.tolist() == [0, 1, 2]
+    assert f"not kept for the next start: {error}" in caplog.text
+
+
+def test_the_folder_is_in_the_users_cache_and_named_after_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = compiling._folder()
+    assert folder.parent == tmp_path / "adapter-service" / "compiled"
+    assert folder.is_dir()
+    assert compiling._folder() == folder
+
+
+def test_the_next_process_finds_it(tmp_path: Path) -> None:
+    program = """
+import numpy as np
+from adapter_service.decoding.compiling import kept_compiled
+from tests.decoding.test_compiling import count_up
+function = kept_compiled(count_up)
+function(np.zeros(3, np.int64))
+print(sum(function.stats.cache_hits.values()))
+"""
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    hits = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=120
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert hits == ["0", "1"]
