@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.engine_peft import say
+
 
 def main() -> None:
     folder = Path(sys.argv[1])
@@ -37,14 +39,14 @@ def main() -> None:
         return found
 
     with ThreadPoolExecutor(8) as pool:
-        _say(said, {"threads": 1})
+        say(said, {"threads": 1})
         for line in sys.stdin:
             asked = json.loads(line)
             started = time.perf_counter()
             done = [pool.submit(answer, row, asked) for row in range(asked["rows"])]
             found = [each.result() for each in done]
             seconds = time.perf_counter() - started
-            _say(said, {"seconds": seconds, "texts": [each["choices"][0]["text"] for each in found]})
+            say(said, {"seconds": seconds, "texts": [each["choices"][0]["text"] for each in found]})
     os._exit(0)  # a server's own end may hang
 
 
@@ -65,11 +67,6 @@ def _server(job: dict[str, Any]) -> Any:
         infos.append(info)
     params.lora_adapters = infos
     return Server(params)
-
-
-def _say(said: Any, message: dict[str, Any]) -> None:
-    said.write(json.dumps(message) + "\n")
-    said.flush()
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import torch
 
 from adapter_service.base_models.threads import on_threads
 from adapter_service.engine.batch import MixedBatch, read_whole
-from adapter_service.engine.kernels import Kernel, choose_kernel
+from adapter_service.engine.kernels import Kernel
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
+from adapter_service.engine.probe import choose_batch
 from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.folder import write_folder
@@ -41,6 +42,8 @@ def read_bandwidth() -> float:
 
 @dataclass
 class Ours:
+    """One loaded base, its kernels and adapters, and a prompt for each row."""
+
     base: BaseModel
     layers: dict[str, LowRankLinear]
     prompts: list[list[int]]
@@ -85,8 +88,11 @@ class Ours:
         return self._residents[number]
 
     def kernel(self, setting: KernelSetting) -> Kernel:
+        """As the service chooses it."""
         if setting not in self._kernels:
-            self._kernels[setting] = choose_kernel(self.base, setting)
+            prefixes = PrefixCache(CHUNK_TOKENS, 0)
+            chosen = choose_batch(self.base, "plain", rows=self.rows, prefixes=prefixes, kernel=setting)
+            self._kernels[setting] = chosen.kernel
         return self._kernels[setting]
 
     def weights(self, setting: KernelSetting) -> str:
@@ -94,9 +100,10 @@ class Ours:
 
     def bytes_of_a_step(self, setting: KernelSetting) -> int:
         """Of weights, without the adapter's."""
-        decoder = self.kernel(setting).decoder
-        assert decoder is not None
-        return decoder.bytes_of_a_step
+        kernel = self.kernel(setting)
+        if kernel.decoder is None:
+            raise SystemExit(f"there are no compiled steps here: {kernel.reason}")
+        return kernel.decoder.bytes_of_a_step
 
     def batch(self, setting: KernelSetting) -> MixedBatch:
         prefixes, decoder = PrefixCache(CHUNK_TOKENS, 0), self.kernel(setting).decoder

@@ -43,6 +43,11 @@ def pausing(pause: Pause) -> Iterator[None]:
         _pause.reset(token)
 
 
+def pause_in_use() -> Pause | None:
+    """For whoever can pause in several places at once, or in none."""
+    return _pause.get()
+
+
 def pause_here() -> None:
     if (pause := _pause.get()) is not None:
         pause()

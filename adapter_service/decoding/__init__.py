@@ -5,7 +5,9 @@
     tiles.py        the innermost loops, in vectors as wide as the processor's
     products.py     products of rows with matrices of every kind, made of tiles
     layers.py       norms, rotation, attention, activation
+    tables.py       what a step reads of the base and of each row
     step.py         one step: a token for each row in, logits out
+    compiling.py    how all that is compiled, and kept for the next start
     decoder.py      the base as the engine uses it
 
 At one row a step reads every weight once and computes little, so that it takes as long as memory takes to deliver

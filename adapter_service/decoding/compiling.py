@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numba
 
 log = logging.getLogger(__name__)
@@ -20,15 +22,31 @@ compiled_in_order = numba.njit(nogil=True, error_model="numpy", fastmath={"contr
 compiled_in_vectors = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
+# What widening half-precision numbers and multiplying and adding at once are, on x86; without them LLVM calls functions
+# that are not there, and the process ends.
+_INSTRUCTIONS = {"f16c": "F16C", "fma": "FMA"}
+
+
+def missing_instructions() -> list[str]:
+    """What compiled steps need of an x86 processor and this one has not."""
+    if platform.machine().lower() not in {"x86_64", "amd64", "i686"}:
+        return []
+    wanted = numba.config.CPU_FEATURES
+    if wanted is None:
+        features = {name for name, there in llvmlite.binding.get_host_cpu_features().items() if there}
+    else:  # set by the user, in LLVM's words
+        features = {feature.removeprefix("+") for feature in wanted.split(",")}
+    return [words for name, words in _INSTRUCTIONS.items() if name not in features]
+
+
 def kept_compiled(function: Callable[..., None]) -> Any:
     """As `compiled`, for what is called from outside: kept in the user's cache, where there is a place for that.
 
     numba looks whether the file of a function has changed, and not at the files of those that it calls, so the folder
-    is named after all of them. A cache of the user's own (NUMBA_CACHE_DIR) is used as it is.
+    is named after all of them; it is in NUMBA_CACHE_DIR where that is set.
     """
     try:
-        if "NUMBA_CACHE_DIR" not in os.environ:
-            numba.config.CACHE_DIR = str(_folder())
+        numba.config.CACHE_DIR = str(_folder())
         return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
     except (OSError, RuntimeError) as error:  # no home, or none that can be written to
         log.info("what is compiled is not kept for the next start: %s", error, extra={"action": "compiled_not_kept"})
@@ -39,7 +57,8 @@ def _folder() -> Path:
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    own = os.environ.get("NUMBA_CACHE_DIR")
+    cache = Path(own or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "adapter-service" / "compiled" / digest.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder

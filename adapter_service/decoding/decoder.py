@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
+from adapter_service.decoding.compiling import missing_instructions
 from adapter_service.decoding.families import Architecture, NotComputedError
-from adapter_service.decoding.step import LINEARS, NORMS, Base, Floats, Integers, Rows, decode_step
+from adapter_service.decoding.step import decode_step
+from adapter_service.decoding.tables import GATE, LINEARS, NORMS, Base, Floats, Integers, Rows
 from adapter_service.decoding.weights import KINDS, Matrix, Packing, matrix_of
-from adapter_service.lora.resident import ResidentAdapter
+from adapter_service.lora.resident import Factors, ResidentAdapter
 
 _LEAST_POSITIONS = 1024
+
+
+class Workspace:
+    """Memory for what steps make, of whoever makes them: one that pauses in the middle finds it as it was."""
+
+    def __init__(self) -> None:
+        self._room: list[Floats] = []
+
+    def addresses(self, counts: Sequence[int]) -> list[int]:
+        """Of room for so many float32 numbers of each kind."""
+        for place, count in enumerate(counts):
+            if place == len(self._room):
+                self._room.append(np.empty(count, np.float32))
+            elif len(self._room[place]) < count:
+                self._room[place] = np.empty(2 * count, np.float32)
+        return [room.ctypes.data for room in self._room]
 
 
 class Decoder:
@@ -23,117 +41,172 @@ class Decoder:
     """
 
     def __init__(self, architecture: Architecture, packing: Packing) -> None:
-        """
+        """Compiles what is not yet compiled.
+
         Raises:
-            NotComputedError: a layer is of a kind that a step cannot read.
+            NotComputedError: a layer is of a kind that a step cannot read, nothing of the base is packed so, or the
+                processor lacks what compiled steps are made of.
         """
+        if missing := missing_instructions():
+            raise NotComputedError(f"this processor has no {' and no '.join(missing)}")
         self._architecture = architecture
-        self.packing = packing
+        self._layers = [[_matrix(linear, packing) for linear in layer.linears] for layer in architecture.layers]
+        self._head = _matrix(architecture.head, packing)
+        self._embedding = Matrix(architecture.embedding)
+        if packing != "as_loaded" and not self.copied_bytes:
+            kinds = " and ".join(self.weight_kinds)
+            raise NotComputedError(f"of its weights ({kinds}) there is nothing to copy as {packing}")
         self._places = {
             path: (number, which)
             for number, layer in enumerate(architecture.layers)
             for which, path in enumerate(layer.paths)
         }
-        self._matrices = [_matrix(linear, packing) for layer in architecture.layers for linear in layer.linears]
-        self._head = _matrix(architecture.head, packing)
-        self._embedding = Matrix(architecture.embedding)
         self._rotations: dict[str | None, tuple[torch.Tensor, torch.Tensor]] = {}
         self._adapters: WeakKeyDictionary[ResidentAdapter, Integers] = WeakKeyDictionary()
         self._none = np.zeros((len(architecture.layers), LINEARS, 3), np.int64)
         self._base = self._tables()
         self._turn_up_to(_LEAST_POSITIONS)
-        self._room: list[Floats] = []
+        self._compile()
 
     @property
     def weight_kinds(self) -> list[str]:
         """Of the layers, then of the head, in torch's words."""
-        kinds = [str(matrix.weights.dtype).removeprefix("torch.") for matrix in (*self._matrices, self._head)]
-        return list(dict.fromkeys(kinds))
+        return list(dict.fromkeys(str(one.weights.dtype).removeprefix("torch.") for one in self._matrices))
 
     @property
     def bytes_of_a_step(self) -> int:
         """What is read of the weights for each step."""
-        return sum(matrix.weights.nbytes for matrix in (*self._matrices, self._head))
+        return sum(matrix.weights.nbytes for matrix in self._matrices)
+
+    @property
+    def copied_bytes(self) -> int:
+        """What it takes beside the base."""
+        return sum(matrix.weights.nbytes for matrix in self._matrices if matrix.is_copy)
 
     def adapter_table(self, adapter: ResidentAdapter | None) -> Integers:
-        """(layers, LINEARS, 3) of `step.Rows.adapters`, for as long as the adapter is resident."""
+        """(layers, LINEARS, 3) of `step.Rows.adapters`, for as long as the adapter is resident.
+
+        What it changes beside the decoder's layers, as those that see, no text goes through.
+        """
         if adapter is None:
             return self._none
         if adapter not in self._adapters:
             table = self._none.copy()
             for path, factors in adapter.factors.items():
-                table[self._places[path]] = factors.a.data_ptr(), factors.b.data_ptr(), adapter.rank_class
+                if path in self._places:
+                    layer, which = self._places[path]
+                    _check(path, factors, adapter.rank_class, self._layers[layer][which].weights)
+                    table[layer, which] = factors.a.data_ptr(), factors.b.data_ptr(), adapter.rank_class
             self._adapters[adapter] = table
         return self._adapters[adapter]
 
     def step(
         self,
-        tokens: Sequence[int],
-        positions: Sequence[int],
-        caches: Integers,
-        strides: Sequence[int],
-        adapters: Integers,
-        strengths: Sequence[float],
+        rows: Rows,
+        workspace: Workspace,
+        pause: Callable[[], None] | None = None,
     ) -> torch.Tensor:
-        """Logits (rows, vocabulary), float32, of what follows each row's token; the rest is as in `step.Rows`."""
-        rows = len(tokens)
-        last = max(positions)
-        self._turn_up_to(last + 1)
-        logits = torch.empty(rows, int(self._base.sizes[5]), dtype=torch.float32)
-        brought = Rows(
-            np.array(tokens, np.int64),
-            np.array(positions, np.int64),
-            caches,
-            np.array(strides, np.int64),
-            adapters,
-            np.array(strengths, np.float32),
-        )
-        decode_step(self._base, brought, self._room_for(rows, last + 1, adapters, logits))
+        """Logits (rows, vocabulary), float32, of what follows each row's token.
+
+        `pause` is called before every layer, and may have other steps made, in a workspace of their own.
+
+        Raises:
+            IndexError: a token that the base has no row for.
+        """
+        tokens = self._embedding.weights.shape[0]
+        if int(rows.tokens.max(initial=0)) >= tokens or int(rows.tokens.min(initial=0)) < 0:
+            raise IndexError(f"tokens {rows.tokens.tolist()}; the base has 0 to {tokens - 1}")
+        count, positions = len(rows.tokens), int(rows.positions.max(initial=0)) + 1
+        self._turn_up_to(positions)
+        logits = torch.empty(count, self._base.vocabulary, dtype=torch.float32)
+        counts = self._counts(count, positions, int(rows.adapters[..., 2].max(initial=1)))
+        room = np.array([*workspace.addresses(counts), logits.data_ptr()], np.int64)
+        layers = len(self._layers)
+        if pause is None:
+            decode_step(self._base, rows, room, 0, layers)
+            return logits
+        for layer in range(layers):
+            pause()
+            decode_step(self._base, rows, room, layer, layer + 1)
         return logits
 
-    def _room_for(self, rows: int, positions: int, adapters: Integers, logits: torch.Tensor) -> Integers:
-        """Addresses, in the order of `step.HIDDEN` to `step.LOGITS`."""
-        hidden, heads, groups, size, between = (int(number) for number in self._base.sizes[:5])
-        rank = int(adapters[..., 2].max(initial=1))
-        widths = (hidden, hidden, heads * size, groups * size, groups * size, heads * size, between, between)
-        wanted = (*(rows * width for width in widths), heads // groups * positions, rank)
-        for place, count in enumerate(wanted):
-            if place == len(self._room):
-                self._room.append(np.empty(count, np.float32))
-            elif len(self._room[place]) < count:
-                self._room[place] = np.empty(2 * count, np.float32)
-        return np.array([*(room.ctypes.data for room in self._room), logits.data_ptr()], np.int64)
+    def _counts(self, rows: int, positions: int, rank: int) -> list[int]:
+        """How many numbers there shall be room for, in the order of `step.HIDDEN` to `step.INNER`."""
+        base = self._base
+        queries, keys = base.heads * base.head_size, base.groups * base.head_size
+        widths = (base.hidden, base.hidden, queries, keys, keys, queries, base.between, base.between)
+        return [*(rows * width for width in widths), base.heads // base.groups * positions, rank]
+
+    def _compile(self) -> None:
+        """By a step of no rows.
+
+        Raises:
+            Exception: whatever the compiler fails with.
+        """
+        layers = len(self._layers)
+        none = Rows(
+            tokens=np.zeros(0, np.int64),
+            positions=np.zeros(0, np.int64),
+            caches=np.zeros((0, layers, 2), np.int64),
+            strides=np.zeros(0, np.int64),
+            adapters=np.zeros((0, layers, LINEARS, 3), np.int64),
+            strengths=np.zeros(0, np.float32),
+        )
+        try:
+            self.step(none, Workspace())
+        except OSError:  # it is compiled, and could not be kept for the next start
+            self.step(none, Workspace())
 
     def _turn_up_to(self, positions: int) -> None:
         """Have rotary tables for so many positions."""
         known = next(iter(self._rotations.values()), None)
         if known is not None and len(known[0]) >= positions:
             return
-        count = 1 << max(_LEAST_POSITIONS, positions).bit_length()
+        count = max(_LEAST_POSITIONS, 1 << (positions - 1).bit_length())
         kinds = {layer.rotation for layer in self._architecture.layers}
         self._rotations = {kind: self._architecture.rotation(kind, count) for kind in kinds}
         for number, layer in enumerate(self._architecture.layers):
             self._base.rotations[number] = [table.data_ptr() for table in self._rotations[layer.rotation]]
 
+    @property
+    def _matrices(self) -> list[Matrix]:
+        return [*(matrix for layer in self._layers for matrix in layer), self._head]
+
     def _tables(self) -> Base:
-        known = self._architecture
-        layers = len(known.layers)
+        known, layers = self._architecture, len(self._layers)
+        hidden, between = known.embedding.shape[1], self._layers[0][GATE].weights.shape[0]
+        queries, keys = known.heads * known.head_size, known.groups * known.head_size
+        shapes = [
+            (queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries),
+            (between, hidden), (between, hidden), (hidden, between),
+        ]  # fmt: skip
+        if any([tuple(matrix.weights.shape) for matrix in layer] != shapes for layer in self._layers):
+            raise NotComputedError("its layers differ in their sizes")
+        if known.embedding.dtype not in {torch.float32, torch.bfloat16} or not known.embedding.is_contiguous():
+            raise NotComputedError(f"a step cannot read an embedding of {known.embedding.dtype}")
         norms = np.zeros((layers, NORMS), np.int64)
         for number, layer in enumerate(known.layers):
             for place, norm in layer.norms.items():
                 norms[number, place] = norm.scale.data_ptr()
-        hidden, between = known.embedding.shape[1], self._matrices[4].weights.shape[0]
-        vocabulary, cache = self._head.weights.shape[0], KINDS[known.embedding.dtype]
-        sizes = [hidden, known.heads, known.groups, known.head_size, between, vocabulary, known.activation, cache]
         return Base(
-            sizes=np.array(sizes, np.int64),
-            numbers=np.array([known.final_norm.epsilon, known.embedding_factor, known.score_scale], np.float32),
+            hidden=hidden,
+            heads=known.heads,
+            groups=known.groups,
+            head_size=known.head_size,
+            between=between,
+            vocabulary=self._head.weights.shape[0],
+            activation=known.activation,
+            cache_kind=KINDS[known.embedding.dtype],
+            epsilon=np.float32(known.final_norm.epsilon),
+            embedding_factor=np.float32(known.embedding_factor),
+            score_scale=np.float32(known.score_scale),
             embedding=np.array(self._embedding.entry, np.int64),
-            linears=np.array([matrix.entry for matrix in self._matrices], np.int64).reshape(layers, LINEARS, 4),
+            linears=np.array([[matrix.entry for matrix in layer] for layer in self._layers], np.int64),
             norms=norms,
             windows=np.array([layer.window for layer in known.layers], np.int64),
             rotations=np.zeros((layers, 2), np.int64),
-            end=np.array([known.final_norm.scale.data_ptr(), *self._head.entry], np.int64),
+            final_norm=known.final_norm.scale.data_ptr(),
+            head=np.array(self._head.entry, np.int64),
         )
 
 
@@ -141,3 +214,16 @@ def _matrix(linear: torch.nn.Module, packing: Packing) -> Matrix:
     if (matrix := matrix_of(linear, packing)) is None:
         raise NotComputedError(f"a step cannot read the weights of {type(linear).__name__}")
     return matrix
+
+
+def _check(path: str, factors: Factors, rank: int, weights: torch.Tensor) -> None:
+    """Before their addresses are all that is known of them.
+
+    Raises:
+        ValueError: they are not as a step reads them.
+    """
+    (outputs, inputs), found = weights.shape, (factors.a, factors.b)
+    shapes = [tuple(matrix.shape) for matrix in found]
+    is_plain = all(matrix.dtype is torch.float32 and matrix.is_contiguous() for matrix in found)
+    if shapes != [(rank, inputs), (rank, outputs)] or not is_plain:
+        raise ValueError(f"the factors of {path!r} are {shapes}, {factors.a.dtype}; float32 of rank {rank} are wanted")

@@ -1,7 +1,7 @@
 """Which bases a step of our own can compute, and what they are made of.
 
 A family is named by transformers' `model_type`; what its members do in ways of their own (norms, activations, rotary
-tables) is asked of their modules and not assumed. Whether all of it comes to the same is then tried: see
+tables) is asked of their modules and not assumed. Whether some tokens come to the same is then tried: see
 `engine/probe.py`.
 """
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from adapter_service.base_models.norms import Norm, measured
 from adapter_service.decoding.layers import GELU_TANH, SILU
-from adapter_service.decoding.step import (
+from adapter_service.decoding.tables import (
     AFTER_ATTENTION,
     AFTER_MLP,
     BEFORE_ATTENTION,
@@ -44,7 +44,7 @@ _NORMS_OF = {
 }
 # Of heads, in whatever family has them.
 _NORMS_OF_HEADS = {OF_QUERY: "q_norm", OF_KEY: "k_norm"}
-# In the order of `step.QUERY` to `step.DOWN`.
+# In the order of `tables.QUERY` to `tables.DOWN`.
 _LINEARS = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
@@ -125,11 +125,13 @@ def _read(model: Any, config: Any, names: dict[int, str]) -> Architecture:
     paths = {module: path for path, module in model.named_modules()}
     attention, embedding, rotary = decoder.layers[0].self_attn, decoder.embed_tokens, decoder.rotary_emb
     has_kinds = "layer_type" in inspect.signature(type(rotary).forward).parameters
-    layers = [_layer(layer, config, names, paths, has_kinds=has_kinds) for layer in decoder.layers]
+    modules = decoder.layers[: config.num_hidden_layers]
+    layers = [_layer(layer, config, names, paths, has_kinds=has_kinds) for layer in modules]
     epsilons = {norm.epsilon for layer in layers for norm in layer.norms.values()} | {_norm(decoder.norm).epsilon}
-    scales = {layer.self_attn.scaling for layer in decoder.layers}
-    if len(epsilons) != 1 or len(scales) != 1:
-        raise NotComputedError("its layers differ in the epsilon of their norms, or in the scale of their scores")
+    scales = {layer.self_attn.scaling for layer in modules}
+    activations = {_activation(layer.mlp.act_fn) for layer in modules}
+    if max(map(len, (epsilons, scales, activations))) > 1:
+        raise NotComputedError("its layers differ in their norms' epsilon, their scores' scale or their activation")
     if not _is_steady(rotary):
         raise NotComputedError("its rotary tables change with the length of the text")
     factor = getattr(embedding, "embed_scale", None)
@@ -142,7 +144,7 @@ def _read(model: Any, config: Any, names: dict[int, str]) -> Architecture:
         heads=config.num_attention_heads,
         groups=config.num_key_value_heads,
         head_size=attention.head_dim,
-        activation=_activation(decoder.layers[0].mlp.act_fn),
+        activation=activations.pop(),
         score_scale=float(attention.scaling),
         rotary=rotary,
     )

@@ -14,6 +14,7 @@ from adapter_service.decoding.compiling import compiled, compiled_in_order, comp
 from adapter_service.decoding.products import add_weighted_rows, multiply
 from adapter_service.decoding.tiles import (
     BFLOAT16,
+    FLOAT,
     FLOAT32,
     ITEM_SIZES,
     bits_at,
@@ -25,11 +26,10 @@ from adapter_service.decoding.tiles import (
 )
 
 SILU, GELU_TANH = range(2)
-_FLOAT = 4
 _LN2_HIGH, _LN2_LOW = float32(0.693359375), float32(-2.12194440e-4)
 _LOG2_E = float32(1.44269504088896341)
-_SIZE_OF_BFLOAT16, _SIZE_OF_FLOAT32 = ITEM_SIZES[BFLOAT16], ITEM_SIZES[FLOAT32]
-bfloat16_at, float32_at = number_of(BFLOAT16), number_of(FLOAT32)
+_BFLOAT = ITEM_SIZES[BFLOAT16]
+_bfloat16_at, _float32_at = number_of(BFLOAT16), number_of(FLOAT32)
 
 
 @compiled_in_order
@@ -91,9 +91,7 @@ def embed(kind: int, weights: int, factor: float, state: int, length: int) -> No
     states = carray(floats_at(state), length)
     for place in range(length):
         states[place] = factor * (
-            bfloat16_at(weights + place * _SIZE_OF_BFLOAT16)
-            if kind == BFLOAT16
-            else float32_at(weights + place * _SIZE_OF_FLOAT32)
+            _bfloat16_at(weights + place * _BFLOAT) if kind == BFLOAT16 else _float32_at(weights + place * FLOAT)
         )
 
 
@@ -104,8 +102,8 @@ def rotate(x: int, heads: int, size: int, cosines: int, sines: int) -> None:
     half = size // 2
     cosine, sine = carray(floats_at(cosines), half), carray(floats_at(sines), half)
     for head in range(heads):
-        first = carray(floats_at(x + head * size * _FLOAT), half)
-        second = carray(floats_at(x + (head * size + half) * _FLOAT), half)
+        first = carray(floats_at(x + head * size * FLOAT), half)
+        second = carray(floats_at(x + (head * size + half) * FLOAT), half)
         for place in range(half):
             real, imaginary = first[place], second[place]
             first[place] = real * cosine[place] - imaginary * sine[place]
@@ -117,16 +115,18 @@ def keep(kind: int, heads: int, size: int, x: int, cache: int, head_stride: int,
     """Put heads (heads, size) where the cache has a token's: `cache` + head × `head_stride` + `position` × size."""
     stand_alone()
     for head in range(heads):
-        source = x + head * size * _FLOAT
+        source = x + head * size * FLOAT
         if kind == BFLOAT16:
             bits = carray(bits_at(source), size)
-            kept = carray(halves_at(cache + head * head_stride + position * size * _SIZE_OF_BFLOAT16), size)
+            kept = carray(halves_at(cache + head * head_stride + position * size * _BFLOAT), size)
             for place in range(size):  # to the nearest, and of two to the even one
                 even = (bits[place] >> uint32(16)) & uint32(1)
-                kept[place] = uint16((bits[place] + uint32(0x7FFF) + even) >> uint32(16))
+                rounded = uint16((bits[place] + uint32(0x7FFF) + even) >> uint32(16))
+                is_number = (bits[place] & uint32(0x7FFFFFFF)) <= uint32(0x7F800000)
+                kept[place] = rounded if is_number else uint16(0x7FC0)
         else:
             numbers = carray(floats_at(source), size)
-            wide = carray(floats_at(cache + head * head_stride + position * size * _FLOAT), size)
+            wide = carray(floats_at(cache + head * head_stride + position * size * FLOAT), size)
             for place in range(size):
                 wide[place] = numbers[place]
 
@@ -159,18 +159,16 @@ def attend(
     """
     stand_alone()
     together, count = heads // groups, end - first
-    item = _SIZE_OF_BFLOAT16 if kind == BFLOAT16 else _SIZE_OF_FLOAT32
+    item = _BFLOAT if kind == BFLOAT16 else FLOAT
     fill(attended, heads * size, float32(0.0))
     for group in range(groups):
         begin = group * head_stride + first * size * item
-        own = group * together * size * _FLOAT
-        multiply(
-            kind, keys + begin, int64(0), query + own, size * _FLOAT, scores, count * _FLOAT, size, count, together
-        )
+        own = group * together * size * FLOAT
+        multiply(kind, keys + begin, int64(0), query + own, size * FLOAT, scores, count * FLOAT, size, count, together)
         for head in range(together):
-            of_head = scores + head * count * _FLOAT
+            of_head = scores + head * count * FLOAT
             total = shares_of(of_head, count, scale)
-            sums = attended + own + head * size * _FLOAT
+            sums = attended + own + head * size * FLOAT
             add_weighted_rows(kind, of_head, values + begin, size * item, count, float32(1.0) / total, sums, size)
 
 

@@ -13,6 +13,7 @@ from adapter_service.decoding.compiling import compiled
 from adapter_service.decoding.tiles import (
     BFLOAT16,
     CHUNK,
+    FLOAT,
     FLOAT16,
     FLOAT32,
     INT8,
@@ -25,7 +26,6 @@ from adapter_service.decoding.tiles import (
     weighted_sum,
 )
 
-_FLOAT = 4
 # Bytes that inputs may take of it beside weights and sums; the smallest that processors have now is 32 KiB.
 _FIRST_CACHE = 24 << 10
 # Outputs for which a group of inputs stays there; their weights stay in the second cache for the next group.
@@ -44,16 +44,16 @@ def _product_of(kind: int) -> Any:
     ) -> None:  # fmt: skip
         stand_alone()
         whole = length // WIDTH * WIDTH
-        most = max(1, _FIRST_CACHE // (length * _FLOAT))  # rows of inputs that stay in the nearest cache
+        most = max(1, _FIRST_CACHE // (length * FLOAT))  # rows of inputs that stay in the nearest cache
         for first in range(0, count, _OUTPUTS_TOGETHER):
             end, row = min(first + _OUTPUTS_TOGETHER, count), 0
             while row < rows:
                 left, done = min(most, rows - row), 0
                 x, y = inputs + row * input_stride, outputs + row * output_stride
                 for output in range(first, end):
-                    scale = number(scales + output * _FLOAT) if is_scaled else float32(1.0)
+                    scale = number(scales + output * FLOAT) if is_scaled else float32(1.0)
                     weights = matrix + output * length * size
-                    done = dot(weights, x, input_stride, y + output * _FLOAT, output_stride, whole, scale, left)
+                    done = dot(weights, x, input_stride, y + output * FLOAT, output_stride, whole, scale, left)
                 row += done
         if whole < length:
             rest(matrix, scales, inputs, input_stride, outputs, output_stride, length, whole, count, rows)
@@ -99,8 +99,8 @@ def _rest_of(kind: int) -> Any:
                 left = float32(0.0)
                 for place in range(whole, length):
                     weight = number(matrix + (output * length + place) * size)
-                    left += weight * float_at(inputs + row * input_stride + place * _FLOAT)
-                products[output] += left * (float_at(scales + output * _FLOAT) if is_scaled else float32(1.0))
+                    left += weight * float_at(inputs + row * input_stride + place * FLOAT)
+                products[output] += left * (float_at(scales + output * FLOAT) if is_scaled else float32(1.0))
 
     return rest
 
@@ -138,15 +138,15 @@ def _combination_of(kind: int) -> Any:
         stand_alone()
         place = 0
         while place + CHUNK * WIDTH <= length:
-            weigh_chunk(factors, matrix + place * size, stride, count, scale, sums + place * _FLOAT)
+            weigh_chunk(factors, matrix + place * size, stride, count, scale, sums + place * FLOAT)
             place += CHUNK * WIDTH
         while place + WIDTH <= length:
-            weigh_one(factors, matrix + place * size, stride, count, scale, sums + place * _FLOAT)
+            weigh_one(factors, matrix + place * size, stride, count, scale, sums + place * FLOAT)
             place += WIDTH
         if place < length:
             rest = carray(floats_at(sums), length)
             for row in range(count):
-                factor = factor_at(factors + row * _FLOAT) * scale
+                factor = factor_at(factors + row * FLOAT) * scale
                 for left in range(place, length):
                     rest[left] += factor * number(matrix + row * stride + left * size)
 
@@ -175,4 +175,4 @@ def add_low_rank(
     """`y` (outputs,) += `strength` × (`x` Aᵀ) B of one row, with A (rank, inputs) and B (rank, outputs) in float32."""
     none = int64(0)
     _float32_product(a, none, x, none, inner, none, inputs, rank, int64(1))
-    _float32_combination(inner, b, outputs * _FLOAT, rank, strength, y, outputs)
+    _float32_combination(inner, b, outputs * FLOAT, rank, strength, y, outputs)

@@ -26,6 +26,8 @@ from numba.extending import intrinsic
 
 FLOAT32, BFLOAT16, FLOAT16, INT8 = range(4)
 ITEM_SIZES = {FLOAT32: 4, BFLOAT16: 2, FLOAT16: 2, INT8: 1}
+# Bytes of what steps compute in.
+FLOAT = ITEM_SIZES[FLOAT32]
 
 
 def _host_features() -> dict[str, bool]:
@@ -211,8 +213,10 @@ def _emit_dot(
     first_left = b.mul(rounds, _int(SUMS))
     of_sum[0] = emit.loop(left, of_sum[0], lambda number, *sums: add_block(b.add(first_left, number), list(sums)))
     for row in range(rows):
-        one, two, three, four = (sums[row] for sums in of_sum)
-        whole = emit.total(b.fadd(b.fadd(one, two), b.fadd(three, four)))
+        sums = [of_all[row] for of_all in of_sum]
+        while len(sums) > 1:  # halves of them, as halves of a vector
+            sums = [b.fadd(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
+        whole = emit.total(sums[0])
         emit.store(b.fmul(whole, scale), b.add(outputs, b.mul(output_stride, _int(row))))
 
 
@@ -279,17 +283,6 @@ def stand_alone(_context: Any) -> Any:
     return types.void(), generate
 
 
-@intrinsic
-def floats_at(_context: Any, address: Any) -> Any:
-    """The address of float32 numbers as what `numba.carray` takes."""
-    signature = types.CPointer(types.float32)(types.intp)
-
-    def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, args: list[ir.Value]) -> ir.Value:
-        return builder.inttoptr(args[0], _F32.as_pointer())
-
-    return signature, generate
-
-
 def number_of(kind: int) -> Any:
     """A function for compiled code: `number(address)`, one number of a kind as float32."""
 
@@ -306,26 +299,23 @@ def number_of(kind: int) -> Any:
     return number
 
 
-@intrinsic
-def bits_at(_context: Any, address: Any) -> Any:
-    """The address of float32 numbers as unsigned integers of 32 bits, for `numba.carray`."""
-    signature = types.CPointer(types.uint32)(types.intp)
+def _numbers_at(number: Any, element: ir.Type) -> Any:
+    @intrinsic
+    def numbers_at(_context: Any, address: Any) -> Any:
+        signature = types.CPointer(number)(types.intp)
 
-    def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, args: list[ir.Value]) -> ir.Value:
-        return builder.inttoptr(args[0], ir.IntType(32).as_pointer())
+        def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, args: list[ir.Value]) -> ir.Value:
+            return builder.inttoptr(args[0], element.as_pointer())
 
-    return signature, generate
+        return signature, generate
+
+    return numbers_at
 
 
-@intrinsic
-def halves_at(_context: Any, address: Any) -> Any:
-    """The address of 16-bit numbers as unsigned integers, for `numba.carray`."""
-    signature = types.CPointer(types.uint16)(types.intp)
-
-    def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, args: list[ir.Value]) -> ir.Value:
-        return builder.inttoptr(args[0], ir.IntType(16).as_pointer())
-
-    return signature, generate
+# What is at an address, for `numba.carray`: float32, its bits, and numbers of 16 bits.
+floats_at = _numbers_at(types.float32, _F32)
+bits_at = _numbers_at(types.uint32, ir.IntType(32))
+halves_at = _numbers_at(types.uint16, ir.IntType(16))
 
 
 @intrinsic

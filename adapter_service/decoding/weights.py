@@ -29,6 +29,7 @@ class Matrix:
     weights: torch.Tensor
     scales: torch.Tensor | None = None
     bias: torch.Tensor | None = None
+    is_copy: bool = False
 
     @property
     def entry(self) -> list[int]:
@@ -47,10 +48,11 @@ def matrix_of(linear: nn.Module, packing: Packing) -> Matrix | None:
     weights = linear.weight.detach()
     if packing == "int8":
         packed, scales = quantized_rows(weights)
-        return Matrix(packed, scales, wide_bias)
+        return Matrix(packed, scales, wide_bias, is_copy=True)
     if packing == "float16" and weights.dtype is torch.float32:
-        return Matrix(weights.to(torch.float16), None, wide_bias)
-    return Matrix(weights.contiguous(), None, wide_bias)
+        return Matrix(weights.to(torch.float16), None, wide_bias, is_copy=True)
+    whole = weights.contiguous()
+    return Matrix(whole, None, wide_bias, is_copy=whole is not weights)
 
 
 def _address(tensor: torch.Tensor | None) -> int:

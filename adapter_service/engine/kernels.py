@@ -1,28 +1,28 @@
-"""How steps are made: chosen when the base is loaded, for its weights and for the memory that there is.
+"""How steps are made: which ways there are for a base, and which of them memory allows.
 
 as_loaded    compiled, over the base's own weights: no memory more
-float16      compiled, over a copy in float16 of a float32 base: half the bytes to read, and all but the same numbers
+float16      compiled, over a float16 copy of a float32 base: half the bytes to read, and nearly the same numbers
 int8         compiled, over a copy in 8 bits: fewer still, and answers change a little; only where it is asked for
 modules      transformers' own: any architecture, any device
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from adapter_service.base_models.free_memory import free_bytes
-from adapter_service.errors import BaseModelError
-from adapter_service.settings import KernelSetting
+from adapter_service.settings import KernelName
 
 if TYPE_CHECKING:
     from adapter_service.decoding.decoder import Decoder
-    from adapter_service.decoding.weights import Packing
     from adapter_service.model_utils import BaseModel
 
-KernelName = Literal["as_loaded", "float16", "int8", "modules"]
+log = logging.getLogger(__name__)
+
 # A copy may take so much of what is free: training wants the rest.
 _PART_OF_FREE_MEMORY = 0.25
 
@@ -58,39 +58,44 @@ class Kernel:
         return f"compiled, {self.weights} weights{speed} ({self.name}: {self.reason})"
 
 
-def choose_kernel(base: BaseModel, setting: KernelSetting) -> Kernel:
-    """What the setting names; for "auto" the fastest that changes no answers and fits.
+@dataclass(frozen=True, slots=True)
+class NoKernel:
+    """One that cannot be had, and why."""
 
-    Raises:
-        BaseModelError: steps of this base cannot be made by the one that is named.
-    """
-    if setting == "modules":
-        return Kernel("modules", "set by serving.kernel")
-    packing, reason = _packing(base) if setting == "auto" else (setting, "set by serving.kernel")
-    try:
-        return Kernel(packing, reason, _decoder(base, packing))
-    except (ValueError, ImportError) as error:
-        fault = error
-    if setting == "auto":
-        return Kernel("modules", str(fault))
-    raise BaseModelError(
-        f"serving.kernel is {setting!r}, and steps of {base.public_name!r} cannot be compiled: {fault}; use 'auto'"
-    )
+    name: KernelName
+    reason: str
 
 
-def _packing(base: BaseModel) -> tuple[Packing, str]:
-    """For "auto"."""
-    if base.precision.dtype is not torch.float32:
-        return "as_loaded", "its weights have few enough bits"
-    parameters = base.weight_bytes // torch.float32.itemsize
-    needed, free = parameters * torch.float16.itemsize, free_bytes(base.device)
+def compiled_kernels(base: BaseModel) -> list[tuple[KernelName, str]]:
+    """Those for "auto", what should be the fastest first, each with the reason for it."""
+    as_loaded: tuple[KernelName, str] = ("as_loaded", "nothing is copied, and nothing rounded")
+    if not (needed := _bytes_in_float16(base)):
+        return [as_loaded]
+    free = free_bytes(base.device)
     if needed > _PART_OF_FREE_MEMORY * free:
-        return "as_loaded", f"a copy in float16 would take {needed >> 20} MB of {free >> 20} MB that are free"
-    return "float16", f"half the bytes of float32; {needed >> 20} MB of {free >> 20} MB that are free"
+        return [("as_loaded", f"a copy in float16 would take {needed >> 20} MB of {free >> 20} MB that are free")]
+    return [("float16", f"half the bytes of float32; it takes {needed >> 20} MB"), as_loaded]
 
 
-def _decoder(base: BaseModel, packing: Packing) -> Decoder:
-    from adapter_service.decoding.decoder import Decoder
-    from adapter_service.decoding.families import architecture_of
+def make_kernel(base: BaseModel, name: KernelName, reason: str = "set by serving.kernel") -> Kernel | NoKernel:
+    """The one of that name, compiled if it is not yet."""
+    if name == "modules":
+        return Kernel(name, reason)
+    try:
+        from adapter_service.decoding.decoder import Decoder
+        from adapter_service.decoding.families import NotComputedError, architecture_of
 
-    return Decoder(architecture_of(base.model), packing)
+        return Kernel(name, reason, Decoder(architecture_of(base.model), name))
+    except NotComputedError as error:
+        return NoKernel(name, str(error))
+    except Exception as error:
+        log.warning("steps cannot be compiled", exc_info=True, extra={"action": "compiling_failed"})
+        return NoKernel(name, f"steps cannot be compiled: {error}")
+
+
+def _bytes_in_float16(base: BaseModel) -> int:
+    """Of what is in float32."""
+    linears = [module for module in base.model.modules() if type(module) is torch.nn.Linear]
+    weights = {linear.weight.data_ptr(): linear.weight for linear in linears}
+    numbers = sum(weight.numel() for weight in weights.values() if weight.dtype is torch.float32)
+    return numbers * torch.float16.itemsize

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from adapter_service.base_models.attention import attending
+from adapter_service.base_models.pauses import pause_in_use
 from adapter_service.base_models.threads import threads_for
+from adapter_service.decoding.tables import Integers, Rows
 from adapter_service.engine.cached_attention import StepAttention
-from adapter_service.engine.kv_cache import KvCache, Place
+from adapter_service.engine.kv_cache import Buffer, KvCache, Place
 from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.layer import using
 from adapter_service.lora.rows import AdapterRows, Row
 
 if TYPE_CHECKING:
     from adapter_service.decoding.decoder import Decoder
-    from adapter_service.decoding.step import Integers
     from adapter_service.model_utils import BaseModel
 
 
@@ -77,57 +79,65 @@ class CompiledSteps:
     """By a decoder, which reads each row's adapter and cache where they are: joining copies nothing."""
 
     def __init__(self, decoder: Decoder, cache: KvCache) -> None:
+        from adapter_service.decoding.decoder import Workspace
+
         self._decoder = decoder
         self._cache = cache
+        self._workspace = Workspace()
         self._joined: dict[Sequence, Place] = {}
+        self._tables: dict[Sequence, Integers] = {}
         self._adapters: Integers | None = None
-        self._buffers: dict[int, _Addresses] = {}
+        self._addresses: WeakKeyDictionary[Buffer, _Addresses] = WeakKeyDictionary()
 
     def join(self, sequence: Sequence, place: Place) -> None:
+        self._tables[sequence] = self._decoder.adapter_table(sequence.adapter if sequence.scale else None)
         self._joined[sequence] = place
         self._adapters = None
 
     def leave(self, sequence: Sequence) -> None:
-        del self._joined[sequence]
+        del self._joined[sequence], self._tables[sequence]
         self._adapters = None
 
     def step(self) -> tuple[list[Sequence], torch.Tensor]:
-        sequences = list(self._joined)
+        sequences, places = list(self._joined), list(self._joined.values())
         if self._adapters is None:
-            of_rows = (sequence.adapter if sequence.scale else None for sequence in sequences)
-            self._adapters = np.stack([self._decoder.adapter_table(adapter) for adapter in of_rows])
-        buffers = [self._addresses(place.capacity) for place in self._joined.values()]
-        caches = [
-            buffer.first + place.number * buffer.place_bytes
-            for buffer, place in zip(buffers, self._joined.values(), strict=True)
-        ]
-        logits = self._decoder.step(
-            [sequence.next_token for sequence in sequences],
-            [sequence.seen for sequence in sequences],
-            np.stack(caches),
-            [buffer.group_bytes for buffer in buffers],
-            self._adapters,
-            [sequence.scale for sequence in sequences],
+            self._adapters = np.stack([self._tables[sequence] for sequence in sequences])
+        buffers = [self._addresses_of(self._cache.buffer(place.capacity)) for place in places]
+        rows = Rows(
+            tokens=np.array([sequence.next_token for sequence in sequences], np.int64),
+            positions=np.array(list(map(_position, sequences, places)), np.int64),
+            caches=np.stack([buffer.of(place) for buffer, place in zip(buffers, places, strict=True)]),
+            strides=np.array([buffer.group_bytes for buffer in buffers], np.int64),
+            adapters=self._adapters,
+            strengths=np.array([sequence.scale for sequence in sequences], np.float32),
         )
-        return sequences, logits
+        return sequences, self._decoder.step(rows, self._workspace, pause_in_use())
 
     def free_memory(self) -> None:
         """All that is kept is a few rows wide."""
 
-    def _addresses(self, capacity: int) -> _Addresses:
-        layers = self._cache.buffer(capacity).layers
-        known = self._buffers.get(capacity)
-        if known is None or known.layers is not layers:  # it was made anew, with more places
-            known = self._buffers[capacity] = _Addresses(layers)
+    def _addresses_of(self, buffer: Buffer) -> _Addresses:
+        known = self._addresses.get(buffer)
+        if known is None or known.places != buffer.places:  # its tensors were made anew
+            known = self._addresses[buffer] = _Addresses(buffer)
         return known
 
 
 class _Addresses:
-    """Where the places of one buffer are."""
+    """Where the places of one buffer are, in bytes; it keeps none of them."""
 
-    def __init__(self, layers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        self.layers = layers
+    def __init__(self, buffer: Buffer) -> None:
+        self.places = buffer.places
+        keys = buffer.layers[0][0]
+        self._place_bytes, self.group_bytes = (keys.stride(dim) * keys.element_size() for dim in (0, 1))
         # (layers, 2), keys and values of the place with the number 0
-        self.first = np.array([[keys.data_ptr(), values.data_ptr()] for keys, values in layers], np.int64)
-        keys = layers[0][0]
-        self.place_bytes, self.group_bytes = (keys.stride(dim) * keys.element_size() for dim in (0, 1))
+        self._first = np.array([[keys.data_ptr(), values.data_ptr()] for keys, values in buffer.layers], np.int64)
+
+    def of(self, place: Place) -> Integers:
+        return self._first + place.number * self._place_bytes
+
+
+def _position(sequence: Sequence, place: Place) -> int:
+    if sequence.seen >= place.capacity:
+        raise IndexError(f"token {sequence.seen} of a sequence that has room for {place.capacity}")
+    return sequence.seen

@@ -13,6 +13,7 @@ from adapter_service.settings.section import Section
 from adapter_service.settings.sections import (
     DataSettings,
     GateSettings,
+    KernelName,
     KernelSetting,
     LoraSettings,
     LossSettings,
@@ -34,6 +35,7 @@ __all__ = [
     "CommandSettings",
     "DataSettings",
     "GateSettings",
+    "KernelName",
     "KernelSetting",
     "LoraSettings",
     "LossSettings",

@@ -200,7 +200,8 @@ class PublishingSettings(Section):
         return self
 
 
-KernelSetting = Literal["auto", "as_loaded", "float16", "int8", "modules"]
+KernelName = Literal["as_loaded", "float16", "int8", "modules"]
+KernelSetting = Literal["auto"] | KernelName
 
 
 class ServingSettings(Section):

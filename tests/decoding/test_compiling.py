@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
 from adapter_service.decoding import compiling
-from adapter_service.decoding.step import Integers
+from adapter_service.decoding.tables import Integers
 
 
 def count_up(numbers: Integers) -> None:
@@ -36,14 +39,34 @@ def test_without_a_place_it_is_compiled_at_every_start(
     assert f"not kept for the next start: {error}" in caplog.text
 
 
-def test_the_folder_is_in_the_users_cache_and_named_after_the_code(
+def test_the_folder_is_in_the_users_cache_and_named_after_all_of_the_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(Path(compiling.__file__).parent, tmp_path / "code")
+    monkeypatch.setattr(compiling, "__file__", str(tmp_path / "code" / "compiling.py"))
     folder = compiling._folder()
-    assert folder.parent == tmp_path / "adapter-service" / "compiled"
+    assert folder.parent == tmp_path / "cache" / "adapter-service" / "compiled"
     assert folder.is_dir()
     assert compiling._folder() == folder
+    with (tmp_path / "code" / "tiles.py").open("a") as changed:
+        changed.write("# another\n")
+    assert compiling._folder() != folder
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "own"))
+    assert compiling._folder().is_relative_to(tmp_path / "own")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="of x86 processors")
+def test_what_an_old_processor_has_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled for it, a step would end the process."""
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", "+sse4.2,+avx")
+    assert compiling.missing_instructions() == ["F16C", "FMA"]
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", "+sse4.2,+f16c,+fma")
+    assert compiling.missing_instructions() == []
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", None)
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", lambda: {"f16c": True, "fma": False})
+    assert compiling.missing_instructions() == ["FMA"]
 
 
 def test_the_next_process_finds_it(tmp_path: Path) -> None:

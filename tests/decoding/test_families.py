@@ -11,9 +11,12 @@ import torch
 import transformers
 
 from adapter_service.base_models.int8 import quantize_linears
-from adapter_service.decoding.decoder import Decoder
+from adapter_service.decoding.decoder import Decoder, Workspace
 from adapter_service.decoding.families import NotComputedError, architecture_of
-from adapter_service.lora.layer import install
+from adapter_service.decoding.tables import Integers, Rows
+from adapter_service.lora.adapter import Adapter, LoraConfig
+from adapter_service.lora.layer import LowRankLinear, install, using
+from adapter_service.lora.resident import Factors, ResidentAdapter
 
 VOCABULARY = 90
 CAPACITY = 256
@@ -60,16 +63,52 @@ def random_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
     return model
 
 
+class Caches:
+    """Keys and values of some rows, each with a capacity of its own; nobody looks at what was not put there."""
+
+    def __init__(self, model: Any, capacities: list[int]) -> None:
+        config = model.config
+        self.tensors = [
+            torch.full(
+                (config.num_hidden_layers, 2, config.num_key_value_heads, capacity, config.head_dim),
+                float("nan"),
+                dtype=model.dtype,
+            )
+            for capacity in capacities
+        ]
+
+    @property
+    def addresses(self) -> Integers:
+        return np.array([[[part.data_ptr() for part in layer] for layer in cache] for cache in self.tensors], np.int64)
+
+    @property
+    def strides(self) -> Integers:
+        return np.array([cache.stride(2) * cache.element_size() for cache in self.tensors], np.int64)
+
+
+def one_step(
+    decoder: Decoder,
+    caches: Caches,
+    tokens: list[int],
+    positions: list[int],
+    adapters: list[ResidentAdapter | None] | None = None,
+    scales: list[float] | None = None,
+) -> torch.Tensor:
+    rows = Rows(
+        tokens=np.array(tokens, np.int64),
+        positions=np.array(positions, np.int64),
+        caches=caches.addresses,
+        strides=caches.strides,
+        adapters=np.stack([decoder.adapter_table(adapter) for adapter in adapters or [None] * len(tokens)]),
+        strengths=np.array(scales or [1.0] * len(tokens), np.float32),
+    )
+    return decoder.step(rows, Workspace())
+
+
 def stepped(decoder: Decoder, model: Any, tokens: list[int]) -> torch.Tensor:
     """Logits (tokens, vocabulary), token after token."""
-    config = model.config
-    shape = (config.num_hidden_layers, 2, config.num_key_value_heads, CAPACITY, config.head_dim)
-    cache = torch.full(shape, float("nan"), dtype=model.dtype)  # nobody looks at what was not put there
-    caches = np.array([[part.data_ptr() for part in layer] for layer in cache], np.int64)[None]
-    stride, none = CAPACITY * config.head_dim * cache.element_size(), decoder.adapter_table(None)[None]
-    return torch.cat(
-        [decoder.step([token], [place], caches, [stride], none, [1.0]) for place, token in enumerate(tokens)]
-    )
+    caches = Caches(model, [CAPACITY])
+    return torch.cat([one_step(decoder, caches, [token], [place]) for place, token in enumerate(tokens)])
 
 
 def some_tokens(count: int) -> list[int]:
@@ -96,7 +135,7 @@ def test_steps_of_every_family_come_to_transformers_logits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_in_bfloat16_they_are_nearer_to_what_the_weights_come_to_than_transformers(name: str) -> None:
+def test_in_bfloat16_they_are_about_as_near_to_what_the_weights_come_to_as_transformers(name: str) -> None:
     model, tokens = random_model(name, torch.bfloat16), some_tokens(60)
     exact = logits_of(copy.deepcopy(model).float(), tokens)
     found = stepped(Decoder(architecture_of(model), "as_loaded"), model, tokens)
@@ -104,8 +143,9 @@ def test_in_bfloat16_they_are_nearer_to_what_the_weights_come_to_than_transforme
 
 
 @pytest.mark.parametrize(("packing", "bound"), [("float16", 0.005), ("int8", 0.2)])
-def test_packed_weights_come_near(packing: Any, bound: float) -> None:
-    model, tokens = random_model("llama"), some_tokens(40)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_packed_weights_come_near(name: str, packing: Any, bound: float) -> None:
+    model, tokens = random_model(name), some_tokens(40)
     found = distance(stepped(Decoder(architecture_of(model), packing), model, tokens), logits_of(model, tokens))
     assert 1e-6 < found < bound
 
@@ -118,6 +158,14 @@ def test_eight_bit_layers_are_read_as_they_are() -> None:
     assert distance(stepped(decoder, model, tokens), logits_of(model, tokens)) < 0.05
 
 
+@pytest.mark.parametrize("packing", ["float16", "int8"])
+def test_where_there_is_nothing_to_copy_a_copy_is_refused(packing: Any) -> None:
+    model = random_model("llama", torch.bfloat16)
+    quantize_linears(model)
+    with pytest.raises(NotComputedError, match=rf"of its weights \(int8\) there is nothing to copy as {packing}"):
+        Decoder(architecture_of(model), packing)
+
+
 def test_layers_that_are_wrapped_for_adapters_are_found() -> None:
     model, tokens = random_model("llama"), some_tokens(10)
     wanted = logits_of(model, tokens)
@@ -125,21 +173,125 @@ def test_layers_that_are_wrapped_for_adapters_are_found() -> None:
     assert distance(stepped(Decoder(architecture_of(model), "as_loaded"), model, tokens), wanted) < 1e-4
 
 
-def test_a_text_longer_than_the_first_rotary_tables() -> None:
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rows_of_several_adapters_lengths_and_capacities_go_together(name: str) -> None:
+    """Each as by a pass of the model with its adapter, and as alone to the bit."""
+    model, texts = (
+        random_model(name),
+        [some_tokens(40)[start:end] for start, end in ((0, 40), (3, 33), (7, 40), (1, 9))],
+    )
+    layers = install(model, keep=model.get_output_embeddings())
+    decoder = Decoder(architecture_of(model), "as_loaded")
+    adapters = [made_adapter(layers, seed) for seed in range(2)]
+    served = [ResidentAdapter.of(str(n), one, torch.float32, torch.device("cpu")) for n, one in enumerate(adapters)]
+    of_rows: list[ResidentAdapter | None] = [served[0], served[1], None, served[0]]
+    scales = [1.0, 0.5, 1.0, 1.0]
+    together, alone = Caches(model, [64, 128, 64, 256]), Caches(model, [64, 64, 64, 64])
+    logits: list[list[torch.Tensor]] = [[] for _ in texts]
+    for place in range(40):
+        rows = [row for row, text in enumerate(texts) if place < len(text)]
+        some, by_itself = Caches(model, []), Caches(model, [])
+        some.tensors = [together.tensors[row] for row in rows]
+        tokens, chosen = [texts[row][place] for row in rows], [of_rows[row] for row in rows]
+        found = one_step(decoder, some, tokens, [place] * len(rows), chosen, [scales[row] for row in rows])
+        for row, of_row, token in zip(rows, found, tokens, strict=True):
+            by_itself.tensors = [alone.tensors[row]]
+            assert torch.equal(one_step(decoder, by_itself, [token], [place], [of_rows[row]], [scales[row]])[0], of_row)
+            logits[row].append(of_row)
+    for row, adapter in enumerate([adapters[0], halved(adapters[1]), None, adapters[0]]):
+        with using(adapter):
+            assert distance(torch.stack(logits[row]), logits_of(model, texts[row])) < 1e-4
+
+
+def made_adapter(layers: dict[str, LowRankLinear], seed: int) -> Adapter:
+    adapter = Adapter.fresh(LoraConfig(r=3 + 2 * seed, alpha=8), layers, seed=seed)
+    for pair in adapter.pairs.values():
+        pair.b.data.normal_(std=0.2, generator=torch.Generator().manual_seed(seed))
+    return adapter
+
+
+def halved(adapter: Adapter) -> Adapter:
+    half = adapter.frozen_copy(torch.float32)
+    for pair in half.pairs.values():
+        pair.scale /= 2
+    return half
+
+
+def test_what_an_adapter_changes_beside_the_decoder_is_left_out() -> None:
+    """As layers that see, which no text goes through."""
     model = random_model("llama")
     decoder = Decoder(architecture_of(model), "as_loaded")
-    model.config.max_position_embeddings = 4096
-    shape = (3, 2, 2, 2048, 20)
-    cache = torch.randn(shape)
-    caches = np.array([[part.data_ptr() for part in layer] for layer in cache], np.int64)[None]
-    found = decoder.step([5], [1500], caches, [2048 * 20 * 4], decoder.adapter_table(None)[None], [1.0])
+    factors = Factors(torch.randn(8, 42), torch.randn(8, 120))
+    of_text, of_pictures = "model.layers.1.self_attn.q_proj", "model.vision_tower.layers.0.self_attn.q_proj"
+    table = decoder.adapter_table(ResidentAdapter("seen", 8, {of_text: factors, of_pictures: factors}))
+    assert table[1, 0].tolist() == [factors.a.data_ptr(), factors.b.data_ptr(), 8]
+    assert np.count_nonzero(table) == 3
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        Factors(torch.randn(8, 42).bfloat16(), torch.randn(8, 120)),
+        Factors(torch.randn(42, 8).T, torch.randn(8, 120)),
+        Factors(torch.randn(8, 41), torch.randn(8, 120)),
+    ],
+    ids=["16 bits", "transposed", "narrow"],
+)
+def test_factors_that_are_not_as_they_are_read_are_refused(factors: Factors) -> None:
+    decoder = Decoder(architecture_of(random_model("llama")), "as_loaded")
+    adapter = ResidentAdapter("odd", 8, {"model.layers.1.self_attn.q_proj": factors})
+    with pytest.raises(ValueError, match="float32 of rank 8 are wanted"):
+        decoder.adapter_table(adapter)
+
+
+def test_a_token_that_the_base_has_no_row_for_is_refused() -> None:
+    model = random_model("llama")
+    decoder = Decoder(architecture_of(model), "as_loaded")
+    for token in (-1, VOCABULARY):
+        with pytest.raises(IndexError, match=f"the base has 0 to {VOCABULARY - 1}"):
+            one_step(decoder, Caches(model, [64]), [token], [0])
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_texts_longer_than_the_first_rotary_tables(name: str) -> None:
+    model, position = random_model(name), 2100
+    decoder = Decoder(architecture_of(model), "as_loaded")
+    caches = Caches(model, [4096])
+    caches.tensors[0].normal_(generator=torch.Generator().manual_seed(1))
     past = transformers.DynamicCache()
-    for number, (keys, values) in enumerate(cache):
-        past.update(keys[None, :, :1500].clone(), values[None, :, :1500].clone(), number)
+    for number, (keys, values) in enumerate(caches.tensors[0]):
+        past.update(keys[None, :, :position].clone(), values[None, :, :position].clone(), number)
+    before = one_step(decoder, Caches(model, [64]), [5], [0])
+    found = one_step(decoder, caches, [5], [position])
     with torch.no_grad():
-        ids, positions = torch.tensor([[5]]), torch.tensor([[1500]])
+        ids, positions = torch.tensor([[5]]), torch.tensor([[position]])
         wanted = model(input_ids=ids, position_ids=positions, past_key_values=past).logits[0, -1:]
     assert distance(found, wanted) < 1e-4
+    assert torch.equal(one_step(decoder, Caches(model, [64]), [5], [0]), before)
+
+
+def test_a_step_that_pauses_comes_to_the_same_whatever_is_made_in_its_pauses() -> None:
+    model = random_model("llama")
+    decoder = Decoder(architecture_of(model), "as_loaded")
+    caches, other = Caches(model, [64]), Caches(model, [64] * 5)
+    pauses = 0
+
+    def pause() -> None:
+        nonlocal pauses
+        pauses += 1
+        one_step(decoder, other, [9] * 5, [0] * 5)
+
+    rows = Rows(
+        tokens=np.array([5], np.int64),
+        positions=np.array([0], np.int64),
+        caches=caches.addresses,
+        strides=caches.strides,
+        adapters=decoder.adapter_table(None)[None],
+        strengths=np.ones(1, np.float32),
+    )
+    wanted = decoder.step(rows, Workspace())
+    assert torch.equal(decoder.step(rows, Workspace(), pause), wanted)
+    assert pauses == 3
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -163,6 +315,23 @@ REFUSED: dict[str, tuple[Any, str]] = {
         ),
         "rotary tables change with the length",
     ),
+    "tables that change with what they were made for": (
+        transformers.LlamaConfig(
+            **SIZES,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0] * 10,
+                "long_factor": [2.0] * 10,
+                "original_max_position_embeddings": 64,
+            },
+        ),
+        "rotary tables change with the length",
+    ),
+    "softcap of scores": (
+        transformers.Gemma3TextConfig(**SIZES, attn_logit_softcapping=30.0),
+        "config has attn_logit_softcapping",
+    ),
     "activation": (transformers.LlamaConfig(**SIZES, hidden_act="relu"), "its activation"),
 }
 
@@ -172,6 +341,23 @@ def test_what_a_step_does_not_compute_is_refused_with_the_reason(config: Any, re
     model = transformers.AutoModelForCausalLM.from_config(config)
     with pytest.raises(NotComputedError, match=reason):
         architecture_of(model)
+
+
+def test_weights_of_another_kind_are_refused() -> None:
+    model = random_model("llama").to(torch.float16)
+    with pytest.raises(NotComputedError, match="a step cannot read the weights of Linear"):
+        Decoder(architecture_of(model), "as_loaded")
+
+
+def test_a_base_that_is_not_on_the_processor_is_refused() -> None:
+    with pytest.raises(NotComputedError, match="the base is on meta"):
+        architecture_of(random_model("llama").to("meta"))
+
+
+def test_a_processor_without_half_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapter_service.decoding.decoder.missing_instructions", lambda: ["F16C", "FMA"])
+    with pytest.raises(NotComputedError, match="this processor has no F16C and no FMA"):
+        Decoder(architecture_of(random_model("llama")), "as_loaded")
 
 
 def test_a_norm_of_another_kind_is_refused() -> None:

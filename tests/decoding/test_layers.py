@@ -50,15 +50,21 @@ def test_activations_are_torchs(kind: int, function: object) -> None:
 
 def test_keys_are_kept_as_torch_rounds_them() -> None:
     """Also halfway between two numbers, and beyond the largest."""
-    x = torch.cat([torch.randn(500), torch.tensor([1.00390625, 1.01171875, -1.00390625, 3.4e38, 1e-40, 0.0, -0.0])])
+    inf = float("inf")
+    edges = [1.00390625, 1.01171875, -1.00390625, 3.4e38, 1e-40, 0.0, -0.0, inf, -inf]
+    x = torch.cat([torch.randn(500), torch.tensor(edges)])
     heads = x[:500].view(5, 100)
     cache = torch.zeros(5, 8, 100, dtype=torch.bfloat16)
     layers.keep(KINDS[torch.bfloat16], 5, 100, heads.data_ptr(), cache.data_ptr(), 8 * 100 * 2, 3)
     assert torch.equal(cache[:, 3], heads.bfloat16())
     assert torch.equal(cache[:, 4], torch.zeros(5, 100, dtype=torch.bfloat16))
-    edge, kept = x[500:].clone(), torch.zeros(7, dtype=torch.bfloat16)
-    layers.keep(KINDS[torch.bfloat16], 1, 7, edge.data_ptr(), kept.data_ptr(), 0, 0)
+    edge, kept = x[500:].clone(), torch.zeros(9, dtype=torch.bfloat16)
+    layers.keep(KINDS[torch.bfloat16], 1, 9, edge.data_ptr(), kept.data_ptr(), 0, 0)
     assert torch.equal(kept, edge.bfloat16())
+    # Of what is no number every kind, of which rounding would make zeros and infinities.
+    none = torch.tensor([0x7FFFFFFF, 0x7F800001, -1, -0x7FFFFF], dtype=torch.int32).view(torch.float32)
+    layers.keep(KINDS[torch.bfloat16], 1, 4, none.data_ptr(), kept.data_ptr(), 0, 0)
+    assert kept[:4].isnan().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapter_service.engine.batch import Batch, MixedBatch
-from adapter_service.engine.kernels import choose_kernel
+from adapter_service.engine.kernels import Kernel, make_kernel
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.sequence import Sequence
-from adapter_service.settings import KernelSetting
+from adapter_service.settings import KernelName
 from tests.near_ties import Serial
 
 if TYPE_CHECKING:
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
 
 
-def mixed(base: BaseModel, rows: int = 8, prefix_bytes: int = 0, kernel: KernelSetting = "as_loaded") -> MixedBatch:
-    prefixes, decoder = PrefixCache(CHUNK_TOKENS, prefix_bytes), choose_kernel(base, kernel).decoder
-    return MixedBatch(base, rows=rows, template_id="plain", prefixes=prefixes, decoder=decoder)
+def mixed(base: BaseModel, rows: int = 8, prefix_bytes: int = 0, kernel: KernelName = "as_loaded") -> MixedBatch:
+    prefixes, made = PrefixCache(CHUNK_TOKENS, prefix_bytes), make_kernel(base, kernel)
+    assert isinstance(made, Kernel), made.reason
+    return MixedBatch(base, rows=rows, template_id="plain", prefixes=prefixes, decoder=made.decoder)
 
 
 def read(batch: Batch, sequence: Sequence) -> torch.Tensor:

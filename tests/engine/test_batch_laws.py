@@ -26,7 +26,7 @@ from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.layer import install
 from adapter_service.lora.resident import ResidentAdapter
 from adapter_service.model_utils import load_base
-from adapter_service.settings import KernelSetting
+from adapter_service.settings import KernelName
 from tests.engine.resident import every_kind
 from tests.engine.serial import greedy, mixed, serial_of
 from tests.near_ties import assert_equal_up_to_near_ties
@@ -55,7 +55,7 @@ class Tracked:
 class Serials:
     """What sequences come to alone, each computed once; `exactly` where the probe promises the same bits."""
 
-    def __init__(self, base: BaseModel, kernel: KernelSetting) -> None:
+    def __init__(self, base: BaseModel, kernel: KernelName) -> None:
         install(base.model, keep=base.model.get_output_embeddings())
         self.base = base
         self.adapters: list[ResidentAdapter | None] = [None, *every_kind(base)]
@@ -206,7 +206,7 @@ class Batches(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("kernel", ["as_loaded", "float16", "int8", "modules"])
-def test_every_row_of_every_batch_is_as_alone(tiny_base: BaseModel, kernel: KernelSetting) -> None:
+def test_every_row_of_every_batch_is_as_alone(tiny_base: BaseModel, kernel: KernelName) -> None:
     check(Serials(tiny_base, kernel))
 
 

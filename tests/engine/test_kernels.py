@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +11,14 @@ import pytest
 import torch
 from torch import nn
 
+from adapter_service.base_models.pauses import apart, pausing
+from adapter_service.decoding import step
 from adapter_service.decoding.decoder import Decoder
 from adapter_service.engine import kernels, probe
+from adapter_service.engine.batch import read_whole
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.probe import Chosen, choose_batch
+from adapter_service.engine.sequence import Sequence
 from adapter_service.errors import BaseModelError
 from adapter_service.model_utils import BaseModel, load_base
 from tests.engine.serial import greedy, mixed
@@ -84,55 +90,148 @@ def test_another_architecture_goes_through_modules_and_says_why(own_base: BaseMo
 
 
 def test_compiled_steps_that_are_asked_for_and_cannot_be_are_refused(own_base: BaseModel) -> None:
-    with pytest.raises(BaseModelError, match=r"serving.kernel is 'int8'.*LayerNorm is no norm.*use 'auto'"):
+    with pytest.raises(BaseModelError, match=r"serving.kernel is 'int8'.*LayerNorm is no norm"):
         chosen(of_another_kind(own_base), "int8")
 
 
-class Wrong(Decoder):
+class Off(Decoder):
     """Of a family that turned out to compute something else."""
 
     def step(self, *args: Any) -> torch.Tensor:
         return super().step(*args) * 1.05 + 0.1
 
 
+class NoNumbers(Decoder):
+    """As weights that float16 has no room for come to."""
+
+    def step(self, *args: Any) -> torch.Tensor:
+        return super().step(*args) * float("nan")
+
+
+@pytest.mark.parametrize(("wrong", "words"), [(Off, "of their size off"), (NoNumbers, "inf of their size off")])
 def test_compiled_steps_that_come_to_something_else_are_not_used(
-    tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+    tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch, wrong: type[Decoder], words: str
 ) -> None:
-    monkeypatch.setattr("adapter_service.decoding.decoder.Decoder", Wrong)
-    assert chosen(tiny_base).kernel.name == "modules"
-    with pytest.raises(BaseModelError, match="do not come to what the base comes to"):
+    monkeypatch.setattr("adapter_service.decoding.decoder.Decoder", wrong)
+    found = chosen(tiny_base).kernel
+    assert found.name == "modules"
+    assert "float16: logits are" in found.reason
+    assert "as_loaded: logits are" in found.reason
+    assert words in found.reason
+    with pytest.raises(BaseModelError, match=f"serving.kernel is 'as_loaded'.*as_loaded: logits are.*{words}"):
         chosen(tiny_base, "as_loaded")
 
 
-def test_compiled_steps_that_are_slower_are_not_used(tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a processor has no instructions for half-precision numbers."""
-    seconds = iter([2.0, 1.0])
-    monkeypatch.setattr(probe, "_step_seconds", lambda batch: next(seconds))
+class OffInFloat16(Decoder):
+    def step(self, *args: Any) -> torch.Tensor:
+        return super().step(*args) * (1.0 if self.weight_kinds == ["float32"] else float("inf"))
+
+
+def test_where_a_copy_does_not_come_to_the_same_the_weights_themselves_are_read(
+    tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapter_service.decoding.decoder.Decoder", OffInFloat16)
+    assert (chosen(tiny_base).kernel.name, chosen(tiny_base).kernel.weights) == ("as_loaded", "float32")
+
+
+def test_compiled_steps_that_are_clearly_slower_are_not_used(
+    tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there are many cores, or a processor without instructions for half-precision numbers."""
+    seconds = iter([0.020, 0.030, 0.010, 0.040])
+    monkeypatch.setattr(probe, "_step_seconds", lambda batch, rows: next(seconds))
     found = chosen(tiny_base)
     assert (found.kernel.name, found.kernel.gigabytes_per_second) == ("modules", None)
-    assert "slower here" in found.note
+    assert "slower here: 1 row 20.0 ms against 10.0, 3 rows 30.0 ms against 40.0" in found.note
 
 
-def test_without_a_compiler_there_are_modules(tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def decoder(base: BaseModel, packing: str) -> Decoder:
-        raise ImportError("numba needs another numpy")
+def test_compiled_steps_that_take_as_long_are_used(tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.011, 0.011, 0.010, 0.010])
+    monkeypatch.setattr(probe, "_step_seconds", lambda batch, rows: next(seconds))
+    assert chosen(tiny_base).kernel.name == "float16"
 
-    monkeypatch.setattr(kernels, "_decoder", decoder)
-    found = chosen(tiny_base)
-    assert (found.kernel.name, found.kernel.reason) == ("modules", "numba needs another numpy")
+
+@pytest.mark.parametrize("error", [ImportError("numba needs another numpy"), RuntimeError("no memory"), EOFError()])
+def test_whatever_the_compiler_fails_with_there_are_modules(
+    tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("adapter_service.decoding.decoder.decode_step", fail)
+    found = chosen(tiny_base).kernel
+    assert found.name == "modules"
+    assert f"steps cannot be compiled: {error}" in found.reason
+    with pytest.raises(BaseModelError, match="steps cannot be compiled"):
+        chosen(tiny_base, "int8")
+
+
+def test_a_full_disk_keeps_nothing_for_the_next_start_and_steps_are_compiled(
+    tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """numba has compiled when it finds that it cannot write."""
+    whole, calls = step.decode_step, iter([OSError(28, "No space left on device")])
+
+    def failing_once(*args: Any) -> None:
+        for error in calls:
+            raise error
+        whole(*args)
+
+    monkeypatch.setattr("adapter_service.decoding.decoder.decode_step", failing_once)
+    assert chosen(tiny_base, "as_loaded").kernel.name == "as_loaded"
+
+
+def test_a_copy_of_what_is_as_small_already_is_refused(tiny_base_folder: Path) -> None:
+    with pytest.raises(BaseModelError, match=r"of its weights \(bfloat16\) there is nothing to copy as float16"):
+        chosen(in_16_bits(tiny_base_folder), "float16")
+
+
+def test_what_was_there_for_a_long_sequence_goes_with_it(tiny_base: BaseModel) -> None:
+    batch, prompt = mixed(tiny_base), [2 + (31 * place) % 250 for place in range(70)]
+    with torch.inference_mode():
+        sequence = Sequence(prompt, 500)
+        sequence.next_token = int(read_whole(batch, sequence).argmax())
+        batch.join(sequence)
+        batch.step()
+        keys = weakref.ref(batch._cache.buffer(512).layers[0][0])
+        batch.remove(sequence)
+    gc.collect()
+    assert keys() is None
+
+
+def test_steps_of_long_work_pause_at_every_layer(tiny_base: BaseModel) -> None:
+    """Answers that are given in a pause neither see nor change what is going on."""
+    prompt = [2 + (31 * place) % 250 for place in range(70)]
+    wanted, batch, pauses = greedy(mixed(tiny_base), prompt, 6), mixed(tiny_base), 0
+    other = mixed(tiny_base)
+
+    def pause() -> None:
+        nonlocal pauses
+        pauses += 1
+        if pauses % 7 == 0:
+            assert torch.equal(apart(lambda: greedy(other, prompt, 6), threads=torch.get_num_threads()), wanted)
+
+    with torch.inference_mode():
+        sequence = Sequence(prompt, len(prompt) + 6)
+        logits = [read_whole(batch, sequence)]
+        batch.join(sequence)
+        with pausing(pause):
+            while len(logits) < 6:
+                sequence.next_token = int(logits[-1].argmax())
+                logits += [row for _, row in batch.step()]
+    assert torch.equal(torch.stack(logits), wanted)
+    assert pauses == 5 * tiny_base.model.config.num_hidden_layers
 
 
 def test_a_base_that_answers_one_by_one_has_no_compiled_steps(tiny_base: BaseModel) -> None:
     alone = replace(tiny_base, packs_rows=False)
     assert chosen(alone).kernel.name == "modules"
-    with pytest.raises(BaseModelError, match=r"serving.kernel is 'float16'.*answers one row at a time; use 'auto'"):
+    with pytest.raises(BaseModelError, match=r"serving.kernel is 'float16'.*its rows cannot lie together"):
         chosen(alone, "float16")
 
 
 def test_more_rows_than_there_were_places_for(tiny_base: BaseModel) -> None:
     """The cache is made anew while rows grow in it: steps go on where they are now."""
-    from adapter_service.engine.sequence import Sequence
-
     prompt, tokens = [2 + (31 * place) % 250 for place in range(70)], 12
     wanted = greedy(mixed(tiny_base), prompt, tokens)
     batch = mixed(tiny_base)
@@ -141,10 +240,7 @@ def test_more_rows_than_there_were_places_for(tiny_base: BaseModel) -> None:
         for step in range(tokens - 1 + 5):
             if step < 6:
                 sequence = Sequence(prompt, len(prompt) + tokens)
-                batch.add(sequence)
-                logits = None
-                while logits is None:
-                    logits = batch.read(sequence)
+                logits = read_whole(batch, sequence)
                 sequence.next_token = int(logits.argmax())
                 found[sequence] = [logits]
                 batch.join(sequence)

@@ -118,7 +118,7 @@ def _kernel(kernel: Kernel | None) -> KernelAnswer | None:
     return KernelAnswer(
         name=kernel.name,
         weights=kernel.weights,
-        reason=kernel.reason,
+        reason=without_paths(kernel.reason),
         gigabytes_per_second=kernel.gigabytes_per_second,
     )
 

@@ -8,14 +8,13 @@ from typing import Literal
 from pydantic import Field
 
 from adapter_service.api.schemas.fields import Answer
+from adapter_service.settings import KernelName
 
 
 class KernelAnswer(Answer):
     """How tokens are made after the prompt."""
 
-    name: Literal["as_loaded", "float16", "int8", "modules"] = Field(
-        description="As in `serving.kernel`; `modules` are transformers' own."
-    )
+    name: KernelName = Field(description="As in `serving.kernel`; `modules` are transformers' own.")
     weights: str = Field(description="Which numbers a step reads.", examples=["bfloat16"])
     reason: str
     gigabytes_per_second: float | None = Field(
