@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,6 +19,10 @@ from adapter_service.decoding.weights import KINDS, Matrix, Packing, matrix_of
 from adapter_service.lora.resident import Factors, ResidentAdapter
 
 _LEAST_POSITIONS = 1024
+# Rows of a thread when several share a step: with fewer, weights are what takes the time, and each reads all of them.
+_LEAST_ROWS = 4
+
+_threads = ThreadPoolExecutor(thread_name_prefix="decoding")
 
 
 class Workspace:
@@ -23,6 +30,13 @@ class Workspace:
 
     def __init__(self) -> None:
         self._room: list[Floats] = []
+        self._parts: list[Workspace] = [self]
+
+    def part(self, number: int) -> Workspace:
+        """That of one thread of those that share a step."""
+        if number == len(self._parts):
+            self._parts.append(Workspace())
+        return self._parts[number]
 
     def addresses(self, counts: Sequence[int]) -> list[int]:
         """Of room for so many float32 numbers of each kind."""
@@ -37,7 +51,7 @@ class Workspace:
 class Decoder:
     """Steps of one base, of whose weights it has tables, and copies where they are packed.
 
-    All of it on one thread. What it was made of has to stay where it is in memory.
+    Whoever calls does so from one thread. What it was made of has to stay where it is in memory.
     """
 
     def __init__(self, architecture: Architecture, packing: Packing) -> None:
@@ -100,15 +114,11 @@ class Decoder:
             self._adapters[adapter] = table
         return self._adapters[adapter]
 
-    def step(
-        self,
-        rows: Rows,
-        workspace: Workspace,
-        pause: Callable[[], None] | None = None,
-    ) -> torch.Tensor:
+    def step(self, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None = None) -> torch.Tensor:
         """Logits (rows, vocabulary), float32, of what follows each row's token.
 
-        `pause` is called before every layer, and may have other steps made, in a workspace of their own.
+        Many rows are shared out among as many threads as torch uses. `pause` is called before every layer, and may have
+        other steps made, in a workspace of their own.
 
         Raises:
             IndexError: a token that the base has no row for.
@@ -116,22 +126,36 @@ class Decoder:
         tokens = self._embedding.weights.shape[0]
         if int(rows.tokens.max(initial=0)) >= tokens or int(rows.tokens.min(initial=0)) < 0:
             raise IndexError(f"tokens {rows.tokens.tolist()}; the base has 0 to {tokens - 1}")
-        count, positions = len(rows.tokens), int(rows.positions.max(initial=0)) + 1
-        self._turn_up_to(positions)
-        logits = torch.empty(count, self._base.vocabulary, dtype=torch.float32)
-        counts = self._counts(count, positions, int(rows.adapters[..., 2].max(initial=1)))
-        room = np.array([*workspace.addresses(counts), logits.data_ptr()], np.int64)
+        self._turn_up_to(int(rows.positions.max(initial=0)) + 1)
+        logits = torch.empty(len(rows.tokens), self._base.vocabulary, dtype=torch.float32)
+        shares = [
+            (_of_rows(rows, part), self._room(rows, part, workspace.part(number), logits))
+            for number, part in enumerate(_shared_out(len(rows.tokens)))
+        ]
         layers = len(self._layers)
         if pause is None:
-            decode_step(self._base, rows, room, 0, layers)
+            self._together(shares, 0, layers)
             return logits
         for layer in range(layers):
             pause()
-            decode_step(self._base, rows, room, layer, layer + 1)
+            self._together(shares, layer, layer + 1)
         return logits
 
+    def _together(self, shares: Sequence[tuple[Rows, Integers]], begin: int, end: int) -> None:
+        (first, room), *others = shares
+        running = [_threads.submit(partial(decode_step, self._base, *share, begin, end)) for share in others]
+        decode_step(self._base, first, room, begin, end)
+        for one in running:
+            one.result()
+
+    def _room(self, rows: Rows, part: slice, workspace: Workspace, logits: torch.Tensor) -> Integers:
+        """Addresses, in the order of `tables.HIDDEN` to `tables.LOGITS`."""
+        positions = int(rows.positions[part].max(initial=0)) + 1
+        counts = self._counts(part.stop - part.start, positions, int(rows.adapters[part, ..., 2].max(initial=1)))
+        return np.array([*workspace.addresses(counts), logits[part].data_ptr()], np.int64)
+
     def _counts(self, rows: int, positions: int, rank: int) -> list[int]:
-        """How many numbers there shall be room for, in the order of `step.HIDDEN` to `step.INNER`."""
+        """How many numbers there shall be room for, in the order of `tables.HIDDEN` to `tables.INNER`."""
         base = self._base
         queries, keys = base.heads * base.head_size, base.groups * base.head_size
         widths = (base.hidden, base.hidden, queries, keys, keys, queries, base.between, base.between)
@@ -208,6 +232,24 @@ class Decoder:
             final_norm=known.final_norm.scale.data_ptr(),
             head=np.array(self._head.entry, np.int64),
         )
+
+
+def _shared_out(rows: int) -> list[slice]:
+    """The rows of each thread, that of whoever calls first."""
+    threads = max(1, min(torch.get_num_threads(), rows // _LEAST_ROWS))
+    borders = [rows * number // threads for number in range(threads + 1)]
+    return [slice(*border) for border in pairwise(borders)]
+
+
+def _of_rows(rows: Rows, part: slice) -> Rows:
+    return Rows(
+        tokens=rows.tokens[part],
+        positions=rows.positions[part],
+        caches=rows.caches[part],
+        strides=rows.strides[part],
+        adapters=rows.adapters[part],
+        strengths=rows.strengths[part],
+    )
 
 
 def _matrix(linear: torch.nn.Module, packing: Packing) -> Matrix:

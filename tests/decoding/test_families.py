@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from adapter_service.base_models.int8 import quantize_linears
+from adapter_service.base_models.threads import on_threads
 from adapter_service.decoding.decoder import Decoder, Workspace
 from adapter_service.decoding.families import NotComputedError, architecture_of
 from adapter_service.decoding.tables import Integers, Rows
@@ -268,6 +269,19 @@ def test_texts_longer_than_the_first_rotary_tables(name: str) -> None:
         wanted = model(input_ids=ids, position_ids=positions, past_key_values=past).logits[0, -1:]
     assert distance(found, wanted) < 1e-4
     assert torch.equal(one_step(decoder, Caches(model, [64]), [5], [0]), before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_rows_that_threads_share_are_as_alone_to_the_bit(threads: int) -> None:
+    model, count = random_model("gemma3"), 23
+    decoder, tokens = Decoder(architecture_of(model), "as_loaded"), some_tokens(count)
+    together, alone = Caches(model, [64] * count), Caches(model, [64])
+    with on_threads(threads):
+        found = [one_step(decoder, together, tokens[place:] + tokens[:place], [place] * count) for place in range(3)]
+    for row in range(count):
+        for place in range(3):
+            wanted = one_step(decoder, alone, [tokens[(place + row) % count]], [place])
+            assert torch.equal(found[place][row], wanted[0])
 
 
 def test_a_step_that_pauses_comes_to_the_same_whatever_is_made_in_its_pauses() -> None:

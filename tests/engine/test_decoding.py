@@ -110,8 +110,8 @@ def test_the_pause_comes_at_every_layer_of_each_chunk_and_each_step(tiny_base: B
     layers = install(tiny_base.model, keep=tiny_base.model.get_output_embeddings())
     sampling = Sampling(max_new_tokens=4, min_new_tokens=4)
     answers(tiny_base, prompt_ids(tiny_base)[:2], [sampling] * 2, pause=lambda: pauses.append(None))
-    # Each prompt is one chunk and gives a token; three steps give the rest.
-    assert len(pauses) == (2 + 3) * len(layers)
+    # Each prompt is one chunk and gives a token; three steps, which pause once in each decoder layer, give the rest.
+    assert len(pauses) == 2 * len(layers) + 3 * tiny_base.model.config.num_hidden_layers
 
 
 def test_each_of_a_batch_is_decoded_by_a_sampling_of_its_own(tiny_base: BaseModel) -> None:

@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 LONG_PROMPT = "x" * 150  # of three chunks
 
 
-@pytest.fixture(scope="module", params=["mixed", "single"])
+@pytest.fixture(scope="module", params=["as_loaded", "modules", "single"])
 def engine(request: pytest.FixtureRequest, tiny_base: BaseModel) -> Iterator[Engine]:
-    """One for all tests in here: what a fault leaves behind, the next would meet."""
-    base = replace(tiny_base, packs_rows=request.param == "mixed")
-    engine = Engine(lambda note: base, ServingSettings(max_active_requests=4))
+    """One for all tests in here, mixed by each kind of kernel, or one by one.
+
+    What a fault leaves behind, the next would meet.
+    """
+    is_mixed = request.param != "single"
+    base, kernel = replace(tiny_base, packs_rows=is_mixed), request.param if is_mixed else "auto"
+    engine = Engine(lambda note: base, ServingSettings(max_active_requests=4, kernel=kernel))
     engine.start()
     engine.wait_until_ready(WAIT_SECONDS)
     yield engine
@@ -36,21 +40,26 @@ def engine(request: pytest.FixtureRequest, tiny_base: BaseModel) -> Iterator[Eng
 
 @pytest.fixture
 def fail_in_layer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Exception], None]:
-    """In the second layer of the `place`-th pass from now on, when the first has kept its keys; once."""
-    layer = engine.base.model.model.layers[1]
-    real = layer.forward
+    """In the `place`-th pass from now on, once: in the second layer, when the first has kept its keys, or the step."""
+    layer, kernel = engine.base.model.model.layers[1], engine.kernel
+    assert kernel is not None
 
     def fail(place: int, error: Exception) -> None:
         passes = 0
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            nonlocal passes
-            passes += 1
-            if passes == place + 1:
-                raise error
-            return real(*args, **kwargs)
+        def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+            def work(*args: Any, **kwargs: Any) -> Any:
+                nonlocal passes
+                passes += 1
+                if passes == place + 1:
+                    raise error
+                return real(*args, **kwargs)
 
-        monkeypatch.setattr(layer, "forward", forward)
+            return work
+
+        monkeypatch.setattr(layer, "forward", failing(layer.forward))
+        if kernel.decoder is not None:
+            monkeypatch.setattr(kernel.decoder, "step", failing(kernel.decoder.step))
 
     return fail
 
