@@ -49,7 +49,7 @@ class Size:
 
 SIZES = {
     "quick": Size(rounds=1, tokens=6, quality_tokens=20),
-    "short": Size(rounds=3, tokens=48, quality_tokens=300),
+    "short": Size(rounds=2, tokens=48, quality_tokens=300),
     "full": Size(rounds=7, tokens=96, quality_tokens=600),
 }
 # Seconds that so many rows take for a prompt of so many tokens each, and so many tokens after it.
@@ -94,7 +94,7 @@ def _measure(base: Base, folder: Path, size: Size, console: Console) -> tuple[li
         *_prefill(prefill),
         *_together(together),
         *kernels_quality.measure(ours, size.quality_tokens),
-        *kernels_sampling.measure(),
+        *kernels_sampling.measure(ours.logits()),
         *memory,
     ]
     return rows, together

@@ -109,6 +109,14 @@ class Ours:
         prefixes, decoder = PrefixCache(CHUNK_TOKENS, 0), self.kernel(setting).decoder
         return MixedBatch(self.base, rows=self.rows, template_id="plain", prefixes=prefixes, decoder=decoder)
 
+    @torch.inference_mode()
+    def logits(self) -> torch.Tensor:
+        """Those (vocabulary,) after one of the prompts."""
+        batch, sequence = self.batch("auto"), Sequence(self.prompts[0], len(self.prompts[0]) + 1)
+        found = read_whole(batch, sequence)
+        batch.remove(sequence)
+        return found
+
     def seconds_by(self, setting: KernelSetting) -> Callable[[int, int, int], float]:
         """Seconds of so many rows, each with its own prompt and adapter, for tokens that are chosen greedily."""
         batch = self.batch(setting)

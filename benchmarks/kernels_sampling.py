@@ -1,4 +1,4 @@
-"""Choosing a token by top-p from 262,144, beside transformers' warpers."""
+"""Choosing a token by top-p from a base's whole vocabulary, beside transformers' warper."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from adapter_service.engine.requests import Sampling
 from adapter_service.engine.sampling import TokenChooser
 from adapter_service.measuring.provenance import Result
 
-VOCABULARY, TOP_P, MOST = 262_144, 0.9, 0.1
+TOP_P, MOST = 0.9, 0.1
 _ROUNDS = 15
 
 
-def measure() -> list[Result]:
+def measure(logits: torch.Tensor) -> list[Result]:
+    """From logits (vocabulary,) of a base."""
     from transformers.generation.logits_process import TopPLogitsWarper
 
-    logits = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(0)) * 3
+    logits = logits.float()
     chooser = TokenChooser(Sampling(do_sample=True, temperature=1.0, top_p=TOP_P, seed=0), frozenset())
     warper = TopPLogitsWarper(TOP_P)
     ids = torch.zeros(1, 1, dtype=torch.long)
@@ -36,7 +37,7 @@ def measure() -> list[Result]:
     ratio = median(mine / other for mine, other in zip(ours, peers, strict=True))
     return [
         Result(
-            f"a token by top-p {TOP_P} from {VOCABULARY:,}", median(ours), "ms", "transformers", median(peers), ratio,
+            f"a token by top-p {TOP_P} from {len(logits):,}", median(ours), "ms", "transformers", median(peers), ratio,
             MOST, ratio <= MOST,
         )
     ]  # fmt: skip

@@ -18,7 +18,9 @@ from adapter_service.decoding.tiles import (
     FLOAT32,
     INT8,
     ITEM_SIZES,
+    STREAMS,
     WIDTH,
+    add_rows,
     dot_rows,
     floats_at,
     number_of,
@@ -168,11 +170,26 @@ def add_weighted_rows(
         _float32_combination(factors, matrix, stride, count, scale, sums, length)
 
 
+_add_streams, _add_row, _float32_at = add_rows(STREAMS), add_rows(1), number_of(FLOAT32)
+
+
 @compiled
 def add_low_rank(
     a: int, b: int, rank: int, strength: float, x: int, inputs: int, y: int, outputs: int, inner: int
 ) -> None:
     """`y` (outputs,) += `strength` × (`x` Aᵀ) B of one row, with A (rank, inputs) and B (rank, outputs) in float32."""
-    none = int64(0)
+    none, stride, whole = int64(0), outputs * FLOAT, outputs // WIDTH * WIDTH
     _float32_product(a, none, x, none, inner, none, inputs, rank, int64(1))
-    _float32_combination(inner, b, outputs * FLOAT, rank, strength, y, outputs)
+    row = 0
+    while row + STREAMS <= rank:
+        _add_streams(inner + row * FLOAT, b + row * stride, stride, strength, y, whole)
+        row += STREAMS
+    while row < rank:
+        _add_row(inner + row * FLOAT, b + row * stride, stride, strength, y, whole)
+        row += 1
+    if whole < outputs:
+        sums = carray(floats_at(y), outputs)
+        for row in range(rank):
+            factor = _float32_at(inner + row * FLOAT) * strength
+            for place in range(whole, outputs):
+                sums[place] += factor * _float32_at(b + row * stride + place * FLOAT)

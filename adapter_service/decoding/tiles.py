@@ -41,7 +41,9 @@ SUMS = 4
 # Vectors that are summed up at once and still fit into registers beside weights and inputs.
 _ACCUMULATORS = 16 if _WIDE else 8
 # Vectors of an output that `weighted_sum` holds at once.
-CHUNK = 8 if _WIDE else 6
+CHUNK = 8
+# Rows that `add_rows` goes through side by side: as many streams as memory delivers well.
+STREAMS = 4
 
 # Bytes ahead of what is multiplied that memory is asked for.
 _AHEAD = 1024
@@ -82,6 +84,12 @@ class _Emitter:
             return b.fpext(loaded, wide)
         if kind == INT8:
             return b.sitofp(b.sext(loaded, wide_int), wide)
+        return loaded
+
+    def number(self, address: ir.Value) -> ir.Value:
+        """One float32."""
+        loaded = self.builder.load(self.builder.inttoptr(address, _F32.as_pointer()))
+        loaded.align = FLOAT
         return loaded
 
     def store(self, value: ir.Value, address: ir.Value) -> None:
@@ -258,10 +266,7 @@ def _emit_weighted_sum(
     begun = [emit.load(place, FLOAT32) for place in places]
 
     def add_row(number: ir.Value, *totals: ir.Value) -> list[ir.Value]:
-        address = b.add(factors, b.mul(number, _int(4)))
-        factor = b.load(b.inttoptr(address, _F32.as_pointer()))
-        factor.align = 4
-        wide = emit.splat(b.fmul(factor, scale))
+        wide = emit.splat(b.fmul(emit.number(b.add(factors, b.mul(number, _int(FLOAT)))), scale))
         start = b.add(matrix, b.mul(number, stride))
         return [
             emit.fma(wide, emit.load(b.add(start, _int(place * WIDTH * ITEM_SIZES[kind])), kind), total)
@@ -281,6 +286,56 @@ def stand_alone(_context: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+def add_rows(rows: int) -> Any:
+    """A function for compiled code: float32 rows, each times a number of its own, added to others from front to back.
+
+        add(factors, matrix, stride, scale, sums, length)
+
+    As `weighted_sum` of `rows` rows; it reads each row in one go, where that one reads a piece of every row. `length`
+    is in numbers, a multiple of WIDTH.
+    """
+
+    @intrinsic
+    def add(_context: Any, factors: Any, matrix: Any, stride: Any, scale: Any, sums: Any, length: Any) -> Any:
+        signature = types.void(types.intp, types.intp, types.intp, types.float32, types.intp, types.intp)
+
+        def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: list[ir.Value]) -> ir.Value:
+            _emit_add_rows(_Emitter(builder), rows, *args)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return add
+
+
+def _emit_add_rows(
+    emit: _Emitter,
+    rows: int,
+    factors: ir.Value,
+    matrix: ir.Value,
+    stride: ir.Value,
+    scale: ir.Value,
+    sums: ir.Value,
+    length: ir.Value,
+) -> None:
+    b = emit.builder
+    starts = [b.add(matrix, b.mul(stride, _int(row))) for row in range(rows)]
+    wide = [emit.splat(b.fmul(emit.number(b.add(factors, _int(row * FLOAT))), scale)) for row in range(rows)]
+
+    def add_block(number: ir.Value) -> list[ir.Value]:
+        place = b.mul(number, _int(WIDTH * FLOAT))
+        at = b.add(sums, place)
+        total = emit.load(at, FLOAT32)
+        for start, factor in zip(starts, wide, strict=True):
+            from_row = b.add(start, place)
+            emit.prefetch(b.add(from_row, _int(_AHEAD // STREAMS)))
+            total = emit.fma(factor, emit.load(from_row, FLOAT32), total)
+        emit.store(total, at)
+        return []
+
+    emit.loop(b.sdiv(length, _int(WIDTH)), [], add_block)
 
 
 def number_of(kind: int) -> Any:

@@ -30,8 +30,9 @@ def engine(request: pytest.FixtureRequest, tiny_base: BaseModel) -> Iterator[Eng
     What a fault leaves behind, the next would meet.
     """
     is_mixed = request.param != "single"
-    base, kernel = replace(tiny_base, packs_rows=is_mixed), request.param if is_mixed else "auto"
-    engine = Engine(lambda note: base, ServingSettings(max_active_requests=4, kernel=kernel))
+    base = replace(tiny_base, packs_rows=is_mixed)
+    settings = {"max_active_requests": 4, "kernel": request.param if is_mixed else "auto"}
+    engine = Engine(lambda note: base, ServingSettings.model_validate(settings))
     engine.start()
     engine.wait_until_ready(WAIT_SECONDS)
     yield engine
