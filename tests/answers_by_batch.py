@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextvars import Context
 from typing import TYPE_CHECKING
 
 from adapter_service.engine.requests import Sampling
@@ -13,19 +12,19 @@ if TYPE_CHECKING:
     from adapter_service.engine.batch import Batch
     from adapter_service.lora.resident import ResidentAdapter
     from adapter_service.model_utils import BaseModel
-    from adapter_service.settings import KernelName
 
 
 def new_batch(base: BaseModel, rows: int = 8, prefix_bytes: int = 0) -> Batch:
     """As the engine's, but over the weights as they are, so that tests can hold answers against the model's."""
+    from adapter_service.engine.batch import MixedBatch
     from adapter_service.engine.kernels import Kernel, make_kernel
     from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
     from adapter_service.engine.probe import choose_batch
 
-    kernel: KernelName = "as_loaded" if isinstance(make_kernel(base, "as_loaded"), Kernel) else "modules"
-    prefixes = PrefixCache(CHUNK_TOKENS, prefix_bytes)
-    # In the middle of a training pass, as if outside of one.
-    return Context().run(choose_batch, base, "template", rows=rows, prefixes=prefixes, kernel=kernel).batch
+    prefixes, kernel = PrefixCache(CHUNK_TOKENS, prefix_bytes), make_kernel(base, "as_loaded")
+    if isinstance(kernel, Kernel) and base.packs_rows:
+        return MixedBatch(base, rows=rows, template_id="template", prefixes=prefixes, decoder=kernel.decoder)
+    return choose_batch(base, "template", rows=rows, prefixes=prefixes, kernel="modules").batch
 
 
 def answers(
