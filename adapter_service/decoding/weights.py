@@ -2,7 +2,7 @@
 
     as loaded    the base's own memory: float32, bfloat16, or 8 bits with a scale for each output
     float16      half the bytes of a float32 base, and all but the same answers
-    int8         half the bytes of 16 bits again, with a scale for each output; it changes answers a little
+    int8         half the bytes of 16 bits again, with a scale for each output; it changes answers, some bases' much
 
 A packed matrix is a copy, beside the one that training and prompts go through.
 """
