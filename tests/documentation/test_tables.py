@@ -96,9 +96,8 @@ def test_plots_of_training_are_shown_where_they_were_drawn(tmp_path: Path, monke
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     folder = tmp_path / "benchmarks" / "results"
     write_results(folder / "training_a.json", [Result("a: share", 0.4, "of 1")], checkout=tmp_path)
-    assert "![" not in tables._several("training*")
+    assert "![" not in tables._several("training*", plotted="loss against time")
     (folder / "training_a.png").touch()
-    assert (
-        "![training_a: holdout loss against time of training](benchmarks/results/training_a.png)\n"
-        in tables._several("training*")
+    assert "![training_a: loss against time](benchmarks/results/training_a.png)\n" in tables._several(
+        "training*", plotted="loss against time"
     )
