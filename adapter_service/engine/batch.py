@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from adapter_service.base_models.attention import Attending, attending
 from adapter_service.base_models.threads import threads_for
 from adapter_service.engine.cached_attention import PromptAttention
 from adapter_service.engine.generations import ChosenToken
 from adapter_service.engine.kv_cache import KvCache, Place
+from adapter_service.engine.module_pass import module_logits
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, Owner, PrefixCache
 from adapter_service.engine.prompt_scores import scored
 from adapter_service.engine.sequence import Sequence
@@ -126,7 +126,7 @@ class MixedBatch:
         scores, last = sequence.prompt_logprobs is not None, end == len(sequence.prompt)
         attention = PromptAttention(self._cache, place, start, end - start)
         keep = end - start if scores else int(last)
-        logits = _forward(self.base.model, tokens, positions, _added(sequence), attention, keep=keep)
+        logits = module_logits(self.base.model, tokens, positions, _added(sequence), attention, keep=keep)
         trail = _scored(sequence, logits[0], end) if scores and logits is not None else []
         if end - start == CHUNK_TOKENS:
             block = self._cache.read(place, start, end)
@@ -264,22 +264,3 @@ def _scored(sequence: Sequence, logits: torch.Tensor, end: int) -> list[ChosenTo
 def _added(sequence: Sequence) -> OneAdapter | None:
     """The adapter of one sequence's pass; without strength it is none, whatever its matrices hold."""
     return OneAdapter(sequence.adapter, sequence.scale) if sequence.adapter and sequence.scale else None
-
-
-def _forward(
-    model: Any,
-    tokens: torch.Tensor,
-    positions: torch.Tensor,
-    added: OneAdapter | None,
-    attention: Attending,
-    *,
-    keep: int = 1,
-) -> torch.Tensor | None:
-    """Logits (batch, keep, vocabulary) of what follows the last of `tokens` (batch, new) at `positions`, if any."""
-    with using(added), attending(attention):
-        if not keep:
-            model.get_decoder()(input_ids=tokens, position_ids=positions, use_cache=False)
-            return None
-        output = model(input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=keep)
-    logits: torch.Tensor = output.logits
-    return logits

@@ -8,14 +8,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from adapter_service.base_models.attention import attending
 from adapter_service.base_models.pauses import pause_in_use
 from adapter_service.base_models.threads import threads_for
 from adapter_service.decoding.tables import Integers, Rows
 from adapter_service.engine.cached_attention import StepAttention
 from adapter_service.engine.kv_cache import Buffer, KvCache, Place
+from adapter_service.engine.module_pass import module_logits
 from adapter_service.engine.sequence import Sequence
-from adapter_service.lora.layer import using
 from adapter_service.lora.rows import AdapterRows, Row
 
 if TYPE_CHECKING:
@@ -67,9 +66,10 @@ class ModuleSteps:
         positions = torch.tensor([[sequence.seen] for sequence in sequences], device=device)
         places = [self._joined[sequence][1] for sequence in sequences]
         attention = StepAttention(self._cache, places, [sequence.seen for sequence in sequences], device)
-        with threads_for(len(sequences)), using(self._adapters), attending(attention):
-            output = self._base.model(input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=1)
-        return sequences, output.logits[:, -1]
+        with threads_for(len(sequences)):
+            logits = module_logits(self._base.model, tokens, positions, self._adapters, attention)
+        assert logits is not None  # noqa: S101 - they were wanted
+        return sequences, logits[:, -1]
 
     def free_memory(self) -> None:
         self._adapters.free_memory()
