@@ -98,12 +98,11 @@ class MixedBatch:
         self._prefixes = prefixes
         self._cache = KvCache()
         self._places: dict[Sequence, Place] = {}
-        self._joined: set[Sequence] = set()
         self._steps: Steps = CompiledSteps(decoder, self._cache) if decoder else ModuleSteps(base, self._cache, rows)
 
     @property
     def rows(self) -> int:
-        return len(self._joined)
+        return len(self._steps.joined)
 
     @property
     def cache_share(self) -> float:
@@ -142,11 +141,9 @@ class MixedBatch:
         return other
 
     def join(self, sequence: Sequence) -> None:
-        self._joined.add(sequence)
         self._steps.join(sequence, self._places[sequence])
 
     def leave(self, sequence: Sequence) -> None:
-        self._joined.discard(sequence)
         self._steps.leave(sequence)
 
     def step(self) -> list[tuple[Sequence, torch.Tensor]]:
@@ -156,7 +153,7 @@ class MixedBatch:
         return list(zip(sequences, logits, strict=True))
 
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
-        if sequence in self._joined:
+        if sequence in self._steps.joined:
             self.leave(sequence)
         if (place := self._places.pop(sequence, None)) is not None:
             self._cache.give_back(place, clean=poisoned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 class Steps(Protocol):
     """The rows that a step goes on with, each with a place in one cache."""
 
+    @property
+    def joined(self) -> Collection[Sequence]: ...
+
     def join(self, sequence: Sequence, place: Place) -> None: ...
 
     def leave(self, sequence: Sequence) -> None: ...
@@ -47,6 +51,10 @@ class ModuleSteps:
         self._adapters = AdapterRows(rows)
         self._joined: dict[Sequence, tuple[Row, Place]] = {}
         self._of_row: dict[Row, Sequence] = {}
+
+    @property
+    def joined(self) -> Collection[Sequence]:
+        return self._joined
 
     def join(self, sequence: Sequence, place: Place) -> None:
         row = Row(sequence.adapter, sequence.scale)
@@ -88,6 +96,10 @@ class CompiledSteps:
         self._tables: dict[Sequence, Integers] = {}
         self._adapters: Integers | None = None
         self._addresses: WeakKeyDictionary[Buffer, _Addresses] = WeakKeyDictionary()
+
+    @property
+    def joined(self) -> Collection[Sequence]:
+        return self._joined
 
     def join(self, sequence: Sequence, place: Place) -> None:
         self._tables[sequence] = self._decoder.adapter_table(sequence.adapter if sequence.scale else None)
