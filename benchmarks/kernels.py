@@ -20,12 +20,13 @@ from typing import Any
 
 from rich.console import Console
 
+from adapter_service.backends.gguf_adapter import architecture_of, write_gguf_adapter
 from adapter_service.base_models.locating import locate
 from adapter_service.measuring.provenance import Result, write_results
 from adapter_service.settings import KernelSetting, load_settings
 from benchmarks import engine_memory, kernels_quality, kernels_sampling
 from benchmarks.engine import folder_of, line_of
-from benchmarks.kernels_files import write_adapter, write_q8_0
+from benchmarks.kernels_files import write_gguf
 from benchmarks.kernels_ours import Ours, read_bandwidth
 from benchmarks.kernels_plot import plot_speeds
 from benchmarks.training import BASES, Base, Child
@@ -187,12 +188,13 @@ def _llama(running: ExitStack, ours: Ours, base: Base, folder: Path) -> Seconds:
     parts = locate(base.name).parts
     source = place / "source.gguf"
     source.write_bytes(b"".join(part.read_bytes() for part in parts))
-    architecture = write_q8_0(source, place / "base.gguf")
+    write_gguf(source, place / "base.gguf")
     source.unlink()
+    architecture, config = architecture_of(place / "base.gguf"), ours.base.model.config.get_text_config()
     files = []
     for number in range(max(ROWS)):
         files.append(str(place / f"a{number}.gguf"))
-        write_adapter(ours.adapter(number), Path(files[-1]), architecture, ours.heads)
+        write_gguf_adapter(ours.adapter(number).pairs, Path(files[-1]), architecture, config)
     job = {"model": str(place / "base.gguf"), "adapters": files, "prompts": ours.prompts}
     return _child(running, "benchmarks.kernels_llama", place, job)
 

@@ -61,11 +61,6 @@ class Ours:
         prompts = [tokens[row * prompt_tokens : (row + 1) * prompt_tokens] for row in range(rows)]
         return cls(loaded, layers, prompts, rows)
 
-    @property
-    def heads(self) -> dict[str, int]:
-        config = self.base.model.config
-        return {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-
     def adapter(self, number: int) -> Adapter:
         """Random, and such that it changes what is answered."""
         adapter = Adapter.fresh(LoraConfig(r=RANK), self.layers, seed=number)

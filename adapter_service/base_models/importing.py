@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter_service.base_models.quiet import quiet_transformers
-from adapter_service.durable import sync, sync_folder
+from adapter_service.durable import make_folder, sync, sync_folder
 from adapter_service.errors import BaseModelError
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,21 @@ def import_gguf(parts: Sequence[Path], bases_dir: Path, note: Callable[[str], No
     finally:
         shutil.rmtree(work, ignore_errors=True)
     note("the base is imported")
+    return target
+
+
+def whole_gguf(parts: Sequence[Path], folder: Path) -> Path:
+    """The GGUF file that `parts` are, as one; where they are several, it is put together in `folder`, once."""
+    if len(parts) == 1:
+        return parts[0]
+    target = folder / f"{_sha256(parts)[:32]}.gguf"
+    if not target.exists():
+        make_folder(folder)
+        with tempfile.TemporaryDirectory(prefix="join-", dir=folder) as work:
+            whole = _joined(parts, Path(work))
+            sync(whole)
+            whole.replace(target)
+        sync(folder)
     return target
 
 

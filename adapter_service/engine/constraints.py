@@ -27,7 +27,10 @@ class Matcher(Protocol):
 
 
 class Constraint(Protocol):
-    """A grammar, ready for any number of answers."""
+    """A grammar, ready for any number of answers; `lark` is its text, for a server of others to follow."""
+
+    @property
+    def lark(self) -> str: ...
 
     def begin(self, ends: frozenset[int]) -> Matcher:
         """A matcher for a new answer, which any of the tokens `ends` ends."""

@@ -1,5 +1,7 @@
 """The thread that owns the base: requests first, long work in between.
 
+Where servers of others answer (`Backend`), requests go to them, and the thread has the long work alone.
+
 Nothing else touches the model, so there are no locks around it. Long work (a training loop, an
 evaluation) is a function that the thread runs; it calls `Turn.pause` wherever it can be
 interrupted, down to every layer of a pass, and the scheduler has its turns there. Heavy packages are
@@ -17,6 +19,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from adapter_service.engine.backend import Backend
 from adapter_service.engine.generations import Generation
 from adapter_service.engine.leaving import drop_cancelled
 from adapter_service.engine.measures import Measures, Reading
@@ -28,6 +31,7 @@ from adapter_service.engine.turn import Turn
 from adapter_service.engine.waiting import WaitingLine
 from adapter_service.errors import (
     AdapterServiceError,
+    BackendUnreachableError,
     BusyError,
     NotReadyError,
 )
@@ -55,12 +59,16 @@ _EMBEDDED_TOGETHER, _EMBEDDED_CHARACTERS = 16, 500
 
 
 class Engine:
-    """Loads the base with `load_base` on a thread of its own and answers until `stop`."""
+    """Loads the base with `load_base` on a thread of its own and answers until `stop`, or has `backend` answer."""
 
     def __init__(
-        self, load_base: Callable[[Callable[[str], None]], BaseModel], settings: ServingSettings | None = None
+        self,
+        load_base: Callable[[Callable[[str], None]], BaseModel],
+        settings: ServingSettings | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self._load_base = load_base
+        self.backend = backend
         self._settings = settings = settings or ServingSettings()
         self._condition = threading.Condition()
         self._woken = False
@@ -101,6 +109,8 @@ class Engine:
             if self._error is None:
                 self.note = "stopped"
             self._wake()
+        if self.backend is not None:
+            self.backend.stop(drain_seconds=drain_seconds)
         if self._thread.is_alive() and not loading:
             self._thread.join(timeout_seconds)
 
@@ -128,17 +138,23 @@ class Engine:
     @property
     def waiting(self) -> int:
         """How many requests wait; one whose client went away does not count any more."""
+        if self.backend is not None:
+            return self.backend.waiting
         with self._condition:
             return sum(not generation.cancelled for generation in self._line)
 
     @property
     def active(self) -> int:
         """How many answers grow."""
+        if self.backend is not None:
+            return self.backend.active
         return self._serving.scheduler.active if self._serving else 0
 
     @property
     def is_batch_invariant(self) -> bool | None:
-        """Whether equal seeds give equal answers whatever else is answered; None until the base is loaded."""
+        """Whether equal seeds give equal answers whatever else is answered; None until that is known."""
+        if self.backend is not None:
+            return None
         return self._serving.is_batch_invariant if self._serving else None
 
     @property
@@ -152,7 +168,7 @@ class Engine:
         return self._share.recent
 
     def resident_adapters(self) -> list[str]:
-        return self._residency.keys()
+        return self.backend.resident_adapters() if self.backend is not None else self._residency.keys()
 
     def wait_until_ready(self, timeout_seconds: float | None = None) -> None:
         """Wait while the base loads.
@@ -163,6 +179,17 @@ class Engine:
         with self._condition:
             self._condition.wait_for(lambda: self.state != "loading", timeout_seconds)
         self._ready()
+
+    def check_answering(self) -> None:
+        """Whether a request would be answered now.
+
+        Raises:
+            NotReadyError: the base still loads or could not be loaded.
+            BackendUnreachableError: the servers that answer do not.
+        """
+        self._ready()
+        if self.backend is not None and (fault := self.backend.fault) is not None:
+            raise BackendUnreachableError(fault)
 
     def prompt_ids(self, messages: Sequence[Message], *, as_it_stands: bool) -> list[int]:
         """What `messages` are to the base; `as_it_stands`, a base that knows no chat gets them as text to continue.
@@ -182,11 +209,16 @@ class Engine:
             UnknownAdapterError: the version was removed a moment ago.
             PromptTooLongError: prompt and answer do not fit the base's context.
             BusyError: the queue is full.
+            BackendUnreachableError: the servers that answer do not.
         """
         serving, sampling = self._ready(), ask.sampling
         serving.check(ask)
         ends = sampling.extra_eos_ids | serving.renderer.end_ids
         generation = Generation(replace(ask, sampling=replace(sampling, extra_eos_ids=ends)))
+        if self.backend is not None:
+            self.backend.check(ask)
+            self.backend.submit(generation)
+            return generation
         generation.when_changed(self._wake)
         if sampling.script is not None and sampling.foreign_script_penalty:
             serving.base.foreign_to(sampling.script)  # the first time it takes a second, which is better spent here
@@ -228,16 +260,34 @@ class Engine:
         parts = [ids[start : start + _EMBEDDED_TOGETHER] for start in range(0, len(ids), _EMBEDDED_TOGETHER)]
         return torch.cat(list(map(self._embedded, parts)))
 
+    def load(self, files: AdapterFiles) -> None:
+        """Before a version goes live: have servers of others load it, so that no request waits for that.
+
+        Here, requests of other adapters go on while one is read, and there is nothing to do.
+
+        Raises:
+            BackendError: it cannot be loaded there, or not now.
+        """
+        if self.backend is not None:
+            self.backend.load(files)
+
     def pin(self, files: AdapterFiles) -> None:
         """Make a version resident, and keep it so until `unpin`.
 
         Raises:
             AdapterServiceError: as many are pinned as may be, or why it cannot be read.
         """
+        if self.backend is not None:
+            self._ready()
+            self.backend.pin(files)
+            return
         self._order(lambda adapters, settled: adapters.pin(files, settled))
 
     def unpin(self, key: str) -> None:
         """Let a version go when its place is wanted; nothing where it is not pinned."""
+        if self.backend is not None:
+            self.backend.unpin(key)
+            return
 
         def unpin(adapters: ResidentAdapters, settled: Settled) -> None:
             adapters.unpin(key)
@@ -248,6 +298,13 @@ class Engine:
     def _reading(self) -> Reading:
         """For whoever scrapes; numbers that are read while they change may be a moment apart."""
         serving, residency, share = self._serving, self._residency, self._share
+        if self.backend is not None:
+            return replace(
+                self.backend.reading(),
+                served_seconds=share.served_seconds,
+                trained_seconds=share.trained_seconds,
+                recent_train_share=share.recent,
+            )
         with self._condition:
             waiting = [generation for generation in self._line if not generation.cancelled]
         return Reading(
@@ -327,6 +384,8 @@ class Engine:
         with self._condition:
             self._serving = serving
             self._condition.notify_all()
+        if self.backend is not None:
+            self.backend.start(serving.base, self.measures)
         self._settled()
         while not self._is_over():
             # A turn, then work: neither waits for the other to cease. In the work, requests have its pauses.

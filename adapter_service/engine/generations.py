@@ -36,15 +36,18 @@ class TokenTrail:
     `logprobs` are of the policy: the natural logarithm of the share that base and adapter give the token
     at temperature 1, before any penalty, mask or cut. `sampling_logprobs` are of what the token was drawn
     from: after penalties, biases, least length, temperature, top-k, top-p and min-p; 0.0 where the best
-    was taken. `top` has for each the likeliest tokens of the policy, as many as were asked for, best first.
+    was taken, None where a server of others drew it and does not tell. `top` has for each the likeliest
+    tokens of the policy, as many as were asked for, best first.
     """
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    sampling_logprobs: list[float] = field(default_factory=list)
+    sampling_logprobs: list[float | None] = field(default_factory=list)
     top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
 
-    def add(self, token: int, logprob: float, sampling_logprob: float, top: tuple[tuple[int, float], ...] = ()) -> None:
+    def add(
+        self, token: int, logprob: float, sampling_logprob: float | None, top: tuple[tuple[int, float], ...] = ()
+    ) -> None:
         self.ids.append(token)
         self.logprobs.append(logprob)
         self.sampling_logprobs.append(sampling_logprob)

@@ -63,16 +63,17 @@ class GrammarCompiler:
                 f"{grammar.parameter} cannot be followed: {_told(reason, 'Change it, or leave it out')}",
                 parameter=grammar.parameter,
             )
-        compiled = _Compiled(matcher, self._table, grammar.parameter)
+        compiled = _Compiled(matcher, self._table, grammar)
         compiled.begin(frozenset()).try_out()
         return compiled
 
 
 class _Compiled:
-    def __init__(self, matcher: Any, table: Any, parameter: str) -> None:
+    def __init__(self, matcher: Any, table: Any, grammar: Grammar) -> None:
+        self.lark = grammar.lark
         self._matcher = matcher
         self._table = table
-        self._parameter = parameter
+        self._parameter = grammar.parameter
 
     def begin(self, ends: frozenset[int]) -> _Follower:
         return _Follower(self._matcher.deep_copy(), self._table, sorted(ends), self._parameter)

@@ -128,6 +128,14 @@ class Residency(Generic[T]):
         self._failed.pop(key, None)
         self._loading.discard(key)
 
+    def remove(self, key: str) -> bool:
+        """Let it go now; False where it is in use, pinned or not resident."""
+        if key not in self._resident or self._resident[key].users or key in self._pinned:
+            return False
+        self._remove(key)
+        self.evictions += 1
+        return True
+
     # In use.
 
     def acquire(self, key: str) -> T:

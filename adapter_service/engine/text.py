@@ -29,17 +29,10 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Take one token; return the text that is now certain. After `stopped`, take no more."""
-        return self._add(self._code_points.push(token))
+        return self.add(self._code_points.push(token))
 
-    def finish(self) -> str:
-        """The rest, when no token follows; bytes that never became a code point come as U+FFFD."""
-        if self.stopped:
-            return ""
-        piece = self._add(self._code_points.finish())
-        rest, self._held = self._held, ""
-        return piece + rest
-
-    def _add(self, piece: str) -> str:
+    def add(self, piece: str) -> str:
+        """Take text instead of a token; return what is now certain. After `stopped`, take no more."""
         if not self._stops:
             return piece
         text = self._held + piece
@@ -50,3 +43,11 @@ class TextStream:
         certain = len(text) - max(stop.begun for stop in self._stops)
         self._held = text[certain:]
         return text[:certain]
+
+    def finish(self) -> str:
+        """The rest, when no token follows; bytes that never became a code point come as U+FFFD."""
+        if self.stopped:
+            return ""
+        piece = self.add(self._code_points.finish())
+        rest, self._held = self._held, ""
+        return piece + rest

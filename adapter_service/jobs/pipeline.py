@@ -20,7 +20,7 @@ from adapter_service.engine.engine import Engine
 from adapter_service.engine.grammar_compiler import GrammarCompiler
 from adapter_service.engine.grammars import Grammar
 from adapter_service.engine.requests import AdapterFiles
-from adapter_service.errors import DamagedJobError, UnknownJobError
+from adapter_service.errors import BackendUnreachableError, DamagedJobError, UnknownJobError
 from adapter_service.jobs.adapter_files import write_adapter_files
 from adapter_service.jobs.beginning import check_same_base, megabytes_needed
 from adapter_service.jobs.command_lesson import CommandLesson
@@ -258,7 +258,7 @@ class TrainingPipeline:
             context.report(phase=Phase.PUBLISHING)
             context.log("gate.enabled is false: the version goes live unjudged")
             unjudged = {"verdict": "not judged", "reasons": ["gate.enabled is false"]}
-            return self._versions.go_live(version, unjudged, check=context.check_wanted), None
+            return self._go_live(version, unjudged, context), None
         context.report(phase=Phase.EVALUATING)
         replaced = self._versions.live(version.adapter)
         live = self._incumbent(version, replaced, context)
@@ -274,11 +274,19 @@ class TrainingPipeline:
         context.report(phase=Phase.PUBLISHING, gate=decision.as_dict())
         verdict = {**decision.as_dict(), "against": against}
         if decision.passed:
-            version = self._versions.go_live(version, verdict, check=context.check_wanted)
+            version = self._go_live(version, verdict, context)
         else:
             version = self._versions.reject(version, decision.reasons, verdict)
         context.log(f"{version.reference} is {version.status}")
         return version, decision
+
+    def _go_live(self, version: Version, verdict: Mapping[str, Any], context: JobContext) -> Version:
+        """Loaded first wherever it is served from, so that no request waits for that."""
+        try:
+            self._engine.load(AdapterFiles.of(version))
+        except BackendUnreachableError as error:
+            context.log(f"{version.reference} goes live and is loaded later: {error}")
+        return self._versions.go_live(version, verdict, check=context.check_wanted)
 
     def _incumbent(self, version: Version, live: Version | None, context: JobContext) -> Version | None:
         """What the version is measured against; a live one of another base cannot be served, nor measured."""

@@ -10,6 +10,7 @@ from typing import Any
 from adapter_service.errors import SettingsError
 from adapter_service.home_folders import expanded
 from adapter_service.settings import environment
+from adapter_service.settings.backend_section import BackendSettings
 from adapter_service.settings.draft import Draft
 from adapter_service.settings.entries import EntryReader, shipped_entries
 from adapter_service.settings.environment import put_environment
@@ -19,7 +20,9 @@ from adapter_service.settings.reading import Document, read_document
 from adapter_service.settings.section import Section
 from adapter_service.settings.sections import (
     DataSettings,
+    RlSettings,
     SecuritySettings,
+    ServingSettings,
     Settings,
     StorageSettings,
 )
@@ -50,12 +53,13 @@ def load_settings(
     sources = _find(sources_path, environ.get(environment.SOURCES), SOURCES_NAME)
     put_config(draft, _read(draft, config))
     entries = _entries(draft, sources)
-    with_variables = [draft.values[section] for section in ("publishing", "artifacts", "mqtt")]
+    with_variables = [draft.values[section] for section in ("publishing", "artifacts", "mqtt", "backend")]
     referenced = variables([*(dict(entry.options) for entry in entries.values()), *with_variables])
     put_environment(draft, environ, referenced=referenced)
     sections = dict(draft.sections())
     _place_state_dir(draft, sections, config)
     _check_together(draft, sections, entries, sources)
+    _fit_to_backend(draft, sections)
     if draft.faults:
         raise settings_error(draft.faults)
     found: dict[str, Any] = {**sections, "sources": entries, "notes": tuple(draft.notes)}
@@ -111,6 +115,25 @@ def _check_together(
         for key, name in (("source", data.source), ("fallback_source", data.fallback_source)):
             if name is not None and name not in entries and not (prefixes and name.startswith(prefixes)):
                 _report_unknown_source(draft, key, name, entries, path)
+
+
+def _fit_to_backend(draft: Draft, sections: dict[str, Section]) -> None:
+    """Servers of others count a penalty in their own way: what nobody asks for is left out, here and in gates."""
+    backend, serving, rl = sections.get("backend"), sections.get("serving"), sections.get("rl")
+    if not isinstance(backend, BackendSettings) or backend.kind == "engine":
+        return
+    if isinstance(serving, ServingSettings):
+        sections["serving"] = serving.model_copy(update={"repetition_penalty": 1.0, "foreign_script_penalty": 0.0})
+        draft.notes.append(
+            f"'backend.kind' is {backend.kind}: 'serving.repetition_penalty' and 'serving.foreign_script_penalty' are "
+            "the engine's own and have no effect; a request may ask for a repetition_penalty, which then counts the "
+            "prompt's tokens too"
+        )
+    if backend.kind == "llama.cpp" and isinstance(rl, RlSettings) and rl.log_generations:
+        draft.faults.append(
+            f"{draft.place(('rl', 'log_generations'))}: 'rl.log_generations' is true and 'backend.kind' llama.cpp, "
+            "whose server does not tell every token of an answer; turn one of them off, or take vllm"
+        )
 
 
 def _report_unknown_source(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from adapter_service.home_folders import expanded
+from adapter_service.settings.backend_section import BackendSettings
 from adapter_service.settings.command_sections import ArtifactSettings, CommandSettings, MqttSettings
 from adapter_service.settings.masking import masked
 from adapter_service.settings.section import (
@@ -323,6 +324,7 @@ class Settings(Section):
     artifacts: ArtifactSettings = ArtifactSettings()
     mqtt: MqttSettings = MqttSettings()
     serving: ServingSettings = ServingSettings()
+    backend: BackendSettings = BackendSettings()
     rl: RlSettings = RlSettings()
     storage: StorageSettings = StorageSettings()
     security: SecuritySettings = SecuritySettings()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
-from adapter_service.lora.adapter import Adapter, LoraConfig, LowRankPair
-from benchmarks import kernels, kernels_files, kernels_sampling
+from benchmarks import kernels, kernels_sampling
 from benchmarks.kernels import EXACT, INT8, LLAMA, PEFT
 
 
@@ -40,29 +36,3 @@ def test_sampling_is_measured() -> None:
     (row,) = kernels_sampling.measure(torch.randn(5000))
     assert row.measure == "a token by top-p 0.9 from 5,000"
     assert row.figure > 0
-
-
-def test_queries_of_llama_lie_turn_by_turn() -> None:
-    """Of each head its two halves: 0 4 1 5 2 6 3 7."""
-    rows = np.arange(16, dtype=np.float32)[:, None]
-    found = kernels_files._interleaved(rows, heads=2)[:, 0].tolist()
-    assert found == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
-
-
-def test_an_adapter_is_written_with_its_scale_in_b(tmp_path: Path) -> None:
-    import gguf
-
-    pairs = {
-        f"model.layers.3.{name}": LowRankPair(torch.randn(2, 6), torch.randn(8, 2), 4.0)
-        for name in ("self_attn.q_proj", "mlp.down_proj")
-    }
-    target = tmp_path / "adapter.gguf"
-    kernels_files.write_adapter(Adapter(LoraConfig(r=2), pairs), target, "llama", {"q_proj": 2})
-    reader = gguf.GGUFReader(target)
-    tensors = {tensor.name: torch.tensor(tensor.data.copy()) for tensor in reader.tensors}
-    assert float(reader.fields["adapter.lora.alpha"].contents()) == 0.0
-    down = pairs["model.layers.3.mlp.down_proj"]
-    assert torch.equal(tensors["blk.3.ffn_down.weight.lora_a"], down.a.detach())
-    assert torch.equal(tensors["blk.3.ffn_down.weight.lora_b"], down.b.detach() * 4.0)
-    query = pairs["model.layers.3.self_attn.q_proj"].b.detach()[[0, 2, 1, 3, 4, 6, 5, 7]] * 4.0
-    assert torch.equal(tensors["blk.3.attn_q.weight.lora_b"], query)

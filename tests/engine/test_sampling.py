@@ -172,6 +172,8 @@ def test_foreign_tokens_cost_what_is_asked_and_ends_of_answers_nothing() -> None
 class Only:
     """A grammar that allows some tokens everywhere and the ends never."""
 
+    lark = ""
+
     def __init__(self, *tokens: int) -> None:
         self.tokens = tokens
         self.taken: list[int] = []

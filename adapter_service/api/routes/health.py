@@ -16,6 +16,8 @@ from adapter_service.api.errors import without_paths
 from adapter_service.api.memory import process_memory
 from adapter_service.api.openapi import can_fail_with
 from adapter_service.api.schemas.health import (
+    BackendAnswer,
+    BackendServerAnswer,
     EngineAnswer,
     HealthAnswer,
     KernelAnswer,
@@ -26,6 +28,7 @@ from adapter_service.api.schemas.health import (
 )
 from adapter_service.api.services import Services, Wired
 from adapter_service.base_models.locating import public_name
+from adapter_service.engine.backend import Backend
 from adapter_service.engine.engine import EngineState
 from adapter_service.errors import StorageError
 from adapter_service.jobs.job import JobStatus
@@ -61,7 +64,7 @@ def _look_at(services: Services) -> HealthAnswer:
     active_job, waiting_jobs, unreadable = _jobs(services)
     storage = _storage(services, unreadable)
     return HealthAnswer(
-        status="degraded" if state == "ready" and not storage.ok else _STATUS[state],
+        status="degraded" if state == "ready" and not (storage.ok and _answers(engine.backend)) else _STATUS[state],
         version=__version__,
         started_at=services.started_at,
         uptime_seconds=round((datetime.now(UTC) - services.started_at).total_seconds(), 3),
@@ -74,6 +77,7 @@ def _look_at(services: Services) -> HealthAnswer:
             training_share=round(engine.training_share, 3),
             working=engine.working,
         ),
+        backend=_backend(engine.backend),
         runner=RunnerAnswer(alive=services.runner.alive),
         base=public_name(services.settings.model.base),
         precision=_precision(services),
@@ -107,9 +111,23 @@ def _storage(services: Services, unreadable: StorageError | None) -> StorageAnsw
 
 @router.get("/ready", responses=can_fail_with(503))
 async def ready(services: Wired) -> ReadyAnswer:
-    """200 when the base can answer; 503 with what it is doing until then."""
-    _ = services.engine.base  # raises NotReadyError with the note
+    """200 when requests are answered; 503 with why not, or what it is doing until then."""
+    services.engine.check_answering()
     return ReadyAnswer(ready=True, note=services.engine.note)
+
+
+def _answers(backend: Backend | None) -> bool:
+    return backend is None or backend.fault is None
+
+
+def _backend(backend: Backend | None) -> BackendAnswer | None:
+    if backend is None:
+        return None
+    servers = [
+        BackendServerAnswer(name=name, ok=fault is None, detail=without_paths(fault) if fault else None)
+        for name, fault in backend.servers
+    ]
+    return BackendAnswer(kind=backend.kind, ok=backend.fault is None, servers=servers)
 
 
 def _kernel(kernel: Kernel | None) -> KernelAnswer | None:

@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from adapter_service.api.server_metrics import with_servers
 from adapter_service.api.services import Services, Wired
 from adapter_service.base_models.locating import public_name
 from adapter_service.storage_faults import storage_fault
@@ -33,8 +34,12 @@ _TEXT: dict[int | str, dict[str, Any]] = {
 
 @router.get("/metrics", response_class=Response, responses=_TEXT)
 async def metrics(services: Wired) -> Response:
-    """For Prometheus, under vLLM's names where the meaning is the same; waits for nothing that the model does."""
-    text = await asyncio.get_running_loop().run_in_executor(_own_thread, generate_latest, _Scrape(services))
+    """For Prometheus, under vLLM's names where the meaning is the same; waits for nothing that the model does.
+
+    Where servers of others answer, theirs are here too, with the label `server`: waited for a second at most.
+    """
+    scrape = _Scrape(services)
+    text = await asyncio.get_running_loop().run_in_executor(_own_thread, generate_latest, scrape)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
@@ -45,6 +50,10 @@ class _Scrape(Collector):
         self._services = services
 
     def collect(self) -> Iterator[Metric]:
+        backend = self._services.engine.backend
+        return with_servers(self._own(), backend.metrics() if backend is not None else [])
+
+    def _own(self) -> Iterator[Metric]:
         yield from map(self._labelled, self._services.engine.measures.registry.collect())
         ready = self._services.engine.state == "ready"
         yield GaugeMetricFamily("adapter_service_base_ready", "1 once the base can answer.", ready)

@@ -120,8 +120,9 @@ class TokenDetails(Body):
         description="Of the policy: natural logarithm of each token's share at temperature 1, before penalty, "
         "least length, top-k and top-p."
     )
-    sampling_logprobs: list[float] = Field(
-        description="Of the distribution that it was drawn from, after all of them; 0 for greedy decoding."
+    sampling_logprobs: list[float] | None = Field(
+        description="Of the distribution that it was drawn from, after all of them; 0 for greedy decoding, and null "
+        "where a server of others drew (backend.kind), which does not tell."
     )
     sampling: SampledWith
     base_model: Word
@@ -132,7 +133,8 @@ class TokenDetails(Body):
 
     @model_validator(mode="after")
     def _of_one_length(self) -> Self:
-        lengths = [len(values) for values in (self.completion_ids, self.logprobs, self.sampling_logprobs)]
+        told = (self.completion_ids, self.logprobs, self.sampling_logprobs)
+        lengths = [len(values) for values in told if values is not None]
         if len(set(lengths)) > 1:
             raise ValueError(
                 f"completion_ids, logprobs and sampling_logprobs have {lengths} members; give as many each"

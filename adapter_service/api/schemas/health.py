@@ -28,11 +28,25 @@ class EngineAnswer(Answer):
     answering: bool
     batch_invariant: bool | None = Field(
         description="Whether a seed gives the same text whatever else is answered at the time, as probed at the start; "
-        "null before the base is loaded."
+        "null before the base is loaded, and where servers of others answer."
     )
     kernel: KernelAnswer | None = Field(description="Null before the base is loaded.")
     training_share: float = Field(description="Of the model's time in the last half minute in which it was busy.")
     working: bool = Field(description="Whether a job trains or is evaluated just now.")
+
+
+class BackendServerAnswer(Answer):
+    name: str = Field(examples=["gpu-1:8000"])
+    ok: bool
+    detail: str | None = Field(description="Why it does not answer now.")
+
+
+class BackendAnswer(Answer):
+    """Servers of others that answer in the engine's place."""
+
+    kind: str = Field(description="As in `backend.kind`.", examples=["vllm"])
+    ok: bool = Field(description="Whether a request is answered now.")
+    servers: list[BackendServerAnswer]
 
 
 class RunnerAnswer(Answer):
@@ -60,12 +74,14 @@ class MemoryAnswer(Answer):
 
 class HealthAnswer(Answer):
     status: Literal["ok", "degraded", "loading", "failed", "stopped"] = Field(
-        description="`degraded`: it answers, and nothing can be kept; `storage` says why."
+        description="`degraded`: nothing can be kept, or no server of the back end answers; `storage` and `backend` "
+        "say why."
     )
     version: str
     started_at: datetime
     uptime_seconds: float
     engine: EngineAnswer
+    backend: BackendAnswer | None = Field(description="Null where the engine itself answers.")
     runner: RunnerAnswer
     storage: StorageAnswer
     base: str
