@@ -2,7 +2,9 @@
 
     families.py     what a transformers model computes, as tables of addresses; None for whatever else it is
     weights.py      the matrices as they lie in memory, or packed in fewer bits
-    tiles.py        the innermost loops, in vectors as wide as the processor's
+    vectors.py      kinds of numbers, and vectors as wide as the processor's
+    tiles.py        the innermost loops, of vectors
+    addresses.py    numbers at addresses
     products.py     products of rows with matrices of every kind, made of tiles
     layers.py       norms, rotation, attention, activation
     tables.py       what a step reads of the base and of each row

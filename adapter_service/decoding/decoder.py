@@ -90,15 +90,15 @@ class Decoder:
     @property
     def bytes_of_a_step(self) -> int:
         """What is read of the weights for each step."""
-        return sum(matrix.weights.nbytes for matrix in self._matrices)
+        return sum(matrix.bytes for matrix in self._matrices)
 
     @property
     def copied_bytes(self) -> int:
         """What it takes beside the base."""
-        return sum(matrix.weights.nbytes for matrix in self._matrices if matrix.is_copy)
+        return sum(matrix.bytes for matrix in self._matrices if matrix.is_copy)
 
     def adapter_table(self, adapter: ResidentAdapter | None) -> Integers:
-        """(layers, LINEARS, 3) of `step.Rows.adapters`, for as long as the adapter is resident.
+        """(layers, LINEARS, 3) of `tables.Rows.adapters`, for as long as the adapter is resident.
 
         What it changes beside the decoder's layers, as those that see, no text goes through.
         """

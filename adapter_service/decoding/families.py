@@ -127,7 +127,8 @@ def _read(model: Any, config: Any, names: dict[int, str]) -> Architecture:
     has_kinds = "layer_type" in inspect.signature(type(rotary).forward).parameters
     modules = decoder.layers[: config.num_hidden_layers]
     layers = [_layer(layer, config, names, paths, has_kinds=has_kinds) for layer in modules]
-    epsilons = {norm.epsilon for layer in layers for norm in layer.norms.values()} | {_norm(decoder.norm).epsilon}
+    final_norm = _norm(decoder.norm)
+    epsilons = {norm.epsilon for layer in layers for norm in layer.norms.values()} | {final_norm.epsilon}
     scales = {layer.self_attn.scaling for layer in modules}
     activations = {_activation(layer.mlp.act_fn) for layer in modules}
     if max(map(len, (epsilons, scales, activations))) > 1:
@@ -139,7 +140,7 @@ def _read(model: Any, config: Any, names: dict[int, str]) -> Architecture:
         layers=layers,
         embedding=embedding.weight.detach(),
         embedding_factor=1.0 if factor is None else float(factor.to(embedding.weight.dtype)),
-        final_norm=_norm(decoder.norm),
+        final_norm=final_norm,
         head=model.get_output_embeddings(),
         heads=config.num_attention_heads,
         groups=config.num_key_value_heads,

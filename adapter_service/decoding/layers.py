@@ -10,20 +10,10 @@ import math
 import numpy as np
 from numba import carray, float32, int32, int64, uint16, uint32
 
+from adapter_service.decoding.addresses import bits_at, float_of_bits, floats_at, halves_at, number_of, stand_alone
 from adapter_service.decoding.compiling import compiled, compiled_in_order, compiled_in_vectors
 from adapter_service.decoding.products import add_weighted_rows, multiply
-from adapter_service.decoding.tiles import (
-    BFLOAT16,
-    FLOAT,
-    FLOAT32,
-    ITEM_SIZES,
-    bits_at,
-    float_of_bits,
-    floats_at,
-    halves_at,
-    number_of,
-    stand_alone,
-)
+from adapter_service.decoding.vectors import BFLOAT16, FLOAT, FLOAT32, ITEM_SIZES
 
 SILU, GELU_TANH = range(2)
 _LN2_HIGH, _LN2_LOW = float32(0.693359375), float32(-2.12194440e-4)

@@ -9,23 +9,19 @@ from typing import Any
 
 from numba import carray, float32, int64
 
+from adapter_service.decoding.addresses import floats_at, number_of, stand_alone
 from adapter_service.decoding.compiling import compiled
-from adapter_service.decoding.tiles import (
+from adapter_service.decoding.tiles import CHUNK, STREAMS, add_rows, dot_rows, weighted_sum
+from adapter_service.decoding.vectors import (
     BFLOAT16,
-    CHUNK,
     FLOAT,
     FLOAT16,
     FLOAT32,
+    GROUP,
     INT8,
+    INT8_GROUPS,
     ITEM_SIZES,
-    STREAMS,
     WIDTH,
-    add_rows,
-    dot_rows,
-    floats_at,
-    number_of,
-    stand_alone,
-    weighted_sum,
 )
 
 # Bytes that inputs may take of it beside weights and sums; the smallest that processors have now is 32 KiB.
@@ -35,9 +31,9 @@ _OUTPUTS_TOGETHER = 32
 
 
 def _product_of(kind: int) -> Any:
-    """For matrices of one kind; for INT8 `scales` is the address of each output's, else 0."""
+    """For matrices of one kind; `scales` is the address of each output's, or of each group's of each output, else 0."""
     dot, rest = _dot_of(kind), _rest_of(kind)
-    number, size, is_scaled = number_of(FLOAT32), ITEM_SIZES[kind], kind == INT8
+    number, size, is_scaled, is_grouped = number_of(FLOAT32), ITEM_SIZES[kind], kind == INT8, kind == INT8_GROUPS
 
     @compiled
     def product(
@@ -46,6 +42,7 @@ def _product_of(kind: int) -> Any:
     ) -> None:  # fmt: skip
         stand_alone()
         whole = length // WIDTH * WIDTH
+        groups = length // GROUP * FLOAT if is_grouped else 0  # bytes of one output's scales
         most = max(1, _FIRST_CACHE // (length * FLOAT))  # rows of inputs that stay in the nearest cache
         for first in range(0, count, _OUTPUTS_TOGETHER):
             end, row = min(first + _OUTPUTS_TOGETHER, count), 0
@@ -54,8 +51,10 @@ def _product_of(kind: int) -> Any:
                 x, y = inputs + row * input_stride, outputs + row * output_stride
                 for output in range(first, end):
                     scale = number(scales + output * FLOAT) if is_scaled else float32(1.0)
-                    weights = matrix + output * length * size
-                    done = dot(weights, x, input_stride, y + output * FLOAT, output_stride, whole, scale, left)
+                    weights, of_groups = matrix + output * length * size, scales + output * groups
+                    done = dot(
+                        weights, x, input_stride, y + output * FLOAT, output_stride, whole, scale, of_groups, left
+                    )
                 row += done
         if whole < length:
             rest(matrix, scales, inputs, input_stride, outputs, output_stride, length, whole, count, rows)
@@ -68,24 +67,26 @@ def _dot_of(kind: int) -> Any:
     dot_1, dot_2, dot_4, dot_8 = (dot_rows(kind, rows) for rows in (1, 2, 4, 8))
 
     @compiled
-    def dot(weights: int, x: int, x_stride: int, y: int, y_stride: int, length: int, scale: float, left: int) -> int:
+    def dot(
+        weights: int, x: int, x_stride: int, y: int, y_stride: int, length: int, scale: float, scales: int, left: int
+    ) -> int:
         if left >= 8:
-            dot_8(weights, x, x_stride, y, y_stride, length, scale)
+            dot_8(weights, x, x_stride, y, y_stride, length, scale, scales)
             return 8
         if left >= 4:
-            dot_4(weights, x, x_stride, y, y_stride, length, scale)
+            dot_4(weights, x, x_stride, y, y_stride, length, scale, scales)
             return 4
         if left >= 2:
-            dot_2(weights, x, x_stride, y, y_stride, length, scale)
+            dot_2(weights, x, x_stride, y, y_stride, length, scale, scales)
             return 2
-        dot_1(weights, x, x_stride, y, y_stride, length, scale)
+        dot_1(weights, x, x_stride, y, y_stride, length, scale, scales)
         return 1
 
     return dot
 
 
 def _rest_of(kind: int) -> Any:
-    """What is left of each product behind the last whole vector."""
+    """What is left of each product behind the last whole vector: of groups nothing, which are whole vectors."""
     number, float_at = number_of(kind), number_of(FLOAT32)
     size, is_scaled = ITEM_SIZES[kind], kind == INT8
 
@@ -111,6 +112,7 @@ _float32_product = _product_of(FLOAT32)
 _bfloat16_product = _product_of(BFLOAT16)
 _float16_product = _product_of(FLOAT16)
 _int8_product = _product_of(INT8)
+_int8_groups_product = _product_of(INT8_GROUPS)
 
 
 @compiled
@@ -123,16 +125,34 @@ def multiply(
         _bfloat16_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
     elif kind == INT8:
         _int8_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
+    elif kind == INT8_GROUPS:
+        _int8_groups_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
     elif kind == FLOAT16:
         _float16_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
     else:
         _float32_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
 
 
-def _combination_of(kind: int) -> Any:
-    """Rows of a matrix of one kind, each times a factor, added to `sums`."""
+def _end_of_combination(kind: int) -> Any:
+    """Rows of a matrix of one kind, each times a factor, added to the `sums` behind the last whole vector."""
+    number, factor_at, size = number_of(kind), number_of(FLOAT32), ITEM_SIZES[kind]
+
+    @compiled
+    def end(
+        factors: int, matrix: int, stride: int, count: int, scale: float, sums: int, whole: int, length: int
+    ) -> None:
+        added = carray(floats_at(sums), length)
+        for row in range(count):
+            factor = factor_at(factors + row * FLOAT) * scale
+            for place in range(whole, length):
+                added[place] += factor * number(matrix + row * stride + place * size)
+
+    return end
+
+
+def _combination_of(kind: int, end: Any) -> Any:
+    """Rows of a matrix of one kind, each times a factor, added to `sums`; `end` is for what no vector is whole of."""
     weigh_chunk, weigh_one = weighted_sum(kind, CHUNK), weighted_sum(kind, 1)
-    number, factor_at = number_of(kind), number_of(FLOAT32)
     size = ITEM_SIZES[kind]
 
     @compiled
@@ -145,18 +165,14 @@ def _combination_of(kind: int) -> Any:
         while place + WIDTH <= length:
             weigh_one(factors, matrix + place * size, stride, count, scale, sums + place * FLOAT)
             place += WIDTH
-        if place < length:
-            rest = carray(floats_at(sums), length)
-            for row in range(count):
-                factor = factor_at(factors + row * FLOAT) * scale
-                for left in range(place, length):
-                    rest[left] += factor * number(matrix + row * stride + left * size)
+        end(factors, matrix, stride, count, scale, sums, place, length)
 
     return combine
 
 
-_float32_combination = _combination_of(FLOAT32)
-_bfloat16_combination = _combination_of(BFLOAT16)
+_float32_end = _end_of_combination(FLOAT32)
+_float32_combination = _combination_of(FLOAT32, _float32_end)
+_bfloat16_combination = _combination_of(BFLOAT16, _end_of_combination(BFLOAT16))
 
 
 @compiled
@@ -170,7 +186,7 @@ def add_weighted_rows(
         _float32_combination(factors, matrix, stride, count, scale, sums, length)
 
 
-_add_streams, _add_row, _float32_at = add_rows(STREAMS), add_rows(1), number_of(FLOAT32)
+_add_streams, _add_row = add_rows(STREAMS), add_rows(1)
 
 
 @compiled
@@ -187,9 +203,4 @@ def add_low_rank(
     while row < rank:
         _add_row(inner + row * FLOAT, b + row * stride, stride, strength, y, whole)
         row += 1
-    if whole < outputs:
-        sums = carray(floats_at(y), outputs)
-        for row in range(rank):
-            factor = _float32_at(inner + row * FLOAT) * strength
-            for place in range(whole, outputs):
-                sums[place] += factor * _float32_at(b + row * stride + place * FLOAT)
+    _float32_end(inner, b, stride, rank, strength, y, whole, outputs)

@@ -45,7 +45,7 @@ from adapter_service.decoding.tables import (
     Integers,
     Rows,
 )
-from adapter_service.decoding.tiles import BFLOAT16, FLOAT, FLOAT32, ITEM_SIZES
+from adapter_service.decoding.vectors import BFLOAT16, FLOAT, FLOAT32, ITEM_SIZES
 
 _BFLOAT = ITEM_SIZES[BFLOAT16]
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from adapter_service.base_models.int8 import quantized_rows
 from adapter_service.decoding import products
-from adapter_service.decoding.tiles import CHUNK, WIDTH
-from adapter_service.decoding.weights import KINDS
+from adapter_service.decoding.tiles import CHUNK
+from adapter_service.decoding.vectors import GROUP, INT8_GROUPS, WIDTH
+from adapter_service.decoding.weights import KINDS, quantized_groups
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
 FLOAT = 4
@@ -27,9 +28,10 @@ def made(rows: int, columns: int, dtype: torch.dtype, seed: int) -> tuple[torch.
 
 def multiplied(matrix: torch.Tensor, scales: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     (count, length), rows = matrix.shape, len(x)
+    kind = INT8_GROUPS if scales.dim() == 2 else KINDS[matrix.dtype]
     y = torch.full((rows, count), float("nan"))
     products.multiply(
-        KINDS[matrix.dtype], matrix.data_ptr(), scales.data_ptr() if len(scales) else 0, x.data_ptr(), length * FLOAT,
+        kind, matrix.data_ptr(), scales.data_ptr() if len(scales) else 0, x.data_ptr(), length * FLOAT,
         y.data_ptr(), count * FLOAT, length, count, rows,
     )  # fmt: skip
     return y
@@ -42,6 +44,26 @@ SIZES = {
     "rows": st.integers(1, 19),
     "seed": st.integers(0, 2**20),
 }
+
+
+GROUPED = {**SIZES, "groups": st.integers(1, 24)}
+del GROUPED["dtype"], GROUPED["length"]
+
+
+@given(**GROUPED)
+@settings(max_examples=100, deadline=None)
+def test_products_with_a_scale_for_each_group(groups: int, count: int, rows: int, seed: int) -> None:
+    length = groups * GROUP
+    numbers = torch.randn(count, length, generator=torch.Generator().manual_seed(seed))
+    numbers[:, 0] *= 50.0  # which is a matter of its own group alone
+    matrix, scales = quantized_groups(numbers)
+    wide = (matrix.double().view(count, groups, GROUP) * scales.double()[..., None]).view(count, length)
+    assert bool(((wide - numbers.double()).abs()[:, GROUP:] < 0.03).all())
+    x = torch.randn(rows, length, generator=torch.Generator().manual_seed(seed + 1))
+    found, size = multiplied(matrix, scales, x), x.double().abs() @ wide.abs().T
+    assert bool(((found.double() - x.double() @ wide.T).abs() <= 2e-6 * size + 1e-30).all())
+    alone = torch.cat([multiplied(matrix, scales, x[row : row + 1]) for row in range(rows)])
+    assert torch.equal(found, alone)
 
 
 @given(**SIZES)

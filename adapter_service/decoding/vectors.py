@@ -1,0 +1,133 @@
+"""Vectors in LLVM's words, as wide as the processor's, and the kinds of numbers that are widened into them.
+
+numba compiles Python; vectors it has not. LLVM makes of these what the processor has: AVX-512, AVX2 with F16C, NEON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import llvmlite.binding
+from llvmlite import ir
+
+# Kinds of numbers in memory; of `INT8` each row has a scale, of `INT8_GROUPS` every `GROUP` of a row's numbers have.
+FLOAT32, BFLOAT16, FLOAT16, INT8, INT8_GROUPS = range(5)
+ITEM_SIZES = {FLOAT32: 4, BFLOAT16: 2, FLOAT16: 2, INT8: 1, INT8_GROUPS: 1}
+GROUP = 64
+# Bytes of what steps compute in.
+FLOAT = ITEM_SIZES[FLOAT32]
+
+
+def _host_features() -> dict[str, bool]:
+    return dict(llvmlite.binding.get_host_cpu_features())
+
+
+IS_WIDE = _host_features().get("avx512f", False)
+# Numbers in a vector. Shorter ones than the processor's are slower, longer ones are cut by LLVM.
+WIDTH = 16 if IS_WIDE else 8
+
+F32, I64 = ir.FloatType(), ir.IntType(64)
+_ELEMENTS: dict[int, ir.Type] = {
+    FLOAT32: F32,
+    BFLOAT16: ir.IntType(16),
+    FLOAT16: ir.HalfType(),
+    INT8: ir.IntType(8),
+    INT8_GROUPS: ir.IntType(8),
+}
+
+
+def constant(value: int) -> ir.Constant:
+    """An address, a count or a stride."""
+    return ir.Constant(I64, value)
+
+
+def vector(element: ir.Type, width: int = WIDTH) -> ir.VectorType:
+    return ir.VectorType(element, width)
+
+
+class Emitter:
+    """Puts instructions into the function that a builder builds."""
+
+    def __init__(self, builder: ir.IRBuilder) -> None:
+        self.builder = builder
+
+    def load(self, address: ir.Value, kind: int, *, width: int = WIDTH) -> ir.Value:
+        """`width` numbers of a kind, as float32."""
+        b, element = self.builder, _ELEMENTS[kind]
+        loaded = b.load(b.inttoptr(address, vector(element, width).as_pointer()))
+        loaded.align = ITEM_SIZES[kind]
+        wide, wide_int = vector(F32, width), vector(ir.IntType(32), width)
+        if kind == BFLOAT16:  # the upper half of a float32
+            bits = b.shl(b.zext(loaded, wide_int), ir.Constant(wide_int, [16] * width))
+            return b.bitcast(bits, wide)
+        if kind == FLOAT16:
+            return b.fpext(loaded, wide)
+        if kind in {INT8, INT8_GROUPS}:
+            return b.sitofp(b.sext(loaded, wide_int), wide)
+        return loaded
+
+    def number(self, address: ir.Value) -> ir.Value:
+        """One float32."""
+        loaded = self.builder.load(self.builder.inttoptr(address, F32.as_pointer()))
+        loaded.align = FLOAT
+        return loaded
+
+    def store(self, value: ir.Value, address: ir.Value) -> None:
+        stored = self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()))
+        stored.align = FLOAT
+
+    def fma(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+        """x × y + z, rounded once."""
+        function = ir.FunctionType(x.type, [x.type] * 3)
+        fma = self.builder.module.declare_intrinsic(f"llvm.fma.v{WIDTH}f32", fnty=function)
+        return self.builder.call(fma, [x, y, z])
+
+    def prefetch(self, address: ir.Value) -> None:
+        """Have memory deliver what is at `address`, which may be no memory at all."""
+        b, i32, pointer = self.builder, ir.IntType(32), ir.IntType(8).as_pointer()
+        function = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+        fetch = b.module.declare_intrinsic("llvm.prefetch.p0", fnty=function)
+        b.call(fetch, [b.inttoptr(address, pointer), *(ir.Constant(i32, number) for number in (0, 3, 1))])
+
+    def splat(self, number: ir.Value) -> ir.Value:
+        b, wide = self.builder, vector(F32)
+        first = b.insert_element(ir.Constant(wide, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+        lanes = ir.Constant(vector(ir.IntType(32)), [0] * WIDTH)
+        return b.shuffle_vector(first, ir.Constant(wide, ir.Undefined), lanes)
+
+    def total(self, summed: ir.Value) -> ir.Value:
+        """The sum of a vector's numbers, halves first."""
+        b, width = self.builder, WIDTH
+        while width > 1:
+            width //= 2
+            undefined = ir.Constant(summed.type, ir.Undefined)
+            halves = [
+                b.shuffle_vector(summed, undefined, ir.Constant(vector(ir.IntType(32), width), lanes))
+                for lanes in (list(range(width)), list(range(width, 2 * width)))
+            ]
+            summed = b.fadd(*halves)
+        return b.extract_element(summed, ir.Constant(ir.IntType(32), 0))
+
+    def loop(self, count: ir.Value, carried: list[ir.Value], body: Callable[..., list[ir.Value]]) -> list[ir.Value]:
+        """Run `body(number, *carried)` for 0, 1, … below `count`; what it returns is carried on."""
+        b = self.builder
+        before = b.block
+        head, inside, after = (b.append_basic_block(name) for name in ("head", "inside", "after"))
+        b.branch(head)
+        b.position_at_end(head)
+        number = b.phi(I64)
+        number.add_incoming(constant(0), before)
+        phis = []
+        for value in carried:
+            phi = b.phi(value.type)
+            phi.add_incoming(value, before)
+            phis.append(phi)
+        b.cbranch(b.icmp_signed("<", number, count), inside, after)
+        b.position_at_end(inside)
+        results = body(number, *phis)
+        number.add_incoming(b.add(number, constant(1)), b.block)
+        for phi, result in zip(phis, results, strict=True):
+            phi.add_incoming(result, b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return list(phis)
