@@ -93,6 +93,8 @@ class Services:
         remove_leftovers(self.settings.storage.state_dir, self.jobs, self.versions)
         self.files.tidy()
         self.engine.when_settled(self._base_settled)
+        if self.engine.backend is not None:
+            self.engine.backend.when_answering(self.pinned.wake)
         self.engine.start()
         self.runner.start()
         self.versions.when_live(self._went_live)

@@ -7,24 +7,22 @@ that keeps live versions loaded. Other threads hand over requests and read what 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import threading
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from adapter_service.backends.following import Following, cancel_all
 from adapter_service.backends.held_adapters import HeldAdapters
-from adapter_service.backends.server import Ended, Said, Server, Wanted
-from adapter_service.engine.generations import Generation, GenerationResult, never_begun
+from adapter_service.backends.server import Server
+from adapter_service.engine.generations import Generation
 from adapter_service.engine.measures import Measures, Reading
-from adapter_service.engine.requests import AdapterFiles, Ask, Sampling
+from adapter_service.engine.requests import AdapterFiles, Ask
 from adapter_service.engine.residency import Residency
-from adapter_service.engine.writing import Writing
 from adapter_service.errors import (
     AdapterServiceError,
-    BackendRefusalError,
     BackendUnreachableError,
     BusyError,
     InvalidParameterError,
@@ -41,27 +39,10 @@ T = TypeVar("T")
 FindLive = Callable[[str], Sequence[AdapterFiles]]
 
 # How often it is looked which versions are live, though nobody says that others are: another process may have done it.
-_LOOK_SECONDS = 15.0
-# A reader that takes nothing for so long is gone, though its connection may not say so.
-_SLOWEST_READER_SECONDS = 60.0
-# So often an answer is asked for anew, or goes on elsewhere, after its server was lost.
-_MOST_RETRIES = 2
-_RETRY_SECONDS = 1.0
-_METRICS_SECONDS = 1.0
+_LOOK_AT_LIVE_SECONDS = 15.0
+_METRICS_SECONDS = 2.0
 _UPKEEP_SECONDS = 5.0
-_STOP_SECONDS = 5.0
-
-
-@dataclass(eq=False)
-class _Request:
-    """A generation under way; `changed` is set when its reader took something or went away."""
-
-    generation: Generation
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    admitted_at: float | None = None
-    first_token_at: float | None = None
-    writings: list[Writing] = field(default_factory=list)
-    task: asyncio.Task[None] | None = None
+_STOP_SECONDS = 8.0
 
 
 class Dispatcher:
@@ -71,10 +52,11 @@ class Dispatcher:
         self._server = server
         self._live = live
         self._queue_size = settings.queue_size
-        self._residency: Residency[AdapterFiles] = Residency(settings.max_adapters, settings.max_adapter_bytes)
+        self._residency: Residency[None] = Residency(settings.max_adapters, settings.max_adapter_bytes)
         self._lock = threading.Lock()
         self._waiting: set[Generation] = set()
-        self._requests: dict[Generation, _Request] = {}
+        self._requests: dict[Generation, tuple[Following, asyncio.Task[None]]] = {}
+        self._answers: Callable[[], None] = lambda: None
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -100,7 +82,7 @@ class Dispatcher:
 
     @property
     def active(self) -> int:
-        return sum(one.generation.ask.count for one in self._running())
+        return sum(generation.ask.count for generation in self._running())
 
     def resident_adapters(self) -> list[str]:
         return self._residency.keys()
@@ -117,19 +99,23 @@ class Dispatcher:
             resident_bytes=self._residency.size_bytes,
             adapter_loads=self._residency.loads,
             adapter_evictions=self._residency.evictions,
-            running_adapters=_keys([one.generation for one in running]),
+            running_adapters=_keys(running),
             waiting_adapters=_keys(waiting),
         )
 
+    def when_answering(self, listener: Callable[[], None]) -> None:
+        self._answers = listener
+
     def start(self, base: BaseModel, measures: Measures) -> None:
         self._base, self._measures = base, measures
-        if self._stopping:
-            return
         begun = threading.Event()
-        run = self._run(begun)
-        self._thread = threading.Thread(target=asyncio.run, args=[run], name="backend", daemon=True)
-        self._thread.start()
-        begun.wait()
+        with self._lock:
+            if self._stopping:
+                return
+            run = self._run(begun)
+            self._thread = threading.Thread(target=asyncio.run, args=[run], name="backend", daemon=True)
+            self._thread.start()
+            begun.wait()
 
     def check(self, ask: Ask) -> None:
         self._refuse_when_stopping()
@@ -185,8 +171,9 @@ class Dispatcher:
         if self._thread is not None and drain_seconds == 0:
             self._thread.join(_STOP_SECONDS)
 
-    def _running(self) -> list[_Request]:
-        return [one for one in tuple(self._requests.values()) if one.admitted_at is not None]
+    def _running(self) -> list[Generation]:
+        requests = tuple(self._requests.items())
+        return [generation for generation, (following, _) in requests if following.admitted_at is not None]
 
     def _refuse_when_stopping(self) -> None:
         if self._stopping:
@@ -199,19 +186,30 @@ class Dispatcher:
                 self._loop.call_soon_threadsafe(action, *args)
 
     def _wait_for(self, action: Callable[[], Coroutine[Any, Any, T]], timeout_seconds: float | None = None) -> T:
-        if self._loop is None:
-            raise BackendUnreachableError("the base is not ready yet")
-        self._refuse_when_stopping()
-        future = asyncio.run_coroutine_threadsafe(action(), self._loop)
+        """What comes of `action` on the loop; the end of the loop ends it.
+
+        Raises:
+            NotReadyError: the service is stopping.
+            TimeoutError: it took longer.
+        """
+        with self._lock:  # as in `submit`
+            self._refuse_when_stopping()
+            if self._loop is None:
+                raise BackendUnreachableError("the base is not ready yet")
+            future = asyncio.run_coroutine_threadsafe(action(), self._loop)
         try:
             return future.result(timeout_seconds)
-        except asyncio.CancelledError as error:
+        except concurrent.futures.CancelledError as error:
             raise NotReadyError("the service is stopping") from error
+        except TimeoutError:
+            future.cancel()
+            raise
 
     # On the loop.
 
     async def _run(self, begun: threading.Event) -> None:
         self._ended = asyncio.Event()
+        self._drains: list[asyncio.Task[None]] = []
         self._looks = asyncio.Event()
         self._places = asyncio.Semaphore(self._server.places)
         self._taking_places = asyncio.Lock()
@@ -219,87 +217,81 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         begun.set()
         upkeep = [
-            asyncio.create_task(_kept_up(lambda: self._server.run(self._base, self._looks.set))),
+            asyncio.create_task(_kept_up(lambda: self._server.run(self._base, self._now_answering))),
             asyncio.create_task(_kept_up(self._keep_live_loaded)),
         ]
         await self._ended.wait()
-        await _cancelled(upkeep)
+        await cancel_all(upkeep)
+        await self._held.close()
         await self._server.close()
 
     async def _keep_live_loaded(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_SECONDS):
+                async with asyncio.timeout(_LOOK_AT_LIVE_SECONDS):
                     await self._looks.wait()
             self._looks.clear()
-            if self._server.fault is None:
-                await self._held.keep_live(await self._found_live())
+            if self._server.fault is None and (live := await self._found_live()) is not None:
+                await self._held.keep_live(live)
 
-    async def _found_live(self) -> Sequence[AdapterFiles]:
+    async def _found_live(self) -> Sequence[AdapterFiles] | None:
+        """None where that is not known: then what is loaded stays."""
         try:
             return await asyncio.to_thread(self._live, self._base.identity)
         except Exception:
             log.exception("which versions are live is not known", extra={"action": "live_unknown"})
-            return []
+            return None
+
+    def _now_answering(self) -> None:
+        self._look_again()
+        self._answers()
 
     def _look_again(self) -> None:
         self._looks.set()
 
     def _end(self, drain_seconds: float) -> None:
-        self._ending = asyncio.create_task(self._drain(drain_seconds))
+        self._drains.append(asyncio.create_task(self._drain(drain_seconds)))  # the loop itself forgets its tasks
 
     async def _drain(self, seconds: float) -> None:
-        tasks = [one.task for one in self._requests.values() if one.task is not None]
+        tasks = [task for _, task in self._requests.values()]
         if tasks and seconds > 0:
             await asyncio.wait(tasks, timeout=seconds)
-        await _cancelled(tasks)
+        await cancel_all(tasks)
         self._ended.set()
 
     def _begin(self, generation: Generation) -> None:
-        request = _Request(generation)
-        self._requests[generation] = request
-        request.task = asyncio.create_task(self._answer(request))
+        following = Following(generation, self._server, self._base, self._measures)
+        self._requests[generation] = following, asyncio.create_task(self._answer(following))
 
     def _changed(self, generation: Generation) -> None:
-        request = self._requests.get(generation)
-        if request is None:
+        if (known := self._requests.get(generation)) is None:
             return
-        request.changed.set()
-        if generation.cancelled and request.task is not None:
+        following, task = known
+        following.changed.set()
+        if generation.cancelled:
             # After its first step, which is on its way: a task that is cancelled before that never runs at all.
-            asyncio.get_running_loop().call_soon(request.task.cancel)
+            asyncio.get_running_loop().call_soon(task.cancel)
 
-    async def _answer(self, request: _Request) -> None:
-        generation = request.generation
+    async def _answer(self, following: Following) -> None:
+        generation = following.generation
         try:
-            await self._write_all(request)
+            async with self._held.use(generation.ask.adapter), self._placed(generation.ask.count):
+                with self._lock:
+                    self._waiting.discard(generation)
+                await following.write_all()
         except asyncio.CancelledError:
-            self._cut_short(request)
+            self._cut_short(following)
         except AdapterServiceError as error:
-            self._fail(request, error)
+            self._fail(following, error)
         except Exception as error:
             log.exception("an answer failed", extra={"action": "generation_failed"})
-            self._fail(request, error)
+            self._fail(following, error)
         else:
-            self._finish(request)
+            self._finish(following)
         finally:
             self._requests.pop(generation, None)
             with self._lock:
                 self._waiting.discard(generation)
-
-    async def _write_all(self, request: _Request) -> None:
-        ask = request.generation.ask
-        async with self._held.use(ask.adapter), self._placed(ask.count):
-            with self._lock:
-                self._waiting.discard(request.generation)
-            request.admitted_at = time.monotonic()
-            self._measures.admitted(request.admitted_at - request.generation.submitted_at)
-            samplings = [ask.sampling_of(index) for index in range(ask.count)]
-            tasks = [asyncio.create_task(self._write(request, *each)) for each in enumerate(samplings)]
-            try:
-                await asyncio.gather(*tasks)
-            finally:
-                await _cancelled(tasks)
 
     @asynccontextmanager
     async def _placed(self, count: int) -> AsyncGenerator[None, None]:
@@ -315,115 +307,24 @@ class Dispatcher:
             for _ in range(taken):
                 self._places.release()
 
-    async def _write(self, request: _Request, index: int, sampling: Sampling) -> None:
-        """One answer, asked for again where its server was lost and what it was going to say is still the same."""
-        ask, publish = request.generation.ask, request.generation.publish
-        ends = self._base.eos_ids() | sampling.extra_eos_ids
-        writing = Writing(self._base.tokenizer, ask.prompt_ids, sampling, ends, index, publish)
-        request.writings.append(writing)
-        if not sampling.max_new_tokens:
-            writing.end("length")
-        wanted, retries = Wanted(ask.prompt_ids, sampling, ends, ask.adapter, ask.scale), 0
-        while writing.choice is None:
-            try:
-                await self._follow(request, writing, wanted.after(writing.tokens))
-            except BackendRefusalError as error:
-                if error.reason == "invalid":  # a number beyond what that server allows, say
-                    raise InvalidParameterError(str(error)) from error
-                raise
-            except BackendUnreachableError as error:
-                retries += 1
-                if retries > _MOST_RETRIES or not self._can_go_on(writing, sampling):
-                    raise
-                log.warning("an answer goes on: %s", error, extra={"action": "answer_retried"})
-                await asyncio.sleep(_RETRY_SECONDS)
-
-    def _can_go_on(self, writing: Writing, sampling: Sampling) -> bool:
-        """Whether what was said so far can go into the prompt: greedily, and by nothing that counts from there on."""
-        if not writing.completion_tokens:
-            return True
-        counts = sampling.repetition_penalty != 1.0 or sampling.presence_penalty or sampling.frequency_penalty
-        return self._server.tells_tokens and not (counts or sampling.do_sample or sampling.constraint)
-
-    async def _follow(self, request: _Request, writing: Writing, wanted: Wanted) -> None:
-        async with aclosing(self._server.answer(wanted)) as saying:
-            async for said in saying:
-                if isinstance(said, Ended):
-                    writing.end(said.reason)
-                    return
-                self._measure(request, writing)
-                if not self._take(writing, said, wanted.sampling):
-                    return
-                await self._let_read(request)
-        raise BackendUnreachableError(f"{self.kind} ended an answer without saying why")
-
-    def _take(self, writing: Writing, said: Said, sampling: Sampling) -> bool:
-        """Whether the answer goes on."""
-        before, token = writing.completion_tokens, said.token
-        if writing.trail is not None:
-            # Of a drawn token it is told what base and adapter gave it, and not what temperature and cuts made of that.
-            writing.trail.add(token.id, token.logprob, None if sampling.do_sample else 0.0, token.top)
-        if said.text is None or token.id in writing.ends:
-            goes_on = writing.add(token.id)
-        else:
-            goes_on = writing.add_text(said.text, said.tokens)
-        self._measures.generated(writing.completion_tokens - before)
-        return goes_on
-
-    def _measure(self, request: _Request, writing: Writing) -> None:
-        now = time.monotonic()
-        if request.first_token_at is None:
-            request.first_token_at = now
-            self._measures.prompt_read(len(request.generation.ask.prompt_ids))
-            self._measures.first_token(now - request.generation.submitted_at)
-        elif writing.completion_tokens:
-            self._measures.token(now - writing.token_at)
-        writing.token_at = now
-
-    async def _let_read(self, request: _Request) -> None:
-        """Wait for a reader that is behind; the server waits too, once what is between is full."""
-        while request.generation.waits_for_reader:
-            request.changed.clear()
-            if not request.generation.waits_for_reader:
-                return
-            try:
-                async with asyncio.timeout(_SLOWEST_READER_SECONDS):
-                    await request.changed.wait()
-            except TimeoutError as error:
-                raise SlowReaderError(
-                    f"nothing of this answer was taken for {_SLOWEST_READER_SECONDS:.0f} s, so it was given up; ask "
-                    "again, and read the stream as it comes, or ask without one"
-                ) from error
-
     # How it ends.
 
-    def _finish(self, request: _Request) -> None:
-        generation, began = request.generation, request.admitted_at
-        if began is None or not request.writings:
-            result = never_begun(generation)
-        else:
-            result = GenerationResult(
-                choices=tuple(writing.choice for writing in request.writings if writing.choice is not None),
-                prompt_tokens=len(generation.ask.prompt_ids),
-                waited_seconds=began - generation.submitted_at,
-                seconds=time.monotonic() - began,
-            )
+    def _finish(self, following: Following) -> None:
+        result = following.result()
         self._measures.finished(result)
-        generation.publish(result)
+        following.generation.publish(result)
 
-    def _cut_short(self, request: _Request) -> None:
+    def _cut_short(self, following: Following) -> None:
         """Its reader went away, or the service stops."""
-        if request.admitted_at is None and not request.generation.cancelled:
-            self._fail(request, NotReadyError("the service is stopping"))
+        if following.admitted_at is None and not following.generation.cancelled:
+            self._fail(following, NotReadyError("the service is stopping"))
             return
-        for writing in request.writings:
-            if writing.choice is None:
-                writing.end("cancelled")
-        self._finish(request)
+        following.cut_short()
+        self._finish(following)
 
-    def _fail(self, request: _Request, error: Exception) -> None:
+    def _fail(self, following: Following, error: Exception) -> None:
         self._measures.failed(aborted=isinstance(error, SlowReaderError))
-        request.generation.publish(error.with_traceback(None))
+        following.generation.publish(error.with_traceback(None))
 
 
 async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
@@ -438,13 +339,3 @@ async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
 
 def _keys(generations: Sequence[Generation]) -> tuple[str, ...]:
     return tuple({one.ask.adapter.key for one in generations if one.ask.adapter is not None})
-
-
-async def _cancelled(tasks: Sequence[asyncio.Task[Any] | None]) -> None:
-    """Cancel those that have not ended, and wait for all; what they came to is known elsewhere."""
-    running: list[Awaitable[Any]] = []
-    for task in tasks:
-        if task is not None:
-            task.cancel()
-            running.append(task)
-    await asyncio.gather(*running, return_exceptions=True)

@@ -36,6 +36,7 @@ def _server(job: dict[str, Any]) -> Any:
     params.endpoint_slots = False
     params.ui = False
     params.warmup = False
+    params.verbosity = 1  # faults and warnings, not a page for every request
     params.cache_ram_mib = 0  # that cache gives one adapter's states to another (llama.cpp#26207)
     params.lora_init_without_apply = True  # else all of them apply wherever a request says nothing
     params.lora_adapters = [_adapter(CommonAdapterLoraInfo(), path) for path in job["adapters"]]

@@ -7,13 +7,16 @@ import json
 import secrets
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapter_service.backends.reading import disk_faults
 from adapter_service.backends.wire import Wire
 from adapter_service.errors import BackendError
 
+CHILD = "adapter_service.backends.llama_child"
 _START_SECONDS = 300.0
 _END_SECONDS = 5.0
 _SHOWN_CHARACTERS = 500
@@ -36,8 +39,7 @@ class LlamaProcess:
     def __init__(self, process: asyncio.subprocess.Process, wire: Wire, job: LlamaJob) -> None:
         self._process = process
         self.wire = wire
-        self.keys = tuple(job.adapters)
-        self.context_tokens = job.context_tokens
+        self.adapters = dict(job.adapters)
         self._users = 0
         self._retired = False
         self._ending: asyncio.Task[None] | None = None
@@ -48,19 +50,20 @@ class LlamaProcess:
 
         Raises:
             BackendError: it ended instead, or took too long.
+            StorageError: there is no room for its log.
         """
         key = secrets.token_urlsafe(24)
-        with log_file.open("wb") as log:
+        with disk_faults("llama.cpp cannot be started"), log_file.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "adapter_service.backends.llama_child",
+                sys.executable, "-m", CHILD,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
+                start_new_session=True,  # Ctrl-C is for this process, which lets answers end first
             )  # fmt: skip
         try:
             async with asyncio.timeout(_START_SECONDS):
                 url = await _address(process, job, key)
         except BaseException as error:
-            process.kill()
-            await process.wait()
+            await _killed(process)
             if isinstance(error, TimeoutError):
                 raise BackendError(f"llama.cpp did not start within {_START_SECONDS:.0f} s{_last(log_file)}") from error
             if isinstance(error, ValueError | OSError):
@@ -70,7 +73,7 @@ class LlamaProcess:
 
     def lora(self, key: str | None, scale: float) -> list[dict[str, Any]]:
         """How much of each adapter an answer has: all of them are named, or those of an earlier answer would stay."""
-        return [{"id": place, "scale": scale if known == key else 0.0} for place, known in enumerate(self.keys)]
+        return [{"id": place, "scale": scale if known == key else 0.0} for place, known in enumerate(self.adapters)]
 
     def take(self) -> None:
         """One more answer is asked of it."""
@@ -88,15 +91,18 @@ class LlamaProcess:
         if not self._users:
             self.end()
 
-    def when_lost(self, tell: Callable[[int], None]) -> asyncio.Task[None]:
-        """Call `tell` with its exit status, should it end by itself."""
+    def when_ended(self, tell: Callable[[int], None]) -> asyncio.Task[None]:
+        """Call `tell` with its exit status once it has ended, however."""
 
         async def watch() -> None:
-            status = await self._process.wait()
-            if self._ending is None:
-                tell(status)
+            tell(await self._process.wait())
 
         return asyncio.create_task(watch())
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it was told to."""
+        return self._ending is not None
 
     def end(self) -> None:
         """Now, whoever is being answered."""
@@ -115,8 +121,7 @@ class LlamaProcess:
             async with asyncio.timeout(_END_SECONDS):
                 await self._process.wait()
         except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+            await _killed(self._process)
         await self.wire.close()
 
 
@@ -137,6 +142,12 @@ async def _address(process: asyncio.subprocess.Process, job: LlamaJob, key: str)
         if line.startswith(b'{"url"'):
             return str(json.loads(line)["url"])
     raise OSError("it ended")
+
+
+async def _killed(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):  # it has ended by itself
+        process.kill()
+    await process.wait()
 
 
 def _last(log_file: Path) -> str:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from adapter_service.backends.dispatcher import Dispatcher, FindLive
 from adapter_service.backends.server import Server
+from adapter_service.durable import write_whole
 from adapter_service.engine.backend import Backend
 from adapter_service.errors import SettingsError
+from adapter_service.home_folders import expanded
 from adapter_service.settings import Settings
+from adapter_service.settings.backend_section import fault_of_server
 from adapter_service.settings.sources import with_values
 
 # What a chat template may add to a prompt, beside what requests may have.
@@ -69,14 +74,53 @@ def _vllm(settings: Settings, folder: Path) -> Server:
 
     backend = settings.backend
     texts = {key: getattr(backend, key) for key in ("model", "api_key", "adapter_dir", "server_adapter_dir")}
-    texts |= {str(place): url for place, url in enumerate(backend.servers)}
     given = with_values({key: text for key, text in texts.items() if text is not None}, os.environ, whose="backend")
+    shared = given.get("adapter_dir")
+    own = _own_name(folder)
     return VllmFleet(
-        [given[str(place)] for place in range(len(backend.servers))],
-        Path(given["adapter_dir"]) if "adapter_dir" in given else folder / "vllm",
-        seen_as=given.get("server_adapter_dir"),
+        _addresses(backend.servers),
+        (_absolute(shared) if shared else folder / "vllm") / own,
+        seen_as=f"{given.get('server_adapter_dir', shared).rstrip('/')}/{own}" if shared else None,
         model=given.get("model"),
         api_key=given.get("api_key"),
         zero_adapter=backend.zero_adapter,
         places_each=settings.serving.max_active_requests,
     )
+
+
+def _addresses(written: Sequence[str]) -> dict[str, str]:
+    """The servers by host and port.
+
+    Raises:
+        SettingsError: one is no address, or is there twice.
+    """
+    found: dict[str, str] = {}
+    for text in written:
+        url = with_values({"server": text}, os.environ, whose="backend").get("server", "")
+        if (fault := fault_of_server(url)) is not None:
+            raise SettingsError(f"'backend.servers': {fault}")
+        name = urlsplit(url).netloc.lower()
+        if name in found:
+            raise SettingsError(f"'backend.servers' has {name} twice; take one out")
+        found[name] = url
+    return found
+
+
+def _absolute(text: str) -> Path:
+    """Servers read from it too, so that no working folder is a beginning.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    path = expanded(text, where="'backend.adapter_dir'")
+    if not path.is_absolute():
+        raise SettingsError(f"'backend.adapter_dir' is {text!r}; give an absolute path")
+    return path
+
+
+def _own_name(folder: Path) -> str:
+    """This service's own folder among those of others who write to the same place: the same at every start."""
+    path = folder / "name"
+    if not path.exists():
+        write_whole(path, secrets.token_hex(6))
+    return path.read_text(encoding="utf-8").strip()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from adapter_service.lora.adapter import Weights
 
+# How folders are called that are not whole yet.
+UNFINISHED = ".part-"
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -47,7 +49,7 @@ def write_peft_folder(weights: Mapping[str, Weights], folder: Path, *, base_name
         "bias": "none",
         "inference_mode": True,
     }
-    work = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+    work = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
     try:
         save_file(tensors, work / WEIGHTS_FILE, metadata={"format": "pt"})
         (work / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n")

@@ -76,14 +76,15 @@ class Server(Protocol):
     async def run(self, base: BaseModel, answers: Callable[[], None]) -> None:
         """Connect, and stay so until cancelled; `answers` is called when it answers, at first or again.
 
-        What was loaded and is lost with a server, it loads again by itself.
+        What was loaded and is lost with a server, it loads again by itself. After a fault that nobody foresaw it is
+        called once more.
         """
 
     async def close(self) -> None:
         """After `run`, for good: no connection and no process stays."""
 
     async def load(self, files: AdapterFiles) -> None:
-        """Have it loaded wherever it is not yet.
+        """Have it loaded wherever it is not yet; nothing of it stays where that fails.
 
         Raises:
             AdapterServiceError: why it is not.

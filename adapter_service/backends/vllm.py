@@ -14,16 +14,19 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+from adapter_service.backends.following import cancel_all
+from adapter_service.backends.peft_folder import UNFINISHED, write_peft_folder
+from adapter_service.backends.reading import disk_faults, layers_of, read_version
 from adapter_service.backends.server import Ended, Said, Wanted
 from adapter_service.backends.vllm_server import ServedModels, VllmServer
 from adapter_service.engine.requests import AdapterFiles, Ask
 from adapter_service.errors import (
+    AdapterServiceError,
     BackendError,
     BackendRefusalError,
     BackendUnreachableError,
@@ -38,8 +41,10 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 10.0
 _AWAY_SECONDS = 2.0
+_SWEEP_SECONDS = 60.0
 _MOST_TOP_LOGPROBS = 20
 _KEY_CHARACTERS = 12
+# An adapter of zeros, by which the base may be asked.
 _ZERO = "base@0.000000000000"
 _OURS = re.compile(r"@\d+\.[0-9a-f]{12}$")
 # How long a folder stays that no server shall have: answers that were cut off there may still need it.
@@ -47,14 +52,14 @@ _KEPT_SECONDS = 600.0
 
 
 class VllmFleet:
-    """Servers at `urls`; adapters are written to `folder`, which they see as `seen_as`."""
+    """Servers at `urls`, by their names; adapters are written to `folder`, which they see as `seen_as`."""
 
     kind = "vllm"
     tells_tokens = True
 
     def __init__(
         self,
-        urls: Sequence[str],
+        urls: Mapping[str, str],
         folder: Path,
         *,
         seen_as: str | None = None,
@@ -68,13 +73,13 @@ class VllmFleet:
         With `zero_adapter` the base's answers are asked of an adapter of zeros: vLLM 0.32 on a CPU otherwise gives them
         what adapters in the same batch say.
         """
-        self._servers = [VllmServer(urlsplit(url).netloc, url, api_key) for url in urls]
+        self._servers = [VllmServer(name, url, api_key) for name, url in urls.items()]
         self._folder = folder
         self._seen_as = seen_as or str(folder)
         self._model = model
         self._zero_adapter = zero_adapter
         self.places = places_each * len(urls)
-        self._wanted: dict[str, str] = {}  # names by version key
+        self._wanted: dict[str, AdapterFiles | None] = {_ZERO: None} if zero_adapter else {}  # by their names there
         self._looks = asyncio.Event()
 
     @property
@@ -111,26 +116,22 @@ class VllmFleet:
     async def run(self, base: BaseModel, answers: Callable[[], None]) -> None:
         self._base = base
         tasks = [asyncio.create_task(self._look_after(server, answers)) for server in self._servers]
+        tasks.append(asyncio.create_task(self._sweep_now_and_then()))
         try:
             await asyncio.gather(*tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
 
     async def close(self) -> None:
         for server in self._servers:
             await server.wire.close()
 
     async def load(self, files: AdapterFiles) -> None:
-        up = [server for server in self._servers if server.models is not None and server.fault is None]
+        up = [server for server in self._servers if server.fault is None]
         if not up:
             raise BackendUnreachableError(self.fault or "no vLLM server answers; try again in some seconds")
-        name = f"{files.reference}.{files.key[:_KEY_CHARACTERS]}"
-        models = up[0].models
-        assert models is not None  # noqa: S101 - of those that are up
-        await asyncio.to_thread(self._write, files, name, models.root)
-        self._wanted[files.key] = name
+        name = _name_of(files)
+        self._wanted[name] = files
         done = await asyncio.gather(*(self._load_at(server, name) for server in up), return_exceptions=True)
         refused = [error for error in done if isinstance(error, BaseException)]
         if len(refused) == len(done):
@@ -140,15 +141,15 @@ class VllmFleet:
             log.warning("%s is not loaded everywhere: %s", files.reference, error, extra={"action": "load_failed"})
 
     async def unload(self, key: str) -> None:
-        if (name := self._wanted.pop(key, None)) is None:
-            return
-        await asyncio.gather(*(server.unload(name) for server in self._servers if name in server.loaded))
+        names = [name for name, files in self._wanted.items() if files is not None and files.key == key]
+        for name in names:
+            del self._wanted[name]
+            await asyncio.gather(*(self._unload_at(server, name) for server in self._servers))
+            with suppress(OSError):
+                os.utime(self._folder / name)  # it stays so long from now on
 
     async def answer(self, wanted: Wanted) -> AsyncGenerator[Said | Ended, None]:
-        key = wanted.adapter.key if wanted.adapter else (_ZERO if self._zero_adapter else None)
-        name = None if key is None else self._wanted.get(key)
-        if key is not None and name is None:
-            raise BackendUnreachableError("what was asked for is not loaded any more; try again")
+        name = _name_of(wanted.adapter) if wanted.adapter else (_ZERO if self._zero_adapter else None)
         server, models = self._least_busy(name)
         try:
             async with aclosing(server.answer(wanted, name or models.name)) as saying:
@@ -159,14 +160,15 @@ class VllmFleet:
             raise
         except BackendRefusalError as error:
             if error.reason == "unknown" and name is not None:  # it was restarted, and nobody has looked since
-                self._lost(server, error)
+                server.loaded.discard(name)
+                self._looks.set()
                 raise BackendUnreachableError(f"{server.name} has forgotten {name}; try again") from error
             raise
 
     async def metrics(self) -> list[tuple[str, str]]:
         up = [server for server in self._servers if server.fault is None]
-        texts = await asyncio.gather(*(server.wire.get("/metrics") for server in up), return_exceptions=True)
-        return [(server.name, text) for server, text in zip(up, texts, strict=True) if isinstance(text, str)]
+        texts = await asyncio.gather(*(server.metrics() for server in up))
+        return [(server.name, text) for server, text in zip(up, texts, strict=True) if text is not None]
 
     def _least_busy(self, name: str | None) -> tuple[VllmServer, ServedModels]:
         """Of those that answer and have the adapter, the one with the fewest answers under way."""
@@ -189,23 +191,39 @@ class VllmFleet:
             log.error("%s", error, extra={"action": "backend_lost"})
         server.fault = str(error)
 
+    # What is loaded where.
+
     async def _load_at(self, server: VllmServer, name: str) -> None:
-        try:
-            await server.load(name, f"{self._seen_as}/{name}")
-        except BackendUnreachableError as error:
-            self._lost(server, error)
-            raise
+        async with server.changing:
+            try:
+                await self._load_there(server, name)
+            except BackendUnreachableError as error:
+                self._lost(server, error)
+                raise
+
+    async def _unload_at(self, server: VllmServer, name: str) -> None:
+        async with server.changing:
+            if name in server.loaded:
+                await server.unload(name)
+
+    async def _load_there(self, server: VllmServer, name: str) -> None:
+        if name in server.loaded or name not in self._wanted or server.models is None:
+            return
+        await asyncio.to_thread(self._write, name, server.models.root)
+        await server.load(name, f"{self._seen_as}/{name}")
 
     async def _look_after(self, server: VllmServer, answers: Callable[[], None]) -> None:
         while True:
             try:
-                found = await server.look(self._model)
-                await self._reconcile(server, found)
+                async with server.changing:
+                    server.models = found = await server.look(self._model)
+                    await self._reconcile(server, found)
             except BackendError as error:
                 self._leave_out(server, error)
+            except Exception as error:
+                log.exception("%s is left out", server.name, extra={"action": "backend_failed"})
+                self._leave_out(server, BackendError(f"{server.name} is left out: {type(error).__name__}; see the log"))
             else:
-                server.models = found
-                await asyncio.to_thread(self._sweep)
                 if server.fault is not None:
                     server.fault = None
                     log.info("%s answers for %s", server.name, found.name, extra={"action": "backend_ready"})
@@ -219,54 +237,60 @@ class VllmFleet:
                 await self._looks.wait()
         except TimeoutError:
             return
-        self._looks.clear()
         await asyncio.sleep(_AWAY_SECONDS / 4)
+        self._looks.clear()
 
     async def _reconcile(self, server: VllmServer, found: ServedModels) -> None:
         """Load what it has forgotten, unload what an earlier run of ours has left; others' adapters are others'."""
-        if self._zero_adapter and _ZERO not in self._wanted:
-            await asyncio.to_thread(self._write_zeros, found.root)
-            self._wanted[_ZERO] = _ZERO
-        ours = {name for name, root in found.adapters.items() if root.startswith(f"{self._seen_as}/")}
-        wanted = set(self._wanted.values())
-        server.loaded = ours & wanted
-        for name in sorted(wanted - ours):
-            await server.load(name, f"{self._seen_as}/{name}")
-        for name in sorted(ours - set(self._wanted.values())):
+        ours = {name for name, root in found.adapters.items() if root == f"{self._seen_as}/{name}"}
+        server.loaded = ours & self._wanted.keys()
+        for name in sorted(ours - self._wanted.keys()):
             await server.unload(name)
+        for name in sorted(self._wanted.keys() - ours):
+            try:
+                await self._load_there(server, name)
+            except BackendUnreachableError:
+                raise
+            except AdapterServiceError as error:  # this adapter's matter: the server answers for the others
+                log.warning("%s has no %s: %s", server.name, name, error, extra={"action": "load_failed"})
 
-    def _write(self, files: AdapterFiles, name: str, base_name: str) -> None:
-        """On a thread of its own."""
-        from adapter_service.adapters.artifact import verify_folder
-        from adapter_service.backends.peft_folder import write_peft_folder
-        from adapter_service.lora.folder import read_weights
-        from adapter_service.lora.layer import LowRankLinear
+    # Its folders. On threads of their own.
 
-        verify_folder(files.folder)
-        layers = {module.path: module for module in self._base.model.modules() if isinstance(module, LowRankLinear)}
-        _, weights = read_weights(files.folder, layers)
-        write_peft_folder(weights, self._folder / name, base_name=base_name)
-        os.utime(self._folder / name)  # one that was there already is not old
+    def _write(self, name: str, base_name: str) -> None:
+        folder, files = self._folder / name, self._wanted.get(name)
+        with disk_faults(f"{folder.name} cannot be written for vLLM"):
+            if folder.is_dir():
+                os.utime(folder)
+            elif files is not None:
+                write_peft_folder(read_version(files, self._base), folder, base_name=base_name)
+            elif name == _ZERO:
+                self._write_zeros(folder, base_name)
 
-    def _write_zeros(self, base_name: str) -> None:
+    def _write_zeros(self, folder: Path, base_name: str) -> None:
         """An adapter of rank 1 on one layer, which adds nothing."""
         import torch
 
-        from adapter_service.backends.peft_folder import write_peft_folder
         from adapter_service.lora.adapter import LowRankPair
-        from adapter_service.lora.layer import LowRankLinear
 
-        layer = next(module for module in self._base.model.modules() if isinstance(module, LowRankLinear))
+        path, layer = next(iter(layers_of(self._base).items()))
         zeros = LowRankPair(torch.zeros(1, layer.in_features), torch.zeros(layer.out_features, 1), 1.0)
-        write_peft_folder({layer.path: zeros}, self._folder / _ZERO, base_name=base_name)
+        write_peft_folder({path: zeros}, folder, base_name=base_name)
+
+    async def _sweep_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            await asyncio.to_thread(self._sweep)
 
     def _sweep(self) -> None:
-        """Remove the folders of adapters that no server of ours has had for a while."""
-        if not self._folder.is_dir():
-            return
-        kept = {*self._wanted.values(), *(name for server in self._servers for name in server.loaded)}
-        for path in self._folder.iterdir():
-            with suppress(OSError):
-                is_old = time.time() - path.stat().st_mtime > _KEPT_SECONDS
-                if path.name not in kept and _OURS.search(path.name) and is_old:
+        """Remove the folders of adapters that no server of ours has had for a while, and unfinished ones."""
+        with suppress(OSError):
+            for path in self._folder.iterdir():
+                kept = {*self._wanted, *(name for server in self._servers for name in server.loaded)}
+                is_ours = _OURS.search(path.name) or path.name.startswith(UNFINISHED)
+                if is_ours and path.name not in kept and time.time() - path.stat().st_mtime > _KEPT_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)
+
+
+def _name_of(files: AdapterFiles) -> str:
+    """Of this content alone, and people see whose it is."""
+    return f"{files.reference}.{files.key[:_KEY_CHARACTERS]}"

@@ -6,9 +6,9 @@ change them (with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 alone), `/v1/completions` s
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,12 @@ from adapter_service.backends.server import Ended, Said, Wanted
 from adapter_service.backends.wire import Wire
 from adapter_service.engine.generations import ChosenToken
 from adapter_service.engine.requests import Sampling
-from adapter_service.errors import BackendError, BackendRefusalError
+from adapter_service.errors import BackendError, BackendRefusalError, BackendUnreachableError
 
 # Loading stops everybody else's answers there, and reads from a disk that may be on another machine.
 _LOAD_SECONDS = 300.0
 _LOOK_SECONDS = 5.0
+_METRICS_SECONDS = 1.0
 _ID = "token_id:"
 
 
@@ -35,7 +36,10 @@ class ServedModels:
 
 
 class VllmServer:
-    """`fault` says why it does not answer now; whoever finds out writes it."""
+    """`fault` says why it does not answer now; whoever finds out writes it.
+
+    `changing` is held around looking and what follows from it, loading and unloading.
+    """
 
     def __init__(self, name: str, url: str, api_key: str | None) -> None:
         self.name = name
@@ -44,6 +48,7 @@ class VllmServer:
         self.models: ServedModels | None = None
         self.loaded: set[str] = set()
         self.running = 0
+        self.changing = asyncio.Lock()
 
     async def look(self, model: str | None) -> ServedModels:
         """What it has now, of the base `model`, or of the only one.
@@ -51,23 +56,28 @@ class VllmServer:
         Raises:
             BackendError: it does not answer, has no such base, or several and none is named.
         """
-        told = json.loads(await self.wire.get("/v1/models", seconds=_LOOK_SECONDS))
-        entries = [entry for entry in told.get("data", ()) if isinstance(entry, dict)]
-        bases = [entry for entry in entries if not entry.get("parent")]
-        wanted = [entry for entry in bases if model in {None, entry.get("id")}]
-        if len(wanted) != 1:
-            names = ", ".join(str(entry.get("id")) for entry in bases) or "none"
-            raise BackendError(
-                f"{self.name} has the bases: {names}; "
-                + (f"none is called {model!r}: correct 'backend.model'" if model else "say which with 'backend.model'")
+        told = await self.wire.get_json("/v1/models", seconds=_LOOK_SECONDS)
+        with self._understood():
+            entries = [dict(entry) for entry in told["data"]]
+            bases = [entry for entry in entries if not entry.get("parent")]
+            wanted = [entry for entry in bases if model in {None, entry["id"]}]
+            if len(wanted) != 1:
+                names = ", ".join(str(entry["id"]) for entry in bases) or "none"
+                raise BackendError(
+                    f"{self.name} has the bases: {names}; "
+                    + (
+                        f"none is called {model!r}: correct 'backend.model'"
+                        if model
+                        else "say which by 'backend.model'"
+                    )
+                )
+            (base,) = wanted
+            return ServedModels(
+                name=str(base["id"]),
+                root=str(base.get("root") or base["id"]),
+                context_tokens=int(base.get("max_model_len") or 2**31),
+                adapters={str(entry["id"]): str(entry.get("root")) for entry in entries if entry.get("parent")},
             )
-        (base,) = wanted
-        return ServedModels(
-            name=str(base["id"]),
-            root=str(base.get("root") or base["id"]),
-            context_tokens=int(base.get("max_model_len") or 2**31),
-            adapters={str(entry["id"]): str(entry.get("root")) for entry in entries if entry.get("parent")},
-        )
 
     async def load(self, name: str, path: str) -> None:
         """Have an adapter's folder loaded under a name that it has not had before.
@@ -108,14 +118,48 @@ class VllmServer:
         try:
             async with self.wire.events("/v1/completions", body) as events, aclosing(events):
                 async for event in events:
-                    for choice in event.get("choices", ()):
-                        for said in _said(choice, self.name, wanted.sampling.top_logprobs):
-                            yield said
-                        if reason := choice.get("finish_reason"):
-                            yield Ended("length" if reason == "length" else "stop")
+                    for said in self._parts(event, wanted.sampling.top_logprobs):
+                        yield said
+                        if isinstance(said, Ended):
                             return
         finally:
             self.running -= 1
+
+    async def metrics(self) -> str | None:
+        """None where it tells none in time."""
+        with suppress(BackendError):
+            return await self.wire.get("/metrics", seconds=_METRICS_SECONDS)
+        return None
+
+    def _parts(self, event: Any, top_logprobs: int) -> list[Said | Ended]:
+        """An event's tokens, with their log-probabilities where they were asked for, and the end if it says so.
+
+        Raises:
+            BackendError: it is no event of an answer.
+            BackendUnreachableError: its engine gave the answer up.
+        """
+        found: list[Said | Ended] = []
+        with self._understood():
+            for choice in event["choices"]:
+                if choice.get("token_ids") is None:
+                    raise BackendError(f"{self.name} tells no token ids; vLLM 0.11 or later does")
+                found += _said(choice, top_logprobs)
+                reason = choice.get("finish_reason")
+                if reason in {"stop", "length"}:
+                    found.append(Ended(reason))
+                elif reason is not None:
+                    raise BackendUnreachableError(f"{self.name} gave an answer up ({reason}); try again")
+        return found
+
+    @contextmanager
+    def _understood(self) -> Generator[None, None, None]:
+        """What it says is read inside."""
+        try:
+            yield
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise BackendError(
+                f"{self.name} says what no vLLM server says ({type(error).__name__}: {error})"
+            ) from error
 
 
 def _options(sampling: Sampling, ends: frozenset[int]) -> dict[str, Any]:
@@ -146,15 +190,11 @@ def _options(sampling: Sampling, ends: frozenset[int]) -> dict[str, Any]:
     return options
 
 
-def _said(choice: Mapping[str, Any], name: str, count: int) -> list[Said]:
-    """An event's tokens, with their log-probabilities where they were asked for, and `count` of the likeliest each."""
-    ids = choice.get("token_ids")
-    if ids is None:
-        raise BackendError(f"{name} tells no token ids; vLLM 0.11 or later does")
+def _said(choice: Mapping[str, Any], top_logprobs: int) -> list[Said]:
+    ids = [int(token) for token in choice["token_ids"]]
     logprobs = choice.get("logprobs") or {}
     shares = logprobs.get("token_logprobs") or [0.0] * len(ids)
-    tops = logprobs.get("top_logprobs") or [None] * len(ids)
-    likeliest = [_likeliest(top, count) for top in tops]
+    likeliest = [_likeliest(top, top_logprobs) for top in logprobs.get("top_logprobs") or [None] * len(ids)]
     return [Said(ChosenToken(*each)) for each in zip(ids, shares, likeliest, strict=True)]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal
 
 import httpx2
@@ -42,6 +42,10 @@ class Wire:
     async def close(self) -> None:
         """Answers under way end; no more can be asked."""
         await self._client.aclose()
+
+    async def get_json(self, path: str, *, seconds: float = _ANSWER_SECONDS) -> Any:
+        """What `path` has; errors as for `get`, and where it is no JSON."""
+        return self._parsed(await self.get(path, seconds=seconds))
 
     async def get(self, path: str, *, seconds: float = _ANSWER_SECONDS) -> str:
         """The body of `path`.
@@ -82,40 +86,36 @@ class Wire:
             text = line.removeprefix("data:").strip()
             if text == "[DONE]":
                 return
-            data = json.loads(text)
+            data = self._parsed(text)
             if isinstance(data, dict) and data.get("error"):
                 raise self._refusal(_code(data["error"]), text)
             yield data
+
+    def _parsed(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise BackendError(f"{self.name} answers with what is no JSON: {text[:_SHOWN_CHARACTERS]}") from error
 
     def _check(self, status: int, body: str) -> None:
         if status != 200:
             raise self._refusal(status, body)
 
     def _refusal(self, status: int | None, body: str) -> BackendError:
-        said = f"{self.name} answers {status}: {_message(body)[:_SHOWN_CHARACTERS]}"
-        if status in _UNAVAILABLE or any(word in body for word in _ENGINE_IS_DEAD):
+        said = f"{self.name} answers{'' if status is None else f' {status}'}: {_message(body)[:_SHOWN_CHARACTERS]}"
+        is_dead = status is not None and status >= 500 and any(word in body for word in _ENGINE_IS_DEAD)
+        if status in _UNAVAILABLE or is_dead:
             return BackendUnreachableError(f"{said}; try again in some seconds")
         return BackendRefusalError(said, _REASONS.get(status, "other"))
 
-    def _faults(self) -> _Faults:
-        return _Faults(self.name)
-
-
-class _Faults:
-    """Turns what the client raises inside into this service's errors."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, httpx2.HTTPError | httpx2.StreamError | OSError):
+    @contextmanager
+    def _faults(self) -> Generator[None, None, None]:
+        """What the client raises inside, as this service's error."""
+        try:
+            yield
+        except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError) as error:
             said = str(error) or type(error).__name__
-            raise BackendUnreachableError(f"{self._name} does not answer: {said}; try again in some seconds") from error
-        if isinstance(error, ValueError) and not isinstance(error, BackendError):
-            raise BackendError(f"{self._name} answers with what is no JSON: {error}") from error
+            raise BackendUnreachableError(f"{self.name} does not answer: {said}; try again in some seconds") from error
 
 
 def _code(error: Any) -> int | None:

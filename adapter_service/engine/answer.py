@@ -26,7 +26,6 @@ class Answer(Writing):
         ends = base.eos_ids() | sampling.extra_eos_ids
         super().__init__(base.tokenizer, sequence.prompt, sampling, ends, index, publish)
         self.sequence = sequence
-        self._is_empty = not sampling.max_new_tokens
         foreign = None
         if sampling.script is not None and sampling.foreign_script_penalty:
             foreign = base.foreign_to(sampling.script)
@@ -38,8 +37,7 @@ class Answer(Writing):
         Raises:
             NonFiniteLogitsError: there is nothing to choose from.
         """
-        if self._is_empty:
-            self.end("length")
+        if not self.has_room():
             return False
         self.sequence.next_token = self._chooser.choose(logits, self.tokens)
         return self.add(self.sequence.next_token)

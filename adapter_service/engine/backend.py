@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from adapter_service.engine.generations import Generation
@@ -44,6 +45,9 @@ class Backend(Protocol):
     def resident_adapters(self) -> list[str]:
         """Keys of the versions that are loaded, the one used longest ago first."""
 
+    def when_answering(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, which must return at once, whenever a server answers that did not; set it before `start`."""
+
     def start(self, base: BaseModel, measures: Measures) -> None:
         """Answers are for `base`, which has been loaded; from now on it connects, or starts its server."""
 
@@ -69,7 +73,7 @@ class Backend(Protocol):
         """Have a version loaded that is about to go live, and wait until it is.
 
         Raises:
-            BackendError: it cannot be, or not now.
+            AdapterServiceError: why it cannot be, or not now.
         """
 
     def pin(self, files: AdapterFiles) -> None:
@@ -82,7 +86,7 @@ class Backend(Protocol):
         """Other versions went live: load those, and let go of what they replaced once its last answer has ended."""
 
     def stop(self, *, drain_seconds: float) -> None:
-        """Take no more; answers under way have so many seconds. Returns when they have ended."""
+        """Take no more; answers under way have so many seconds. With none, it returns when they have ended."""
 
     def metrics(self) -> list[tuple[str, str]]:
-        """Each server's name and its own metrics in Prometheus' text format; of those that tell any within a second."""
+        """Each server's name and its own metrics in Prometheus' text format, of those that tell any within a second."""

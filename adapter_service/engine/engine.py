@@ -266,7 +266,7 @@ class Engine:
         Here, requests of other adapters go on while one is read, and there is nothing to do.
 
         Raises:
-            BackendError: it cannot be loaded there, or not now.
+            AdapterServiceError: why it cannot be loaded there, or not now.
         """
         if self.backend is not None:
             self.backend.load(files)

@@ -128,6 +128,10 @@ class Residency(Generic[T]):
         self._failed.pop(key, None)
         self._loading.discard(key)
 
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether one more of that size would be kept without any other's going."""
+        return len(self) < self.max_adapters and self.size_bytes + size_bytes <= self.max_bytes
+
     def remove(self, key: str) -> bool:
         """Let it go now; False where it is in use, pinned or not resident."""
         if key not in self._resident or self._resident[key].users or key in self._pinned:

@@ -37,6 +37,12 @@ class Writing:
         self._pieces: list[str] = []
         self._told = 0
 
+    def has_room(self) -> bool:
+        """Whether any token may come; else it ends, by its length."""
+        if self._max_new_tokens <= 0:
+            self.end("length")
+        return self._max_new_tokens > 0
+
     def add(self, token: int) -> bool:
         """Take the token that was chosen; whether the answer goes on."""
         if token in self.ends:

@@ -7,10 +7,23 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from adapter_service.settings.masking import masked
 from adapter_service.settings.section import Name, Section
 from adapter_service.settings.sources import variables
 
 BackendKind = Literal["engine", "llama.cpp", "vllm"]
+
+
+def fault_of_server(url: str) -> str | None:
+    """Why it is not the address of a server: a scheme, a host and perhaps a port."""
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is none
+        is_one = False
+    if is_one and not (parts.username or parts.password or parts.query or parts.fragment or parts.path.strip("/")):
+        return None
+    return f"{masked(url)!r} is no server's address; write it as http://gpu-1:8000, without a path or a user"
 
 
 class BackendSettings(Section):
@@ -29,11 +42,8 @@ class BackendSettings(Section):
     @field_validator("servers")
     @classmethod
     def _are_addresses(cls, urls: list[str]) -> list[str]:
-        for url in urls:
-            parts = urlsplit(url)
-            plain = not (parts.username or parts.query or parts.fragment or parts.path.strip("/"))
-            if not any(variables(url)) and (parts.scheme not in {"http", "https"} or not parts.hostname or not plain):
-                raise ValueError(f"{url!r} is no server's address; write it as http://gpu-1:8000, without a path")
+        if faults := [fault for url in urls if not any(variables(url)) and (fault := fault_of_server(url))]:
+            raise ValueError(faults[0])
         if twice := sorted({url for url in urls if urls.count(url) > 1}):
             raise ValueError(f"{twice[0]!r} is there twice; take one out")
         return urls

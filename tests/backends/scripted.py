@@ -41,6 +41,7 @@ class ScriptedServer:
         self.scripts = list(scripts)
         self.fault: str | None = None
         self.waits = False
+        self.loads_hang = False
         self.steps = asyncio.Semaphore(0)
         self.wanted: list[Wanted] = []
         self.loaded: list[str] = []
@@ -66,6 +67,8 @@ class ScriptedServer:
 
     async def load(self, files: AdapterFiles) -> None:
         await asyncio.sleep(0)
+        if self.loads_hang:
+            await asyncio.Event().wait()
         if files.key in self.refused:
             raise BackendError(f"{files.reference} is refused")
         self.loaded.append(files.key)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from adapter_service.backends.dispatcher import Dispatcher
+from adapter_service.backends.dispatcher import Dispatcher, FindLive
 from adapter_service.backends.server import Ended, Said
 from adapter_service.engine.generations import ChosenToken, Generation, Piece
 from adapter_service.engine.measures import Measures
 from adapter_service.engine.requests import AdapterFiles, Ask, Sampling
 from adapter_service.errors import (
+    AdapterTooLargeError,
     BackendError,
     BackendUnreachableError,
     BusyError,
@@ -37,8 +38,9 @@ def begin(tiny_base: BaseModel) -> Iterator[Begin]:
     """Starts a dispatcher over a scripted server; all are stopped after the test."""
     begun: list[Dispatcher] = []
 
-    def start(server: ScriptedServer, live: Sequence[AdapterFiles] = (), **settings: Any) -> Dispatcher:
-        dispatcher = Dispatcher(server, ServingSettings(**settings), lambda _: live)
+    def start(server: ScriptedServer, live: FindLive | Sequence[AdapterFiles] = (), **settings: Any) -> Dispatcher:
+        find = live if callable(live) else lambda _: live
+        dispatcher = Dispatcher(server, ServingSettings(**settings), find)
         dispatcher.start(tiny_base, Measures())
         begun.append(dispatcher)
         return dispatcher
@@ -239,7 +241,6 @@ def test_live_versions_are_loaded_and_what_they_replaced_goes_after_its_last_ans
     live[:] = [files("new")]
     dispatcher.look_at_live()
     wait_for(lambda: server.loaded == ["old", "new"])
-    time.sleep(0.1)
     assert server.unloaded == []
     step(dispatcher, server, 3)
     assert generation.result(10).only.text == "ab"
@@ -278,6 +279,88 @@ def test_what_has_not_begun_at_the_end_is_refused_and_what_has_is_cut_off(begin:
     assert first.result(10).only.finish_reason == "cancelled"
     with pytest.raises(NotReadyError):
         second.result(10)
+
+
+def test_what_is_live_stays_loaded_while_nobody_knows_what_is(
+    begin: Begin, files: Callable[[str], AdapterFiles]
+) -> None:
+    server, looked = ScriptedServer(), 0
+    live = [files("x")]
+
+    def find(_: str) -> Sequence[AdapterFiles]:
+        nonlocal looked
+        looked += 1
+        if looked > 1:
+            raise OSError("the database is locked")
+        return live
+
+    dispatcher = begin(server, find)
+    wait_for(lambda: server.loaded == ["x"])
+    dispatcher.look_at_live()
+    wait_for(lambda: looked > 1)
+    dispatcher.load(files("y"))  # which takes its turn after that look
+    assert (server.unloaded, dispatcher.resident_adapters()) == ([], ["x", "y"])
+
+
+def test_live_versions_take_the_room_that_there_is_and_no_more(
+    begin: Begin, files: Callable[[str], AdapterFiles]
+) -> None:
+    server = ScriptedServer()
+    dispatcher = begin(server, [files(name) for name in ("x", "y", "z")], max_adapters=2)
+    wait_for(lambda: server.loaded == ["x", "y"])
+    for _ in range(3):
+        dispatcher.look_at_live()
+        dispatcher.load(files("x"))
+    assert (server.loaded, server.unloaded) == (["x", "y"], [])
+
+
+def test_what_waits_for_room_is_not_loaded_and_given_up_with_its_last_request(
+    begin: Begin, files: Callable[[str], AdapterFiles]
+) -> None:
+    server = ScriptedServer([[*spoken("a"), Ended("stop")]] * 2)
+    server.waits = True
+    dispatcher = begin(server, max_adapters=1)
+    first = asked(dispatcher, adapter=files("x"))
+    wait_for(lambda: dispatcher.active == 1)
+    others = [asked(dispatcher, adapter=files(name)) for name in ("y", "z", "y")]
+    for other in others:
+        other.cancel()
+        other.result(10)
+    server.waits = False
+    step(dispatcher, server, 2)
+    assert first.result(10).only.text == "a"
+    assert asked(dispatcher, adapter=files("w")).result(10).only.text == "a"
+    wait_for(lambda: server.unloaded == ["x"])
+    assert server.loaded == ["x", "w"]
+
+
+def test_one_that_is_too_large_is_loaded_nowhere(begin: Begin, files: Callable[[str], AdapterFiles]) -> None:
+    server = ScriptedServer()
+    with pytest.raises(AdapterTooLargeError):
+        begin(server, max_adapter_bytes=3).load(files("big"))
+    assert server.loaded == []
+
+
+def test_one_whose_files_cannot_be_read_is_an_error_of_ours(begin: Begin, files: Callable[[str], AdapterFiles]) -> None:
+    (broken := files("broken")).folder.joinpath("adapter_model.safetensors").unlink()
+    broken.folder.joinpath("adapter_model.safetensors").symlink_to(broken.folder / "nowhere")
+    with pytest.raises(BackendError, match="broken@1 cannot be read"):
+        begin(ScriptedServer()).load(broken)
+
+
+def test_a_load_ends_with_the_service(begin: Begin, files: Callable[[str], AdapterFiles]) -> None:
+    server = ScriptedServer()
+    server.loads_hang = True
+    dispatcher = begin(server)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(dispatcher.load, files("y"))
+        wait_for(lambda: dispatcher.resident_adapters() == ["y"])
+        dispatcher.stop(drain_seconds=0)
+        with pytest.raises(NotReadyError):
+            loading.result(10)
+    with pytest.raises(NotReadyError):
+        dispatcher.load(files("z"))
+    assert dispatcher.metrics() == []
 
 
 def wait_for(truth: Callable[[], bool]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,10 @@ def servers() -> Iterator[list[VllmDouble]]:
 Begin = Callable[..., Dispatcher]
 
 
+def addresses(servers: list[VllmDouble]) -> dict[str, str]:
+    return {server.name: server.url for server in servers}
+
+
 @pytest.fixture
 def begin(servers: list[VllmDouble], tiny_base: BaseModel, tmp_path: Path, monkeypatch: Any) -> Iterator[Begin]:
     """Starts a dispatcher over the fleet, and waits until both servers answer."""
@@ -54,8 +60,7 @@ def begin(servers: list[VllmDouble], tiny_base: BaseModel, tmp_path: Path, monke
     install(tiny_base.model, keep=tiny_base.model.get_output_embeddings())
 
     def start(**options: Any) -> Dispatcher:
-        urls = [server.url for server in servers]
-        fleet = VllmFleet(urls, tmp_path / "fleet", places_each=4, **options)
+        fleet = VllmFleet(addresses(servers), tmp_path / "fleet", places_each=4, **options)
         dispatcher = Dispatcher(fleet, ServingSettings(), lambda _: ())
         dispatcher.start(tiny_base, Measures())
         begun.append(dispatcher)
@@ -220,7 +225,7 @@ def test_what_it_cannot_do_is_refused(begin: Begin, ask: Ask, error: type[Except
 def test_an_unknown_base_is_told_with_those_that_there_are(
     servers: list[VllmDouble], tiny_base: BaseModel, tmp_path: Path
 ) -> None:
-    fleet = VllmFleet([servers[0].url], tmp_path / "fleet", places_each=1, model="other")
+    fleet = VllmFleet(addresses(servers[:1]), tmp_path / "fleet", places_each=1, model="other")
     dispatcher = Dispatcher(fleet, ServingSettings(), lambda _: ())
     dispatcher.start(tiny_base, Measures())
     try:
@@ -231,5 +236,70 @@ def test_an_unknown_base_is_told_with_those_that_there_are(
 
 def test_their_metrics_have_their_names(begin: Begin, servers: list[VllmDouble]) -> None:
     found = begin().metrics()
-    assert [name for name, _ in found] == [server.url.removeprefix("http://") for server in servers]
+    assert [name for name, _ in found] == [server.name for server in servers]
     assert all("vllm:num_requests_running" in text for _, text in found)
+
+
+@pytest.mark.parametrize("said", ["<html>", "[]", '{"data": null}', '{"data": [{"object": "model"}]}', '{"data": [3]}'])
+def test_one_that_talks_nonsense_is_left_out_alone(begin: Begin, servers: list[VllmDouble], said: str) -> None:
+    dispatcher = begin()
+    servers[0].models_said = said
+    eventually(lambda: dispatcher.servers[0][1] is not None, "it is left out", seconds=20)
+    assert dispatcher.servers[1][1] is None
+    assert asked(dispatcher).result(20).only.text == "smol says so"
+    servers[0].models_said = None
+    eventually(lambda: dispatcher.servers[0][1] is None, "it is back", seconds=20)
+
+
+def test_an_adapter_that_one_server_refuses_is_that_adapters_matter(
+    begin: Begin, servers: list[VllmDouble], version: Callable[[int], AdapterFiles]
+) -> None:
+    dispatcher = begin()
+    servers[0].refuses = (500, "LoRA rank 4 is greater than max_lora_rank 2.")
+    files = version(1)
+    dispatcher.load(files)
+    looked = servers[0].looks
+    eventually(lambda: servers[0].looks > looked + 2, "it is looked at again", seconds=20)
+    assert [fault for _, fault in dispatcher.servers] == [None, None]
+    for _ in range(3):
+        assert asked(dispatcher, files).result(20).only.text.startswith("taught@1.")
+    assert all(body["model"] == "smol" for body in servers[0].asked)
+
+
+def test_a_folder_that_was_lost_is_written_again_for_a_restarted_server(
+    begin: Begin, servers: list[VllmDouble], version: Callable[[int], AdapterFiles], tmp_path: Path
+) -> None:
+    dispatcher = begin()
+    dispatcher.load(version(1))
+    shutil.rmtree(tmp_path / "fleet")
+    servers[0].adapters.clear()
+    eventually(lambda: bool(servers[0].adapters), "it has the adapter again", seconds=20)
+
+
+def test_a_caller_cannot_make_a_server_look_dead(begin: Begin, servers: list[VllmDouble]) -> None:
+    dispatcher = begin()
+    for server in servers:
+        server.completes_with = (400, "stop_token_ids: EngineCore")
+    with pytest.raises(InvalidParameterError, match="EngineCore"):
+        asked(dispatcher).result(20)
+    assert [fault for _, fault in dispatcher.servers] == [None, None]
+    for server in servers:
+        server.completes_with = (500, "EngineCore encountered an issue")
+    with pytest.raises(BackendUnreachableError):
+        asked(dispatcher).result(30)
+
+
+def test_a_folder_stays_for_a_while_after_its_last_answer(
+    begin: Begin, servers: list[VllmDouble], version: Callable[[int], AdapterFiles], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(vllm, "_SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(vllm, "_KEPT_SECONDS", 1.0)
+    dispatcher, files = begin(), version(1)
+    dispatcher.load(files)
+    folder = tmp_path / "fleet" / "taught@1.000000000000"
+    os.utime(folder, (0, 0))
+    for held in ("pin", "unpin"):
+        getattr(dispatcher, held)(files if held == "pin" else files.key)
+    dispatcher._wait_for(lambda: dispatcher._server.unload(files.key))
+    assert folder.is_dir()
+    eventually(lambda: not folder.exists(), "it goes", seconds=20)

@@ -35,12 +35,19 @@ class VllmDouble:
         self.breaks_after: int | None = None
         self.refuses: tuple[int, str] | None = None
         self.waits = False
+        self.models_said: str | None = None
+        self.completes_with: tuple[int, str] | None = None
+        self.looks = 0
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
     @property
+    def name(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.name}"
 
     def start(self) -> None:
         config = uvicorn.Config(self._app(), host="127.0.0.1", port=self.port, ws="none", log_config=None)
@@ -68,6 +75,9 @@ class VllmDouble:
         )
 
     async def _models(self, _: Request) -> Response:
+        self.looks += 1
+        if self.models_said is not None:
+            return PlainTextResponse(self.models_said)
         base = {"id": "smol", "object": "model", "root": "/base", "parent": None, "max_model_len": 200}
         others = [
             {"id": name, "object": "model", "root": path, "parent": "smol", "max_model_len": None}
@@ -96,6 +106,8 @@ class VllmDouble:
     async def _complete(self, request: Request) -> Response:
         body = await request.json()
         self.asked.append(body)
+        if self.completes_with is not None:
+            return _error(*self.completes_with)
         if body["model"] not in {"smol", *self.adapters}:
             return _error(404, f"The model `{body['model']}` does not exist. Valid aliases: smol.")
         return StreamingResponse(self._stream(body), media_type="text/event-stream; charset=utf-8")
