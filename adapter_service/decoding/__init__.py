@@ -14,4 +14,8 @@
 
 At one row a step reads every weight once and computes little, so that it takes as long as memory takes to deliver
 them. What torch's modules add to that, some 400 calls of 10 µs for each token, is why there is a step of our own.
+
+Tried and left: inputs in 8 bits, a scale for every 64, so that bytes are multiplied with bytes (`vpdpbusd`,
+`pmaddubsw`). On an EPYC with AVX512_VNNI one row and eight rows were as fast as with int8 weights widened to float32,
+and Gemma 3 270M's KL from the base rose from 0.004 to 0.056 nats a token.
 """

@@ -6,6 +6,8 @@ import hashlib
 import logging
 import os
 import platform
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import llvmlite.binding
 import numba
 
 log = logging.getLogger(__name__)
+
+# What an older version has compiled goes when it has not been used for so long.
+_KEPT_SECONDS = 30 * 86_400.0
 
 compiled = numba.njit(nogil=True, error_model="numpy")
 # Nothing in another order than it is written in, whoever calls: what is not said is inherited from there.
@@ -61,4 +66,8 @@ def _folder() -> Path:
     cache = Path(own or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "adapter-service" / "compiled" / digest.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    for other in folder.parent.iterdir():
+        if time.time() - other.stat().st_mtime > _KEPT_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
     return folder

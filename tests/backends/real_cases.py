@@ -104,7 +104,8 @@ def who_is_not_known_is_not_answered(client: Client) -> None:
 def metrics_of_both_are_in_one_place(client: Client, name: str, metric: str) -> None:
     text = client.http.get("/metrics").text
     assert f"{metric}{{" in text or f"{metric} " in text
-    assert f'server="{name}"' in text
+    assert f'adapter_service_backend_up{{server="{name}"}} 1.0' in text
+    assert f'server="{name}"' in text.partition(metric)[2]
     assert 'vllm:generation_tokens_total{model_name="package:smollm2-135m"}' in text
     families = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert len(families) == len(set(families))

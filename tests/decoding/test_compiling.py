@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import shutil
 import subprocess
@@ -55,6 +56,18 @@ def test_the_folder_is_in_the_users_cache_and_named_after_all_of_the_code(
     assert compiling._folder() != folder
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "own"))
     assert compiling._folder().is_relative_to(tmp_path / "own")
+
+
+def test_what_nobody_has_used_for_long_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    folder = compiling._folder()
+    old, recent = (folder.parent / name for name in ("old", "recent"))
+    for other in (old, recent):
+        other.mkdir()
+    os.utime(folder, (0, 0))
+    os.utime(old, (0, 0))
+    assert compiling._folder() == folder
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, "recent"}
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="of x86 processors")

@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from adapter_service.api.server_metrics import with_servers
+from adapter_service.api.server_metrics import LABEL, with_servers
 from adapter_service.api.services import Services, Wired
 from adapter_service.base_models.locating import public_name
 from adapter_service.storage_faults import storage_fault
@@ -57,6 +57,11 @@ class _Scrape(Collector):
         yield from map(self._labelled, self._services.engine.measures.registry.collect())
         ready = self._services.engine.state == "ready"
         yield GaugeMetricFamily("adapter_service_base_ready", "1 once the base can answer.", ready)
+        if (backend := self._services.engine.backend) is not None:
+            up = GaugeMetricFamily("adapter_service_backend_up", "1 where a server answers.", labels=[LABEL])
+            for name, fault in backend.servers:
+                up.add_metric([name], fault is None)
+            yield up
         yield from self._jobs()
 
     def _labelled(self, metric: Metric) -> Metric:
