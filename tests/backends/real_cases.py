@@ -118,3 +118,14 @@ def others_are_answered_while_a_reader_goes_away(client: Client) -> None:
         break
     assert client.complete("base", PROMPTS[0])
     assert client.health()["engine"]["answering"] is False
+
+
+# Those that need nothing but a client.
+ALONE: tuple[Case, ...] = (
+    a_stop_text_ends_it,
+    a_stream_says_the_same,
+    json_keeps_to_its_schema,
+    equal_seeds_draw_equally,
+    who_is_not_known_is_not_answered,
+    others_are_answered_while_a_reader_goes_away,
+)

@@ -60,17 +60,7 @@ def test_an_adapter_at_half_its_strength_is_something_else(client: Client, seria
     assert client.complete("cold", PROMPTS[1], lora_scale=0.0) == client.complete("base", PROMPTS[1])
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        real_cases.a_stop_text_ends_it,
-        real_cases.a_stream_says_the_same,
-        real_cases.json_keeps_to_its_schema,
-        real_cases.equal_seeds_draw_equally,
-        real_cases.who_is_not_known_is_not_answered,
-        real_cases.others_are_answered_while_a_reader_goes_away,
-    ],
-)
+@pytest.mark.parametrize("case", real_cases.ALONE)
 def test_it_is_as_at_the_engine(client: Client, case: real_cases.Case) -> None:
     case(client)
 

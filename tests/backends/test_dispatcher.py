@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,17 +47,6 @@ def begin(tiny_base: BaseModel) -> Iterator[Begin]:
     yield start
     for dispatcher in begun:
         dispatcher.stop(drain_seconds=0)
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Callable[[str], AdapterFiles]:
-    def make(name: str) -> AdapterFiles:
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        (folder / "adapter_model.safetensors").write_bytes(b"0123")
-        return AdapterFiles(name, folder, f"{name}@1")
-
-    return make
 
 
 def asked(dispatcher: Dispatcher, prompt: str = "hi", **options: Any) -> Generation:

@@ -53,17 +53,6 @@ def dispatcher(tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyP
     eventually(lambda: not children(), "no process stays", seconds=20)
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> Callable[[str], AdapterFiles]:
-    def make(name: str) -> AdapterFiles:
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        (folder / "adapter_model.safetensors").write_bytes(b"0123")
-        return AdapterFiles(name, folder, f"{name}@1")
-
-    return make
-
-
 def children() -> list[psutil.Process]:
     found = psutil.Process().children()
     return [child for child in found if child.status() != "zombie" and DOUBLE in " ".join(child.cmdline())]
