@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import permutations
 
 from tests.backends.real_service import MODELS, PROMPTS, Answer, Client, assert_same
@@ -113,9 +114,8 @@ def metrics_of_both_are_in_one_place(client: Client, name: str, metric: str) -> 
 
 def others_are_answered_while_a_reader_goes_away(client: Client) -> None:
     """What was being written for it ends there too."""
-    for piece in client.stream("warm", PROMPTS[1], max_tokens=200):
-        assert piece
-        break
+    with closing(client.stream("warm", PROMPTS[1], max_tokens=200)) as pieces:
+        assert next(pieces)
     assert client.complete("base", PROMPTS[0])
     assert client.health()["engine"]["answering"] is False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +74,7 @@ class Client:
         leads = [top[0] - top[1] if len(top) > 1 else 0.0 for top in tops]
         return Answer(choice["text"], choice["logprobs"]["tokens"], leads)
 
-    def stream(self, model: str, prompt: str, **body: Any) -> Iterator[str]:
+    def stream(self, model: str, prompt: str, **body: Any) -> Generator[str, None, None]:
         """The pieces of the greedy text as they come."""
         asked = {"model": model, "prompt": prompt, "temperature": 0, "stream": True, **body}
         with self.http.stream("POST", "/v1/completions", json=asked) as response:
