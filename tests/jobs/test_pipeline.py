@@ -14,8 +14,9 @@ import torch
 
 from adapter_service.adapters import VersionStatus
 from adapter_service.engine.engine import Engine
+from adapter_service.engine.requests import AdapterFiles
 from adapter_service.engine.turn import Turn
-from adapter_service.errors import UnknownAdapterError
+from adapter_service.errors import BackendRefusalError, BackendUnreachableError, UnknownAdapterError
 from adapter_service.jobs.job import Job, JobStatus, Phase
 from adapter_service.jobs.train_request import TrainRequest
 from adapter_service.lora import folder as folder_module
@@ -186,6 +187,43 @@ def test_without_the_gate_a_version_goes_live_and_says_so(make_bench: MakeBench,
     assert job.result is not None
     assert job.result["gate"] == {"verdict": "not judged", "reasons": ["gate.enabled is false"]}
     assert Phase.EVALUATING not in bench.phases()
+
+
+def test_a_version_is_loaded_where_it_is_served_before_it_is_live(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def load(files: AdapterFiles) -> None:
+        seen.append((files.reference, bench.versions.live("toy")))
+
+    monkeypatch.setattr(bench.engine, "load", load)
+    assert bench.run().status is JobStatus.SUCCEEDED
+    assert seen == [("toy@1", None)]
+    assert bench.versions.live("toy") is not None
+
+
+def test_a_version_that_its_servers_refuse_does_not_go_live(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: AdapterFiles) -> None:
+        raise BackendRefusalError("gpu-1 answers 500: LoRA rank 4 is greater than max_lora_rank 2.")
+
+    monkeypatch.setattr(bench.engine, "load", load)
+    job = bench.run()
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "backend_refused")
+    assert "max_lora_rank 2" in (job.error_message or "")
+    assert bench.versions.live("toy") is None
+
+
+def test_a_version_whose_servers_are_away_goes_live_and_is_loaded_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_: AdapterFiles) -> None:
+        raise BackendUnreachableError("no vLLM server answers")
+
+    monkeypatch.setattr(bench.engine, "load", load)
+    job = bench.run()
+    assert job.status is JobStatus.SUCCEEDED
+    assert "toy@1 goes live and is loaded later: no vLLM server answers" in bench.log_of(job)
 
 
 def test_the_same_request_trains_once(bench: Bench) -> None:
