@@ -460,7 +460,15 @@ class Engine:
                 apart(lambda: self._serve_until_training_is_due(serving), threads=threads)
                 self._share.served(self._passed())
 
-        return Turn(serving.base, serving.renderer, serving.layers, serving.read, serving.new_batch, pause)
+        return Turn(
+            base=serving.base,
+            renderer=serving.renderer,
+            layers=serving.layers,
+            read_adapter=serving.read,
+            new_batch=serving.new_batch,
+            rounds_weights=serving.kernel.name == "int8",
+            pause=pause,
+        )
 
     def _serve_until_training_is_due(self, serving: Serving) -> None:
         while serving.is_wanted and not self._share.training_is_due() and self._serve(serving):

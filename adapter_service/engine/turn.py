@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Turn:
     """The base, the means to render and to read adapters, and the pause.
 
-    `new_batch` makes one of so many rows, for the work alone. `pause` returns when the work may go on, and
+    `new_batch` makes one of so many rows, for the work alone; where its steps round weights that the modules do not,
+    `rounds_weights` is true. `pause` returns when the work may go on, and
     raises when the engine stops; it may be called in the middle of a pass.
     """
 
@@ -29,4 +30,5 @@ class Turn:
     layers: Mapping[str, LowRankLinear]
     read_adapter: Callable[[AdapterFiles], Adapter]
     new_batch: Callable[[int], Batch]
+    rounds_weights: bool
     pause: Callable[[], None]

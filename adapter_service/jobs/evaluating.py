@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from adapter_service.engine.answering import answer_together
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles, default_sampling
+from adapter_service.engine.scoring import score_together
 from adapter_service.engine.turn import Turn
 from adapter_service.errors import JobCancelledError
 from adapter_service.jobs.streaming import Watch
@@ -27,6 +28,7 @@ from adapter_service.training.gate import Measurements
 
 if TYPE_CHECKING:
     from adapter_service.lora.adapter import Adapter
+    from adapter_service.training.evaluation import Losses
 
 
 def measure(
@@ -38,16 +40,8 @@ def measure(
     """
 
     def on_engine(turn: Turn) -> Measurements:
-        from adapter_service.training.evaluation import score
-
         served, finite = _as_served(turn, adapter)
-        losses = score(
-            turn.base,
-            served,
-            dataset.holdout_rendered,
-            budget_tokens=settings.training.token_budget,
-            pause=_pause(turn, watch),
-        )
+        losses = _losses(settings, dataset, turn, watch, served)
         chosen = _to_generate(dataset, settings.gate.generate_samples)
         answers = _generate(settings, turn, watch, served, chosen) if finite else [""] * len(chosen)
         scores = [chrf(answer, sample.completion) for answer, (sample, _) in zip(answers, chosen, strict=True)]
@@ -68,14 +62,22 @@ def reread(
 
     def on_engine(turn: Turn) -> float:
         from adapter_service.lora.folder import read_folder
-        from adapter_service.training.evaluation import score
 
         loaded = read_folder(files.folder, turn.layers).frozen_copy(turn.base.adapter_dtype).to(turn.base.device)
-        budget = settings.training.token_budget
-        pause = _pause(turn, watch)
-        return score(turn.base, loaded, dataset.holdout_rendered, budget_tokens=budget, pause=pause).per_token
+        return _losses(settings, dataset, turn, watch, loaded).per_token
 
     return replace(candidate, reloaded_loss=engine.run(on_engine))
+
+
+def _losses(settings: Settings, dataset: Dataset, turn: Turn, watch: Watch, adapter: Adapter | None) -> Losses:
+    """Of all that was held out: by steps where they round weights, else packed through the modules, which is faster."""
+    from adapter_service.training.evaluation import Losses, score
+
+    samples, pause = dataset.holdout_rendered, _pause(turn, watch)
+    if turn.rounds_weights:
+        sums = score_together(replace(turn, pause=pause), samples, adapter)
+        return Losses(sums, [sample.completion_tokens for sample in samples])
+    return score(turn.base, adapter, samples, budget_tokens=settings.training.token_budget, pause=pause)
 
 
 def _to_generate(dataset: Dataset, count: int) -> list[tuple[Sample, RenderedSample]]:
