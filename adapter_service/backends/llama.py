@@ -184,7 +184,7 @@ class LlamaServer:
                 process = await self._start({one: self._wanted[one] for one in self._wanted.keys() - others})
             self._process, self._fault = process, None
             self._lost.clear()
-            log.info("llama.cpp answers, with %s adapters", len(process.adapters), extra={"action": "backend_ready"})
+            log.info("llama.cpp answers; adapters: %s", len(process.adapters), extra={"action": "backend_ready"})
             if old is not None:
                 old.retire()
 
