@@ -66,8 +66,7 @@ def _linear(
         adapter = rows.adapters[row, layer, which]
         if adapter[2]:
             strength, x = rows.strengths[row], inputs + row * x_stride
-            kind = base.adapter_kind
-            add_low_rank(kind, adapter[0], adapter[1], adapter[2], strength, x, length, y, count, inner)
+            add_low_rank(adapter[0], adapter[1], adapter[2], strength, x, length, y, count, inner)
 
 
 @compiled
