@@ -15,6 +15,7 @@ from adapter_service.decoding.compiling import missing_instructions
 from adapter_service.decoding.families import Architecture, NotComputedError
 from adapter_service.decoding.step import decode_step
 from adapter_service.decoding.tables import GATE, LINEARS, NORMS, Base, Floats, Integers, Rows
+from adapter_service.decoding.vectors import FLOAT16, FLOAT32
 from adapter_service.decoding.weights import KINDS, Matrix, Packing, matrix_of
 from adapter_service.lora.resident import Factors, ResidentAdapter
 
@@ -76,7 +77,8 @@ class Decoder:
             for which, path in enumerate(layer.paths)
         }
         self._rotations: dict[str | None, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._adapters: WeakKeyDictionary[ResidentAdapter, Integers] = WeakKeyDictionary()
+        self._packs_adapters = packing != "as_loaded"
+        self._adapters: WeakKeyDictionary[ResidentAdapter, tuple[Integers, list[torch.Tensor]]] = WeakKeyDictionary()
         self._none = np.zeros((len(architecture.layers), LINEARS, 3), np.int64)
         self._base = self._tables()
         self._turn_up_to(_LEAST_POSITIONS)
@@ -100,19 +102,25 @@ class Decoder:
     def adapter_table(self, adapter: ResidentAdapter | None) -> Integers:
         """(layers, LINEARS, 3) of `tables.Rows.adapters`, for as long as the adapter is resident.
 
+        Where weights are packed, steps read it from a copy in float16: of eight adapters, float32 is as much as the
+        int8 weights of a small base.
         What it changes beside the decoder's layers, as those that see, no text goes through.
         """
         if adapter is None:
             return self._none
         if adapter not in self._adapters:
-            table = self._none.copy()
+            table, copies = self._none.copy(), []
             for path, factors in adapter.factors.items():
                 if path in self._places:
                     layer, which = self._places[path]
                     _check(path, factors, adapter.rank_class, self._layers[layer][which].weights)
-                    table[layer, which] = factors.a.data_ptr(), factors.b.data_ptr(), adapter.rank_class
-            self._adapters[adapter] = table
-        return self._adapters[adapter]
+                    a, b = factors.a, factors.b
+                    if self._packs_adapters:
+                        a, b = a.to(torch.float16), b.to(torch.float16)
+                        copies += [a, b]
+                    table[layer, which] = a.data_ptr(), b.data_ptr(), adapter.rank_class
+            self._adapters[adapter] = table, copies
+        return self._adapters[adapter][0]
 
     def step(self, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None = None) -> torch.Tensor:
         """Logits (rows, vocabulary), float32, of what follows each row's token.
@@ -221,6 +229,7 @@ class Decoder:
             vocabulary=self._head.weights.shape[0],
             activation=known.activation,
             cache_kind=KINDS[known.embedding.dtype],
+            adapter_kind=FLOAT16 if self._packs_adapters else FLOAT32,
             epsilon=np.float32(known.final_norm.epsilon),
             embedding_factor=np.float32(known.embedding_factor),
             score_scale=np.float32(known.score_scale),

@@ -186,21 +186,39 @@ def add_weighted_rows(
         _float32_combination(factors, matrix, stride, count, scale, sums, length)
 
 
-_add_streams, _add_row = add_rows(STREAMS), add_rows(1)
+def _low_rank_of(kind: int, product: Any, end: Any) -> Any:
+    """As `add_low_rank`, of matrices of one kind, by its `product` and what is behind the last whole vector."""
+    add_streams, add_row, size = add_rows(kind, STREAMS), add_rows(kind, 1), ITEM_SIZES[kind]
+
+    @compiled
+    def add(a: int, b: int, rank: int, strength: float, x: int, inputs: int, y: int, outputs: int, inner: int) -> None:
+        none, stride, whole = int64(0), outputs * size, outputs // WIDTH * WIDTH
+        product(a, none, x, none, inner, none, inputs, rank, int64(1))
+        row = 0
+        while row + STREAMS <= rank:
+            add_streams(inner + row * FLOAT, b + row * stride, stride, strength, y, whole)
+            row += STREAMS
+        while row < rank:
+            add_row(inner + row * FLOAT, b + row * stride, stride, strength, y, whole)
+            row += 1
+        end(inner, b, stride, rank, strength, y, whole, outputs)
+
+    return add
+
+
+_add_low_rank_float32 = _low_rank_of(FLOAT32, _float32_product, _float32_end)
+_add_low_rank_float16 = _low_rank_of(FLOAT16, _float16_product, _end_of_combination(FLOAT16))
 
 
 @compiled
 def add_low_rank(
-    a: int, b: int, rank: int, strength: float, x: int, inputs: int, y: int, outputs: int, inner: int
+    kind: int, a: int, b: int, rank: int, strength: float, x: int, inputs: int, y: int, outputs: int, inner: int
 ) -> None:
-    """`y` (outputs,) += `strength` × (`x` Aᵀ) B of one row, with A (rank, inputs) and B (rank, outputs) in float32."""
-    none, stride, whole = int64(0), outputs * FLOAT, outputs // WIDTH * WIDTH
-    _float32_product(a, none, x, none, inner, none, inputs, rank, int64(1))
-    row = 0
-    while row + STREAMS <= rank:
-        _add_streams(inner + row * FLOAT, b + row * stride, stride, strength, y, whole)
-        row += STREAMS
-    while row < rank:
-        _add_row(inner + row * FLOAT, b + row * stride, stride, strength, y, whole)
-        row += 1
-    _float32_end(inner, b, stride, rank, strength, y, whole, outputs)
+    """`y` (outputs,) += `strength` × (`x` Aᵀ) B of one row.
+
+    A (rank, inputs) and B (rank, outputs) are float32 or float16; `inner` is room for rank numbers.
+    """
+    if kind == FLOAT16:
+        _add_low_rank_float16(a, b, rank, strength, x, inputs, y, outputs, inner)
+    else:
+        _add_low_rank_float32(a, b, rank, strength, x, inputs, y, outputs, inner)

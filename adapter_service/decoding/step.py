@@ -66,7 +66,8 @@ def _linear(
         adapter = rows.adapters[row, layer, which]
         if adapter[2]:
             strength, x = rows.strengths[row], inputs + row * x_stride
-            add_low_rank(adapter[0], adapter[1], adapter[2], strength, x, length, y, count, inner)
+            kind = base.adapter_kind
+            add_low_rank(kind, adapter[0], adapter[1], adapter[2], strength, x, length, y, count, inner)
 
 
 @compiled

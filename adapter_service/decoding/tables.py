@@ -30,6 +30,7 @@ class Base(NamedTuple):
     vocabulary: int
     activation: int
     cache_kind: int
+    adapter_kind: int
     epsilon: np.float32
     embedding_factor: np.float32
     score_scale: np.float32

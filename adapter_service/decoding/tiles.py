@@ -173,8 +173,8 @@ def _emit_weighted_sum(
         emit.store(total, place)
 
 
-def add_rows(rows: int) -> Any:
-    """A function for compiled code: float32 rows, each times a number of its own, added to others from front to back.
+def add_rows(kind: int, rows: int) -> Any:
+    """A function for compiled code: rows of a kind, each times a number of its own, added to others from front to back.
 
         add(factors, matrix, stride, scale, sums, length)
 
@@ -187,7 +187,7 @@ def add_rows(rows: int) -> Any:
         signature = types.void(types.intp, types.intp, types.intp, types.float32, types.intp, types.intp)
 
         def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: list[ir.Value]) -> ir.Value:
-            _emit_add_rows(Emitter(builder), rows, *args)
+            _emit_add_rows(Emitter(builder), kind, rows, *args)
             return context.get_dummy_value()
 
         return signature, generate
@@ -197,6 +197,7 @@ def add_rows(rows: int) -> Any:
 
 def _emit_add_rows(
     emit: Emitter,
+    kind: int,
     rows: int,
     factors: ir.Value,
     matrix: ir.Value,
@@ -210,13 +211,13 @@ def _emit_add_rows(
     wide = [emit.splat(b.fmul(emit.number(b.add(factors, constant(row * FLOAT))), scale)) for row in range(rows)]
 
     def add_block(number: ir.Value) -> list[ir.Value]:
-        place = b.mul(number, constant(WIDTH * FLOAT))
-        at = b.add(sums, place)
+        place = b.mul(number, constant(WIDTH * ITEM_SIZES[kind]))
+        at = b.add(sums, b.mul(number, constant(WIDTH * FLOAT)))
         total = emit.load(at, FLOAT32)
         for start, factor in zip(starts, wide, strict=True):
             from_row = b.add(start, place)
             emit.prefetch(b.add(from_row, constant(_AHEAD // STREAMS)))
-            total = emit.fma(factor, emit.load(from_row, FLOAT32), total)
+            total = emit.fma(factor, emit.load(from_row, kind), total)
         emit.store(total, at)
         return []
 

@@ -174,15 +174,16 @@ def test_layers_that_are_wrapped_for_adapters_are_found() -> None:
     assert distance(stepped(Decoder(architecture_of(model), "as_loaded"), model, tokens), wanted) < 1e-4
 
 
+@pytest.mark.parametrize(("packing", "bound"), [("as_loaded", 1e-4), ("float16", 0.005), ("int8", 0.2)])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_rows_of_several_adapters_lengths_and_capacities_go_together(name: str) -> None:
+def test_rows_of_several_adapters_lengths_and_capacities_go_together(name: str, packing: Any, bound: float) -> None:
     """Each as by a pass of the model with its adapter, and as alone to the bit."""
     model, texts = (
         random_model(name),
         [some_tokens(40)[start:end] for start, end in ((0, 40), (3, 33), (7, 40), (1, 9))],
     )
     layers = install(model, keep=model.get_output_embeddings())
-    decoder = Decoder(architecture_of(model), "as_loaded")
+    decoder = Decoder(architecture_of(model), packing)
     adapters = [made_adapter(layers, seed) for seed in range(2)]
     served = [ResidentAdapter.of(str(n), one, torch.float32, torch.device("cpu")) for n, one in enumerate(adapters)]
     of_rows: list[ResidentAdapter | None] = [served[0], served[1], None, served[0]]
@@ -201,7 +202,7 @@ def test_rows_of_several_adapters_lengths_and_capacities_go_together(name: str) 
             logits[row].append(of_row)
     for row, adapter in enumerate([adapters[0], halved(adapters[1]), None, adapters[0]]):
         with using(adapter):
-            assert distance(torch.stack(logits[row]), logits_of(model, texts[row])) < 1e-4
+            assert distance(torch.stack(logits[row]), logits_of(model, texts[row])) < bound
 
 
 def made_adapter(layers: dict[str, LowRankLinear], seed: int) -> Adapter:

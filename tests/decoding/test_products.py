@@ -103,17 +103,19 @@ def test_weighted_rows_are_added_up(dtype: torch.dtype, count: int, length: int,
     assert torch.allclose(sums.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @given(rank=st.integers(1, 70), inputs=st.integers(1, 200), outputs=st.integers(1, 200), seed=st.integers(0, 2**20))
 @settings(max_examples=60, deadline=None)
-def test_low_rank_products_are_added(rank: int, inputs: int, outputs: int, seed: int) -> None:
+def test_low_rank_products_are_added(dtype: torch.dtype, rank: int, inputs: int, outputs: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    a, b = torch.randn(rank, inputs, generator=generator), torch.randn(rank, outputs, generator=generator)
+    a, b = (torch.randn(rank, width, generator=generator).to(dtype) for width in (inputs, outputs))
     x, y = torch.randn(inputs, generator=generator), torch.randn(outputs, generator=generator)
     wanted = y.double() + 2.0 * (x.double() @ a.double().T) @ b.double()
     inner = torch.empty(rank)
     products.add_low_rank(
-        a.data_ptr(), b.data_ptr(), rank, 2.0, x.data_ptr(), inputs, y.data_ptr(), outputs, inner.data_ptr()
-    )
+        KINDS[dtype], a.data_ptr(), b.data_ptr(), rank, 2.0, x.data_ptr(), inputs, y.data_ptr(), outputs,
+        inner.data_ptr(),
+    )  # fmt: skip
     assert torch.allclose(y.double(), wanted, rtol=1e-4, atol=1e-3)
 
 
