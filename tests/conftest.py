@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,11 @@ import adapter_service  # noqa: F401 - sets how torch's threads wait, which coun
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
+
+# Compiled anew in each run: what was kept calls its parts by numbers that count from a process's beginning, and tests
+# that call parts themselves give those numbers to others.
+_compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+os.environ["NUMBA_CACHE_DIR"] = _compiled.name
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL_BASE = "package:smollm2-135m"
