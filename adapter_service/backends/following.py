@@ -10,7 +10,13 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from adapter_service.backends.server import Ended, Said, Server, Wanted
-from adapter_service.engine.generations import Generation, GenerationResult, never_begun
+from adapter_service.engine.generations import (
+    NOBODY_READS,
+    SLOWEST_READER_SECONDS,
+    Generation,
+    GenerationResult,
+    never_begun,
+)
 from adapter_service.engine.measures import Measures
 from adapter_service.engine.requests import Sampling
 from adapter_service.engine.writing import Writing
@@ -26,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A reader that takes nothing for so long is gone, though its connection may not say so.
-_SLOWEST_READER_SECONDS = 60.0
 # So often an answer is asked for anew, or goes on elsewhere, after its server was lost.
 _MOST_RETRIES = 2
 _RETRY_SECONDS = 1.0
@@ -144,13 +148,10 @@ class Following:
             if not self.generation.waits_for_reader:
                 return
             try:
-                async with asyncio.timeout(_SLOWEST_READER_SECONDS):
+                async with asyncio.timeout(SLOWEST_READER_SECONDS):
                     await self.changed.wait()
             except TimeoutError as error:
-                raise SlowReaderError(
-                    f"nothing of this answer was taken for {_SLOWEST_READER_SECONDS:.0f} s, so it was given up; ask "
-                    "again, and read the stream as it comes, or ask without one"
-                ) from error
+                raise SlowReaderError(NOBODY_READS) from error
 
 
 async def cancel_all(tasks: Sequence[asyncio.Task[Any] | None]) -> None:

@@ -16,6 +16,12 @@ from adapter_service.errors import UnknownAdapterError
 log = logging.getLogger(__name__)
 
 FinishReason = Literal["stop", "length", "cancelled"]
+# A reader that takes nothing for so long is gone, though its connection may not say so.
+SLOWEST_READER_SECONDS = 60.0
+NOBODY_READS = (
+    f"nothing of this answer was taken for {SLOWEST_READER_SECONDS:.0f} s, so it was given up; ask again, and read "
+    "the stream as it comes, or ask without one"
+)
 # Pieces that a reader may be behind before its answer waits for it: some hundred tokens are read in one go.
 _UNREAD = 256
 

@@ -17,7 +17,13 @@ import torch
 
 from adapter_service.base_models.memory_faults import says_no_memory
 from adapter_service.engine.answer import Answer
-from adapter_service.engine.generations import Generation, GenerationResult, never_begun
+from adapter_service.engine.generations import (
+    NOBODY_READS,
+    SLOWEST_READER_SECONDS,
+    Generation,
+    GenerationResult,
+    never_begun,
+)
 from adapter_service.engine.leaving import drop_cancelled
 from adapter_service.engine.measures import Measures
 from adapter_service.engine.resident_adapters import ResidentAdapters
@@ -31,13 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-# A reader that takes nothing for so long is gone, though its connection may not say so.
-_SLOWEST_READER_SECONDS = 60.0
-_NOBODY_READS = (
-    f"nothing of this answer was taken for {_SLOWEST_READER_SECONDS:.0f} s, so it was given up; ask again, and read "
-    "the stream as it comes, or ask without one"
-)
 
 
 @dataclass(eq=False)
@@ -177,8 +176,8 @@ class Scheduler:
             behind = request.generation.waits_for_reader
             if request.generation.cancelled:
                 self._cut_short(request)
-            elif behind and request.paused_at is not None and now - request.paused_at > _SLOWEST_READER_SECONDS:
-                self._fail(request, SlowReaderError(_NOBODY_READS))
+            elif behind and request.paused_at is not None and now - request.paused_at > SLOWEST_READER_SECONDS:
+                self._fail(request, SlowReaderError(NOBODY_READS))
             elif behind and request.paused_at is None:
                 request.paused_at = now
                 for answer in request.growing:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from adapter_service.settings.backend_section import BackendKind, BackendSettings
+from adapter_service.settings.backend_section import BackendSettings
 from adapter_service.settings.command_sections import ArtifactSettings, CommandSettings, MqttSettings
 from adapter_service.settings.faults import validate_section
 from adapter_service.settings.loading import load_settings
@@ -33,7 +33,6 @@ from adapter_service.settings.sources import SourceEntry
 
 __all__ = [
     "ArtifactSettings",
-    "BackendKind",
     "BackendSettings",
     "CommandSettings",
     "DataSettings",

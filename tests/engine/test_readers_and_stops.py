@@ -87,7 +87,7 @@ def test_what_a_slow_reader_takes_goes_on_where_it_stopped(engine: Engine) -> No
 
 @pytest.mark.usefixtures("impatient")
 def test_a_reader_that_never_reads_is_given_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "_SLOWEST_READER_SECONDS", 0.0)
+    monkeypatch.setattr(scheduler, "SLOWEST_READER_SECONDS", 0.0)
     slow = SlowReader(submit(engine, "Once", sampling=NEVER_ENDING))
     assert slow.has_two.wait(WAIT_SECONDS)
     engine._wake()  # as anybody who asks for something does

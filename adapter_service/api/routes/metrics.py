@@ -36,10 +36,9 @@ _TEXT: dict[int | str, dict[str, Any]] = {
 async def metrics(services: Wired) -> Response:
     """For Prometheus, under vLLM's names where the meaning is the same; waits for nothing that the model does.
 
-    Where servers of others answer, theirs are here too, with the label `server`: waited for a second at most.
+    Where servers of others answer, theirs are here too, with the label `server`: waited for two seconds at most.
     """
-    scrape = _Scrape(services)
-    text = await asyncio.get_running_loop().run_in_executor(_own_thread, generate_latest, scrape)
+    text = await asyncio.get_running_loop().run_in_executor(_own_thread, generate_latest, _Scrape(services))
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
