@@ -101,8 +101,15 @@ class Ours:
         return kernel.decoder.bytes_of_a_step
 
     def batch(self, setting: KernelSetting) -> MixedBatch:
-        prefixes, decoder = PrefixCache(CHUNK_TOKENS, 0), self.kernel(setting).decoder
-        return MixedBatch(self.base, rows=self.rows, template_id="plain", prefixes=prefixes, decoder=decoder)
+        kernel = self.kernel(setting)
+        return MixedBatch(
+            self.base,
+            rows=self.rows,
+            template_id="plain",
+            prefixes=PrefixCache(CHUNK_TOKENS, 0),
+            decoder=kernel.decoder,
+            prompts_by=kernel.prompts_by,
+        )
 
     @torch.inference_mode()
     def logits(self) -> torch.Tensor:

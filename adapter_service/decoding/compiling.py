@@ -44,6 +44,21 @@ def missing_instructions() -> list[str]:
     return [words for name, words in _INSTRUCTIONS.items() if name not in features]
 
 
+def named(name: str, *kinds: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a function that is made for some kinds of numbers a name of its own, before it is compiled.
+
+    numba tells functions apart by their names and by numbers that count from a process's beginning. What was kept from
+    another process has that one's numbers, and of two functions that are both called `product` might call the wrong.
+    """
+
+    def renamed(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.__name__ = "_".join((name, *map(str, kinds)))
+        function.__qualname__ = function.__name__
+        return function
+
+    return renamed
+
+
 def kept_compiled(function: Callable[..., None]) -> Any:
     """As `compiled`, for what is called from outside: kept in the user's cache, where there is a place for that.
 

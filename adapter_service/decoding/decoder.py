@@ -13,9 +13,11 @@ import torch
 
 from adapter_service.decoding.compiling import missing_instructions
 from adapter_service.decoding.families import Architecture, NotComputedError
+from adapter_service.decoding.pairs import BLOCK
+from adapter_service.decoding.prompt_attention import room_for_scores
 from adapter_service.decoding.step import decode_step
 from adapter_service.decoding.tables import GATE, LINEARS, NORMS, Base, Floats, Integers, Rows
-from adapter_service.decoding.vectors import FLOAT16, FLOAT32
+from adapter_service.decoding.vectors import BFLOAT16_PAIRS
 from adapter_service.decoding.weights import KINDS, Matrix, Packing, matrix_of
 from adapter_service.lora.resident import Factors, ResidentAdapter
 
@@ -77,12 +79,26 @@ class Decoder:
             for which, path in enumerate(layer.paths)
         }
         self._rotations: dict[str | None, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._packs_adapters = packing != "as_loaded"
+        self.adapter_dtype = _adapter_dtype(architecture.embedding.dtype, packing)
+        """What steps read adapters in; of those in another type it makes a copy."""
         self._adapters: WeakKeyDictionary[ResidentAdapter, tuple[Integers, list[torch.Tensor]]] = WeakKeyDictionary()
         self._none = np.zeros((len(architecture.layers), LINEARS, 3), np.int64)
         self._base = self._tables()
+        linears = [linear for layer in architecture.layers for linear in layer.linears]
+        self._unpacked = [matrix_of(linear, "as_loaded") for linear in (*linears, architecture.head)]
+        self._prompts = self._tables_of_prompts()
         self._turn_up_to(_LEAST_POSITIONS)
         self._compile()
+
+    @property
+    def layers(self) -> int:
+        return len(self._layers)
+
+    @property
+    def no_keys(self) -> torch.Tensor:
+        """Of no tokens (groups, 0, numbers in a head), of the type that caches have."""
+        base = self._base
+        return self._architecture.embedding.new_empty(base.groups, 0, base.head_size)
 
     @property
     def weight_kinds(self) -> list[str]:
@@ -102,8 +118,6 @@ class Decoder:
     def adapter_table(self, adapter: ResidentAdapter | None) -> Integers:
         """(layers, LINEARS, 3) of `tables.Rows.adapters`, for as long as the adapter is resident.
 
-        Where weights are packed, steps read it from a copy in float16: of eight adapters, float32 is as much as the
-        int8 weights of a small base.
         What it changes beside the decoder's layers, as those that see, no text goes through.
         """
         if adapter is None:
@@ -114,16 +128,14 @@ class Decoder:
                 if path in self._places:
                     layer, which = self._places[path]
                     _check(path, factors, adapter.rank_class, self._layers[layer][which].weights)
-                    a, b = factors.a, factors.b
-                    if self._packs_adapters:
-                        a, b = a.to(torch.float16), b.to(torch.float16)
-                        copies += [a, b]
+                    a, b = (matrix.to(self.adapter_dtype) for matrix in (factors.a, factors.b))
+                    copies += [a, b]
                     table[layer, which] = a.data_ptr(), b.data_ptr(), adapter.rank_class
             self._adapters[adapter] = table, copies
         return self._adapters[adapter][0]
 
     def step(self, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None = None) -> torch.Tensor:
-        """Logits (rows, vocabulary), float32, of what follows each row's token.
+        """Logits (rows.wanted, vocabulary), float32, of what follows the tokens of the last rows.
 
         Many rows are shared out among as many threads as torch uses. `pause` is called before every layer, and may have
         other steps made, in a workspace of their own.
@@ -131,43 +143,42 @@ class Decoder:
         Raises:
             IndexError: a token that the base has no row for.
         """
-        tokens = self._embedding.weights.shape[0]
+        return self._pass(self._base, rows, workspace, pause, in_order=False)
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether `read` can: of bases whose weights are all bfloat16."""
+        return self._prompts is not None
+
+    def read(self, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None = None) -> torch.Tensor:
+        """As `step`, of tokens of one prompt one behind the other, by products that round to bfloat16 what goes in.
+
+        That is what the base's own modules do; it is fast where the processor multiplies pairs (`vectors.HAS_PAIRS`).
+        """
+        assert self._prompts is not None  # noqa: S101 - `reads_prompts` was asked
+        return self._pass(self._prompts, rows, workspace, pause, in_order=True)
+
+    def _pass(
+        self, base: Base, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None, *, in_order: bool
+    ) -> torch.Tensor:
+        """With `in_order` all rows are through the first half of a layer before any is in its second."""
+        tokens, count = self._embedding.weights.shape[0], len(rows.tokens)
         if int(rows.tokens.max(initial=0)) >= tokens or int(rows.tokens.min(initial=0)) < 0:
             raise IndexError(f"tokens {rows.tokens.tolist()}; the base has 0 to {tokens - 1}")
         self._turn_up_to(int(rows.positions.max(initial=0)) + 1)
-        logits = torch.empty(len(rows.tokens), self._base.vocabulary, dtype=torch.float32)
-        shares = [
-            (_of_rows(rows, part), self._room(rows, part, workspace.part(number), logits))
-            for number, part in enumerate(_shared_out(len(rows.tokens)))
-        ]
-        layers = len(self._layers)
-        if pause is None:
-            self._together(shares, 0, layers)
-            return logits
-        for layer in range(layers):
-            pause()
-            self._together(shares, layer, layer + 1)
+        logits = torch.empty(rows.wanted, base.vocabulary, dtype=torch.float32)
+        shares = []
+        for number, part in enumerate(_shared_out(count)):
+            own = _of_rows(rows, part)
+            of_own = logits[max(0, part.start - (count - rows.wanted)) :]
+            shares.append((own, _room(base, own, workspace.part(number), of_own)))
+        halves = 2 * len(self._layers)
+        at_once = 1 if in_order and len(shares) > 1 else halves if pause is None else 2
+        for begin in range(0, halves, at_once):
+            if pause is not None and begin % 2 == 0:
+                pause()
+            _together(base, shares, begin, begin + at_once)
         return logits
-
-    def _together(self, shares: Sequence[tuple[Rows, Integers]], begin: int, end: int) -> None:
-        (first, room), *others = shares
-        running = [_threads.submit(partial(decode_step, self._base, *share, begin, end)) for share in others]
-        decode_step(self._base, first, room, begin, end)
-        for one in running:
-            one.result()
-
-    def _room(self, rows: Rows, part: slice, workspace: Workspace, logits: torch.Tensor) -> Integers:
-        """Addresses, in the order of `tables.HIDDEN` to `tables.LOGITS`."""
-        positions = int(rows.positions[part].max(initial=0)) + 1
-        counts = self._counts(part.stop - part.start, positions, int(rows.adapters[part, ..., 2].max(initial=1)))
-        return np.array([*workspace.addresses(counts), logits[part].data_ptr()], np.int64)
-
-    def _counts(self, rows: int, positions: int, rank: int) -> list[int]:
-        """How many numbers there shall be room for, in the order of `tables.HIDDEN` to `tables.INNER`."""
-        base = self._base
-        queries, keys = base.heads * base.head_size, base.groups * base.head_size
-        widths = (base.hidden, base.hidden, queries, keys, keys, queries, base.between, base.between)
-        return [*(rows * width for width in widths), base.heads // base.groups * positions, rank]
 
     def _compile(self) -> None:
         """By a step of no rows.
@@ -183,6 +194,7 @@ class Decoder:
             strides=np.zeros(0, np.int64),
             adapters=np.zeros((0, layers, LINEARS, 3), np.int64),
             strengths=np.zeros(0, np.float32),
+            wanted=0,
         )
         try:
             self.step(none, Workspace())
@@ -229,7 +241,8 @@ class Decoder:
             vocabulary=self._head.weights.shape[0],
             activation=known.activation,
             cache_kind=KINDS[known.embedding.dtype],
-            adapter_kind=FLOAT16 if self._packs_adapters else FLOAT32,
+            adapter_kind=KINDS[self.adapter_dtype],
+            rounds=0,
             epsilon=np.float32(known.final_norm.epsilon),
             embedding_factor=np.float32(known.embedding_factor),
             score_scale=np.float32(known.score_scale),
@@ -242,6 +255,31 @@ class Decoder:
             head=np.array(self._head.entry, np.int64),
         )
 
+    def _tables_of_prompts(self) -> Base | None:
+        """Those of the base's own weights; None where they are not all such as products of pairs read."""
+        read = [matrix.entry_of_pairs for matrix in self._unpacked if matrix is not None and matrix.is_of_pairs]
+        if len(read) < len(self._unpacked) or self._base.head_size % BLOCK or self.adapter_dtype is not torch.bfloat16:
+            return None
+        *linears, head = np.array(read, np.int64)
+        return self._base._replace(
+            linears=np.array(linears).reshape(self._base.linears.shape),
+            head=head.copy(),
+            adapter_kind=BFLOAT16_PAIRS,
+            rounds=1,
+        )
+
+
+def _room(base: Base, rows: Rows, workspace: Workspace, logits: torch.Tensor) -> Integers:
+    """Addresses of room for what a pass makes, in the order of `tables.HIDDEN` to `tables.LOGITS`."""
+    count, positions = len(rows.tokens), int(rows.positions.max(initial=0)) + 1
+    queries, keys = base.heads * base.head_size, base.groups * base.head_size
+    widths = (base.hidden, base.hidden, queries, keys, keys, queries, base.between, base.between)
+    rounded = -(-max(widths) // 2)  # half as wide
+    inner = int(rows.adapters[..., 2].max(initial=1))
+    scores = room_for_scores(positions, base.head_size) if base.rounds else base.heads // base.groups * positions
+    counts = [*(count * width for width in (*widths, rounded, inner)), scores]
+    return np.array([*workspace.addresses(counts), logits.data_ptr()], np.int64)
+
 
 def _shared_out(rows: int) -> list[slice]:
     """The rows of each thread, that of whoever calls first."""
@@ -250,7 +288,16 @@ def _shared_out(rows: int) -> list[slice]:
     return [slice(*border) for border in pairwise(borders)]
 
 
+def _together(base: Base, shares: Sequence[tuple[Rows, Integers]], begin: int, end: int) -> None:
+    (first, room), *others = shares
+    running = [_threads.submit(partial(decode_step, base, *share, begin, end)) for share in others]
+    decode_step(base, first, room, begin, end)
+    for one in running:
+        one.result()
+
+
 def _of_rows(rows: Rows, part: slice) -> Rows:
+    wanted_from = len(rows.tokens) - rows.wanted
     return Rows(
         tokens=rows.tokens[part],
         positions=rows.positions[part],
@@ -258,7 +305,17 @@ def _of_rows(rows: Rows, part: slice) -> Rows:
         strides=rows.strides[part],
         adapters=rows.adapters[part],
         strengths=rows.strengths[part],
+        wanted=max(0, part.stop - max(part.start, wanted_from)),
     )
+
+
+def _adapter_dtype(of_base: torch.dtype, packing: Packing) -> torch.dtype:
+    """That of a bfloat16 base, in which training multiplies too; 16 bits where weights are packed, for with float32 the
+    adapters of eight rows would be as much to read as a small base.
+    """
+    if of_base is torch.bfloat16:
+        return of_base
+    return torch.float32 if packing == "as_loaded" else torch.float16
 
 
 def _matrix(linear: torch.nn.Module, packing: Packing) -> Matrix:
@@ -275,6 +332,5 @@ def _check(path: str, factors: Factors, rank: int, weights: torch.Tensor) -> Non
     """
     (outputs, inputs), found = weights.shape, (factors.a, factors.b)
     shapes = [tuple(matrix.shape) for matrix in found]
-    is_plain = all(matrix.dtype is torch.float32 and matrix.is_contiguous() for matrix in found)
-    if shapes != [(rank, inputs), (rank, outputs)] or not is_plain:
-        raise ValueError(f"the factors of {path!r} are {shapes}, {factors.a.dtype}; float32 of rank {rank} are wanted")
+    if shapes != [(rank, inputs), (rank, outputs)] or not all(matrix.is_contiguous() for matrix in found):
+        raise ValueError(f"the factors of {path!r} are {shapes}; such of rank {rank} are wanted")

@@ -10,10 +10,12 @@ from typing import Any
 from numba import carray, float32, int64
 
 from adapter_service.decoding.addresses import floats_at, number_of, stand_alone
-from adapter_service.decoding.compiling import compiled
+from adapter_service.decoding.compiling import compiled, named
+from adapter_service.decoding.pairs import multiply_pairs
 from adapter_service.decoding.tiles import CHUNK, STREAMS, add_rows, dot_rows, weighted_sum
 from adapter_service.decoding.vectors import (
     BFLOAT16,
+    BFLOAT16_PAIRS,
     FLOAT,
     FLOAT16,
     FLOAT32,
@@ -36,6 +38,7 @@ def _product_of(kind: int) -> Any:
     number, size, is_scaled, is_grouped = number_of(FLOAT32), ITEM_SIZES[kind], kind == INT8, kind == INT8_GROUPS
 
     @compiled
+    @named("product", kind)
     def product(
         matrix: int, scales: int, inputs: int, input_stride: int, outputs: int, output_stride: int, length: int,
         count: int, rows: int,
@@ -67,6 +70,7 @@ def _dot_of(kind: int) -> Any:
     dot_1, dot_2, dot_4, dot_8 = (dot_rows(kind, rows) for rows in (1, 2, 4, 8))
 
     @compiled
+    @named("dot", kind)
     def dot(
         weights: int, x: int, x_stride: int, y: int, y_stride: int, length: int, scale: float, scales: int, left: int
     ) -> int:
@@ -91,6 +95,7 @@ def _rest_of(kind: int) -> Any:
     size, is_scaled = ITEM_SIZES[kind], kind == INT8
 
     @compiled
+    @named("rest", kind)
     def rest(
         matrix: int, scales: int, inputs: int, input_stride: int, outputs: int, output_stride: int, length: int,
         whole: int, count: int, rows: int,
@@ -120,8 +125,10 @@ def multiply(
     kind: int, matrix: int, scales: int, inputs: int, input_stride: int, outputs: int, output_stride: int, length: int,
     count: int, rows: int,
 ) -> None:  # fmt: skip
-    """`count` outputs of each of `rows` rows."""
-    if kind == BFLOAT16:
+    """`count` outputs of each of `rows` rows, which are float32, or bfloat16 for BFLOAT16_PAIRS."""
+    if kind == BFLOAT16_PAIRS:
+        multiply_pairs(matrix, inputs, input_stride, outputs, output_stride, length, count, rows)
+    elif kind == BFLOAT16:
         _bfloat16_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
     elif kind == INT8:
         _int8_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
@@ -138,6 +145,7 @@ def _end_of_combination(kind: int) -> Any:
     number, factor_at, size = number_of(kind), number_of(FLOAT32), ITEM_SIZES[kind]
 
     @compiled
+    @named("end", kind)
     def end(
         factors: int, matrix: int, stride: int, count: int, scale: float, sums: int, whole: int, length: int
     ) -> None:
@@ -150,12 +158,13 @@ def _end_of_combination(kind: int) -> Any:
     return end
 
 
-def _combination_of(kind: int, end: Any) -> Any:
-    """Rows of a matrix of one kind, each times a factor, added to `sums`; `end` is for what no vector is whole of."""
-    weigh_chunk, weigh_one = weighted_sum(kind, CHUNK), weighted_sum(kind, 1)
+def _combination_of(kind: int) -> Any:
+    """Rows of a matrix of one kind, each times a factor, added to `sums`."""
+    weigh_chunk, weigh_one, end = weighted_sum(kind, CHUNK), weighted_sum(kind, 1), _end_of_combination(kind)
     size = ITEM_SIZES[kind]
 
     @compiled
+    @named("combine", kind)
     def combine(factors: int, matrix: int, stride: int, count: int, scale: float, sums: int, length: int) -> None:
         stand_alone()
         place = 0
@@ -170,9 +179,8 @@ def _combination_of(kind: int, end: Any) -> Any:
     return combine
 
 
-_float32_end = _end_of_combination(FLOAT32)
-_float32_combination = _combination_of(FLOAT32, _float32_end)
-_bfloat16_combination = _combination_of(BFLOAT16, _end_of_combination(BFLOAT16))
+_float32_combination = _combination_of(FLOAT32)
+_bfloat16_combination = _combination_of(BFLOAT16)
 
 
 @compiled
@@ -186,39 +194,49 @@ def add_weighted_rows(
         _float32_combination(factors, matrix, stride, count, scale, sums, length)
 
 
-def _low_rank_of(kind: int, product: Any, end: Any) -> Any:
-    """As `add_low_rank`, of matrices of one kind, by its `product` and what is behind the last whole vector."""
-    add_streams, add_row, size = add_rows(kind, STREAMS), add_rows(kind, 1), ITEM_SIZES[kind]
+def _up_of(kind: int, combine: Any) -> Any:
+    """The second half of `add_low_rank`, of matrices of one kind: `inner` (rows, rank) with B."""
+    add_streams, add_row, end = add_rows(kind, STREAMS), add_rows(kind, 1), _end_of_combination(kind)
+    size = ITEM_SIZES[kind]
 
     @compiled
-    def add(a: int, b: int, rank: int, strength: float, x: int, inputs: int, y: int, outputs: int, inner: int) -> None:
-        none, stride, whole = int64(0), outputs * size, outputs // WIDTH * WIDTH
-        product(a, none, x, none, inner, none, inputs, rank, int64(1))
-        row = 0
-        while row + STREAMS <= rank:
-            add_streams(inner + row * FLOAT, b + row * stride, stride, strength, y, whole)
-            row += STREAMS
-        while row < rank:
-            add_row(inner + row * FLOAT, b + row * stride, stride, strength, y, whole)
-            row += 1
+    @named("up", kind)
+    def up(inner: int, b: int, rank: int, strength: float, y: int, y_stride: int, outputs: int, rows: int) -> None:
+        stride, whole, number = outputs * size, outputs // WIDTH * WIDTH, 0
+        if rows > 1:  # B stays in a cache from one row to the next; sums are added up in the same order
+            for row in range(rows):
+                combine(inner + row * rank * FLOAT, b, stride, rank, strength, y + row * y_stride, outputs)
+            return
+        while number + STREAMS <= rank:
+            add_streams(inner + number * FLOAT, b + number * stride, stride, strength, y, whole)
+            number += STREAMS
+        while number < rank:
+            add_row(inner + number * FLOAT, b + number * stride, stride, strength, y, whole)
+            number += 1
         end(inner, b, stride, rank, strength, y, whole, outputs)
 
-    return add
+    return up
 
 
-_add_low_rank_float32 = _low_rank_of(FLOAT32, _float32_product, _float32_end)
-_add_low_rank_float16 = _low_rank_of(FLOAT16, _float16_product, _end_of_combination(FLOAT16))
+_float32_up = _up_of(FLOAT32, _float32_combination)
+_bfloat16_up = _up_of(BFLOAT16, _bfloat16_combination)
+_float16_up = _up_of(FLOAT16, _combination_of(FLOAT16))
 
 
 @compiled
 def add_low_rank(
-    kind: int, a: int, b: int, rank: int, strength: float, x: int, inputs: int, y: int, outputs: int, inner: int
-) -> None:
-    """`y` (outputs,) += `strength` × (`x` Aᵀ) B of one row.
+    kind: int, a: int, b: int, rank: int, strength: float, x: int, x_stride: int, inputs: int, y: int, y_stride: int,
+    outputs: int, rows: int, inner: int,
+) -> None:  # fmt: skip
+    """`y` (rows, outputs) += `strength` × (`x` Aᵀ) B.
 
-    A (rank, inputs) and B (rank, outputs) are float32 or float16; `inner` is room for rank numbers.
+    A (rank, inputs) and B (rank, outputs) are of a kind without scales; `x` (rows, inputs) is as `multiply` has it of
+    that kind, and `inner` is room for rows × rank numbers.
     """
-    if kind == FLOAT16:
-        _add_low_rank_float16(a, b, rank, strength, x, inputs, y, outputs, inner)
+    multiply(kind, a, int64(0), x, x_stride, inner, rank * FLOAT, inputs, rank, rows)
+    if kind in (BFLOAT16, BFLOAT16_PAIRS):
+        _bfloat16_up(inner, b, rank, strength, y, y_stride, outputs, rows)
+    elif kind == FLOAT16:
+        _float16_up(inner, b, rank, strength, y, y_stride, outputs, rows)
     else:
-        _add_low_rank_float32(a, b, rank, strength, x, inputs, y, outputs, inner)
+        _float32_up(inner, b, rank, strength, y, y_stride, outputs, rows)

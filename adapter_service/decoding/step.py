@@ -6,7 +6,8 @@
     norm, head
 
 What a base does not have, its table has no address for. Every product of a row with a matrix is followed by that of
-its adapter.
+its adapter. Rows may be tokens of one prompt, one behind the other: each sees what those before it have put into their
+cache. Those that are shared out among threads wait for one another in the middle of every layer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from numba import int64
 
 from adapter_service.decoding.compiling import compiled, kept_compiled
 from adapter_service.decoding.layers import activate, add, attend, embed, keep, norm, rotate
+from adapter_service.decoding.pairs import round_to_pairs
 from adapter_service.decoding.products import add_low_rank, multiply
+from adapter_service.decoding.prompt_attention import attend_to_prompt
 from adapter_service.decoding.tables import (
     AFTER_ATTENTION,
     AFTER_MLP,
@@ -36,6 +39,7 @@ from adapter_service.decoding.tables import (
     OUTPUT,
     QUERIES,
     QUERY,
+    ROUNDED,
     SCORES,
     UP,
     UPS,
@@ -51,23 +55,36 @@ _BFLOAT = ITEM_SIZES[BFLOAT16]
 
 
 @compiled
+def _inputs(base: Base, room: Integers, inputs: int, length: int, rows: int) -> int:
+    """Where products find `inputs` (rows, length): those themselves, or rounded."""
+    found: int = inputs
+    if base.rounds:
+        found = room[ROUNDED]
+        round_to_pairs(inputs, found, rows * length)
+    return found
+
+
+@compiled
 def _linear(
     base: Base, rows: Rows, room: Integers, layer: int, which: int, inputs: int, length: int, outputs: int, count: int
 ) -> None:
-    """One linear layer of all rows with their adapters: (rows, length) at `inputs` to (rows, count) at `outputs`."""
-    matrix = base.linears[layer, which]
-    x_stride, y_stride, number = length * FLOAT, count * FLOAT, len(rows.tokens)
+    """One linear layer of all rows with their adapters: (rows, length) of `_inputs` to (rows, count) at `outputs`."""
+    matrix, adapters, strengths = base.linears[layer, which], rows.adapters[:, layer, which], rows.strengths
+    x_stride, y_stride, number = length * (_BFLOAT if base.rounds else FLOAT), count * FLOAT, len(rows.tokens)
     multiply(matrix[1], matrix[0], matrix[2], inputs, x_stride, outputs, y_stride, length, count, number)
-    inner = room[INNER]
-    for row in range(number):
-        y = outputs + row * y_stride
-        if matrix[3]:
-            add(matrix[3], y, count)
-        adapter = rows.adapters[row, layer, which]
-        if adapter[2]:
-            strength, x = rows.strengths[row], inputs + row * x_stride
-            kind = base.adapter_kind
-            add_low_rank(kind, adapter[0], adapter[1], adapter[2], strength, x, length, y, count, inner)
+    if matrix[3]:
+        for row in range(number):
+            add(matrix[3], outputs + row * y_stride, count)
+    row = 0
+    while row < number:
+        a, b, rank = adapters[row]
+        strength, end = strengths[row], row + 1
+        while end < number and adapters[end, 0] == a and strengths[end] == strength:  # those of one adapter together
+            end += 1
+        if rank:
+            x, y, kind = inputs + row * x_stride, outputs + row * y_stride, base.adapter_kind
+            add_low_rank(kind, a, b, rank, strength, x, x_stride, length, y, y_stride, count, end - row, room[INNER])
+        row = end
 
 
 @compiled
@@ -77,11 +94,11 @@ def _norm_rows(scale: int, epsilon: float, inputs: int, outputs: int, length: in
 
 
 @compiled
-def _attention(base: Base, rows: Rows, room: Integers, layer: int) -> None:
-    """From queries, keys and values in `room` to what is attended."""
+def _keep(base: Base, rows: Rows, room: Integers, layer: int) -> None:
+    """Turn queries and keys in `room`; put keys and values into the caches."""
     heads, groups, size, kind, epsilon = base.heads, base.groups, base.head_size, base.cache_kind, base.epsilon
     query_norm, key_norm = base.norms[layer, OF_QUERY], base.norms[layer, OF_KEY]
-    cosines, sines, window = base.rotations[layer, 0], base.rotations[layer, 1], base.windows[layer]
+    cosines, sines = base.rotations[layer, 0], base.rotations[layer, 1]
     for row in range(len(rows.tokens)):
         query = room[QUERIES] + row * heads * size * FLOAT
         key = room[KEYS] + row * groups * size * FLOAT
@@ -97,7 +114,24 @@ def _attention(base: Base, rows: Rows, room: Integers, layer: int) -> None:
         keys, values, stride = rows.caches[row, layer, 0], rows.caches[row, layer, 1], rows.strides[row]
         keep(kind, groups, size, key, keys, stride, position)
         keep(kind, groups, size, value, values, stride, position)
-        first, end = max(0, position + 1 - window) if window else 0, position + 1
+
+
+@compiled
+def _attend(base: Base, rows: Rows, room: Integers, layer: int) -> None:
+    """From queries in `room` and what is in the caches to what is attended."""
+    heads, groups, size, kind, window = base.heads, base.groups, base.head_size, base.cache_kind, base.windows[layer]
+    if base.rounds:
+        keys, values, stride = rows.caches[0, layer, 0], rows.caches[0, layer, 1], rows.strides[0]
+        attend_to_prompt(
+            heads, groups, size, room[QUERIES], room[ROUNDED], keys, values, stride, rows.positions, window,
+            base.score_scale, room[SCORES], room[ATTENDED],
+        )  # fmt: skip
+        return
+    for row in range(len(rows.tokens)):
+        query = room[QUERIES] + row * heads * size * FLOAT
+        keys, values, stride = rows.caches[row, layer, 0], rows.caches[row, layer, 1], rows.strides[row]
+        end = rows.positions[row] + 1
+        first = max(0, end - window) if window else 0
         attended, scores = room[ATTENDED] + row * heads * size * FLOAT, room[SCORES]
         attend(kind, heads, groups, size, query, keys, values, stride, first, end, base.score_scale, scores, attended)
 
@@ -112,24 +146,35 @@ def _embedding(base: Base, rows: Rows, room: Integers) -> None:
 
 
 @compiled
-def _decoder_layer(base: Base, rows: Rows, room: Integers, layer: int) -> None:
-    hidden, attended, epsilon, count = base.hidden, base.heads * base.head_size, base.epsilon, len(rows.tokens)
-    keys, between, norms = base.groups * base.head_size, base.between, base.norms[layer]
+def _before_attention(base: Base, rows: Rows, room: Integers, layer: int) -> None:
+    hidden, count, normed = base.hidden, len(rows.tokens), room[NORMED]
+    queries, keys = base.heads * base.head_size, base.groups * base.head_size
+    _norm_rows(base.norms[layer, BEFORE_ATTENTION], base.epsilon, room[HIDDEN], normed, hidden, count)
+    inputs = _inputs(base, room, normed, hidden, count)
+    _linear(base, rows, room, layer, int64(QUERY), inputs, hidden, room[QUERIES], queries)
+    _linear(base, rows, room, layer, int64(KEY), inputs, hidden, room[KEYS], keys)
+    _linear(base, rows, room, layer, int64(VALUE), inputs, hidden, room[VALUES], keys)
+    _keep(base, rows, room, layer)
+
+
+@compiled
+def _from_attention_on(base: Base, rows: Rows, room: Integers, layer: int) -> None:
+    hidden, attended, between = base.hidden, base.heads * base.head_size, base.between
+    epsilon, count, norms = base.epsilon, len(rows.tokens), base.norms[layer]
     states, normed = room[HIDDEN], room[NORMED]
-    _norm_rows(norms[BEFORE_ATTENTION], epsilon, states, normed, hidden, count)
-    _linear(base, rows, room, layer, int64(QUERY), normed, hidden, room[QUERIES], attended)
-    _linear(base, rows, room, layer, int64(KEY), normed, hidden, room[KEYS], keys)
-    _linear(base, rows, room, layer, int64(VALUE), normed, hidden, room[VALUES], keys)
-    _attention(base, rows, room, layer)
-    _linear(base, rows, room, layer, int64(OUTPUT), room[ATTENDED], attended, normed, hidden)
+    _attend(base, rows, room, layer)
+    inputs = _inputs(base, room, room[ATTENDED], attended, count)
+    _linear(base, rows, room, layer, int64(OUTPUT), inputs, attended, normed, hidden)
     if norms[AFTER_ATTENTION]:
         _norm_rows(norms[AFTER_ATTENTION], epsilon, normed, normed, hidden, count)
     add(normed, states, count * hidden)
     _norm_rows(norms[BEFORE_MLP], epsilon, states, normed, hidden, count)
-    _linear(base, rows, room, layer, int64(GATE), normed, hidden, room[GATES], between)
-    _linear(base, rows, room, layer, int64(UP), normed, hidden, room[UPS], between)
+    inputs = _inputs(base, room, normed, hidden, count)
+    _linear(base, rows, room, layer, int64(GATE), inputs, hidden, room[GATES], between)
+    _linear(base, rows, room, layer, int64(UP), inputs, hidden, room[UPS], between)
     activate(base.activation, room[GATES], room[UPS], count * between)
-    _linear(base, rows, room, layer, int64(DOWN), room[GATES], between, normed, hidden)
+    inputs = _inputs(base, room, room[GATES], between, count)
+    _linear(base, rows, room, layer, int64(DOWN), inputs, between, normed, hidden)
     if norms[AFTER_MLP]:
         _norm_rows(norms[AFTER_MLP], epsilon, normed, normed, hidden, count)
     add(normed, states, count * hidden)
@@ -137,10 +182,12 @@ def _decoder_layer(base: Base, rows: Rows, room: Integers, layer: int) -> None:
 
 @compiled
 def _logits(base: Base, rows: Rows, room: Integers) -> None:
-    hidden, vocabulary, count, normed = base.hidden, base.vocabulary, len(rows.tokens), room[NORMED]
-    _norm_rows(base.final_norm, base.epsilon, room[HIDDEN], normed, hidden, count)
-    logits, stride, head = room[LOGITS], vocabulary * FLOAT, base.head
-    multiply(head[1], head[0], head[2], normed, hidden * FLOAT, logits, stride, hidden, vocabulary, count)
+    hidden, vocabulary, head, count, normed = base.hidden, base.vocabulary, base.head, rows.wanted, room[NORMED]
+    states = room[HIDDEN] + (len(rows.tokens) - count) * hidden * FLOAT
+    _norm_rows(base.final_norm, base.epsilon, states, normed, hidden, count)
+    inputs = _inputs(base, room, normed, hidden, count)
+    logits, stride, x_stride = room[LOGITS], vocabulary * FLOAT, hidden * (_BFLOAT if base.rounds else FLOAT)
+    multiply(head[1], head[0], head[2], inputs, x_stride, logits, stride, hidden, vocabulary, count)
     if head[3]:
         for row in range(count):
             add(head[3], logits + row * stride, vocabulary)
@@ -148,13 +195,17 @@ def _logits(base: Base, rows: Rows, room: Integers) -> None:
 
 @kept_compiled
 def decode_step(base: Base, rows: Rows, room: Integers, begin: int, end: int) -> None:
-    """The decoder layers `begin` to before `end`, which the next call goes on from; after the last one logits.
+    """The halves `begin` to before `end` of the decoder layers, which the next call goes on from; at the end logits.
 
-    Those are (rows, vocabulary), in the room for them; the new tokens' keys and values are in the caches.
+    The first half of a layer is what is before attention. Logits are (rows.wanted, vocabulary), in the room for them;
+    the new tokens' keys and values are in the caches.
     """
     if begin == 0:
         _embedding(base, rows, room)
-    for layer in range(begin, end):
-        _decoder_layer(base, rows, room, layer)
-    if end == len(base.windows):
+    for half in range(begin, end):
+        if half % 2 == 0:
+            _before_attention(base, rows, room, half // 2)
+        else:
+            _from_attention_on(base, rows, room, half // 2)
+    if end == 2 * len(base.windows) and rows.wanted:
         _logits(base, rows, room)

@@ -31,6 +31,9 @@ class Base(NamedTuple):
     activation: int
     cache_kind: int
     adapter_kind: int
+    rounds: int
+    """Whether rows are tokens of one prompt, and what goes into products is rounded to bfloat16, as BFLOAT16_PAIRS want
+    it; 0 or 1."""
     epsilon: np.float32
     embedding_factor: np.float32
     score_scale: np.float32
@@ -62,8 +65,10 @@ class Rows(NamedTuple):
     """(rows, layers, LINEARS, 3): addresses of A and B, and rank, which is 0 where a layer is not changed"""
     strengths: Floats
     """(rows,)"""
+    wanted: int
+    """Logits of so many rows, the last ones, are made."""
 
 
-# Places in a table of addresses of float32 memory for what a step makes; (rows, …) each, but for `SCORES` and `INNER`,
-# which one row after the other uses.
-HIDDEN, NORMED, QUERIES, KEYS, VALUES, ATTENDED, GATES, UPS, SCORES, INNER, LOGITS = range(11)
+# Places in a table of addresses of float32 memory for what a step makes; (rows, …) each, but for `SCORES`, which one
+# row after the other uses. `ROUNDED` is for inputs of products where those are rounded.
+HIDDEN, NORMED, QUERIES, KEYS, VALUES, ATTENDED, GATES, UPS, ROUNDED, INNER, SCORES, LOGITS = range(12)

@@ -11,8 +11,9 @@ import llvmlite.binding
 from llvmlite import ir
 
 # Kinds of numbers in memory; of `INT8` each row has a scale, of `INT8_GROUPS` every `GROUP` of a row's numbers have.
-FLOAT32, BFLOAT16, FLOAT16, INT8, INT8_GROUPS = range(5)
-ITEM_SIZES = {FLOAT32: 4, BFLOAT16: 2, FLOAT16: 2, INT8: 1, INT8_GROUPS: 1}
+# `BFLOAT16_PAIRS` are bfloat16 whose products are made in pairs, with inputs that are bfloat16 too.
+FLOAT32, BFLOAT16, FLOAT16, INT8, INT8_GROUPS, BFLOAT16_PAIRS = range(6)
+ITEM_SIZES = {FLOAT32: 4, BFLOAT16: 2, FLOAT16: 2, INT8: 1, INT8_GROUPS: 1, BFLOAT16_PAIRS: 2}
 GROUP = 64
 # Bytes of what steps compute in.
 FLOAT = ITEM_SIZES[FLOAT32]
@@ -23,6 +24,8 @@ def _host_features() -> dict[str, bool]:
 
 
 IS_WIDE = _host_features().get("avx512f", False)
+# Whether the processor multiplies and adds pairs of bfloat16 at once.
+HAS_PAIRS = IS_WIDE and _host_features().get("avx512bf16", False)
 # Numbers in a vector. Shorter ones than the processor's are slower, longer ones are cut by LLVM.
 WIDTH = 16 if IS_WIDE else 8
 
@@ -43,6 +46,22 @@ def constant(value: int) -> ir.Constant:
 
 def vector(element: ir.Type, width: int = WIDTH) -> ir.VectorType:
     return ir.VectorType(element, width)
+
+
+class _BFloatType(ir.types.Type):  # type: ignore[misc]
+    """What llvmlite has no word for."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self))
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+BF16 = _BFloatType()
 
 
 class Emitter:

@@ -4,7 +4,7 @@
     float16      half the bytes of a float32 base, and all but the same answers
     int8         half the bytes of 16 bits again, with a scale for every 64 weights; it changes answers a little
 
-A packed matrix is a copy, beside the one that training and prompts go through; adapters are then copied in float16.
+A packed matrix is a copy, beside the one that training and prompts go through.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from adapter_service.base_models.int8 import Int8Linear, quantized_rows
-from adapter_service.decoding.vectors import BFLOAT16, FLOAT16, FLOAT32, GROUP, INT8, INT8_GROUPS
+from adapter_service.decoding.pairs import BLOCK
+from adapter_service.decoding.vectors import BFLOAT16, BFLOAT16_PAIRS, FLOAT16, FLOAT32, GROUP, INT8, INT8_GROUPS
 
 Packing = Literal["as_loaded", "float16", "int8"]
 _ROWS_TOGETHER = 4096
@@ -41,6 +42,16 @@ class Matrix:
         is_grouped = self.scales is not None and self.scales.dim() == 2
         kind = INT8_GROUPS if is_grouped else KINDS[self.weights.dtype]
         return [self.weights.data_ptr(), kind, _address(self.scales), _address(self.bias)]
+
+    @property
+    def is_of_pairs(self) -> bool:
+        """Whether products of pairs can read it."""
+        return self.weights.dtype is torch.bfloat16 and self.weights.shape[1] % BLOCK == 0
+
+    @property
+    def entry_of_pairs(self) -> list[int]:
+        """Its line in a table for products of pairs."""
+        return [self.weights.data_ptr(), BFLOAT16_PAIRS, 0, _address(self.bias)]
 
     @property
     def bytes(self) -> int:

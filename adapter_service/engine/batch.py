@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from adapter_service.base_models.threads import threads_for
-from adapter_service.engine.cached_attention import PromptAttention
 from adapter_service.engine.generations import ChosenToken
 from adapter_service.engine.kv_cache import KvCache, Place
-from adapter_service.engine.module_pass import module_logits
+from adapter_service.engine.module_pass import added_by
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, Owner, PrefixCache
 from adapter_service.engine.prompt_scores import scored
+from adapter_service.engine.prompts import CompiledPrompts, ModulePrompts, Prompts
 from adapter_service.engine.sequence import Sequence
 from adapter_service.engine.steps import CompiledSteps, ModuleSteps, Steps
 from adapter_service.lora.layer import using
-from adapter_service.lora.resident import OneAdapter
 from adapter_service.model_utils import BaseModel
 
 if TYPE_CHECKING:
@@ -90,15 +89,24 @@ class MixedBatch:
     """
 
     def __init__(
-        self, base: BaseModel, *, rows: int, template_id: str, prefixes: PrefixCache, decoder: Decoder | None = None
+        self,
+        base: BaseModel,
+        *,
+        rows: int,
+        template_id: str,
+        prefixes: PrefixCache,
+        decoder: Decoder | None = None,
+        prompts_by: Decoder | None = None,
     ) -> None:
-        """With a `decoder` prompts go through the modules alone, and steps are compiled."""
+        """Steps are made by `decoder` where there is one, prompts are read by `prompts_by`, and else by the modules."""
         self.base = base
         self._states_of = f"{base.identity} {template_id}"
         self._prefixes = prefixes
         self._cache = KvCache()
         self._places: dict[Sequence, Place] = {}
-        self._steps: Steps = CompiledSteps(decoder, self._cache) if decoder else ModuleSteps(base, self._cache, rows)
+        cache = self._cache
+        self._prompts: Prompts = CompiledPrompts(prompts_by, cache) if prompts_by else ModulePrompts(base, cache)
+        self._steps: Steps = CompiledSteps(decoder, cache) if decoder else ModuleSteps(base, cache, rows)
 
     @property
     def rows(self) -> int:
@@ -120,19 +128,15 @@ class MixedBatch:
     def read(self, sequence: Sequence) -> torch.Tensor | None:
         place, start = self._places[sequence], sequence.seen
         end = min(start + CHUNK_TOKENS, len(sequence.prompt))
-        tokens = torch.tensor([sequence.prompt[start:end]], device=self.base.device)
-        positions = torch.arange(start, end, device=self.base.device)[None]
         scores, last = sequence.prompt_logprobs is not None, end == len(sequence.prompt)
-        attention = PromptAttention(self._cache, place, start, end - start)
-        keep = end - start if scores else int(last)
-        logits = module_logits(self.base.model, tokens, positions, _added(sequence), attention, keep=keep)
-        trail = _scored(sequence, logits[0], end) if scores and logits is not None else []
+        logits = self._prompts.read(sequence, place, start, end, keep=end - start if scores else int(last))
+        trail = _scored(sequence, logits, end) if scores and logits is not None else []
         if end - start == CHUNK_TOKENS:
             block = self._cache.read(place, start, end)
             self._prefixes.keep(self._owner(sequence), sequence.prompt[:end], block)
         sequence.prompt_trail += trail
         sequence.seen = end  # last: a chunk that memory ran out for is taken again
-        return logits[0, -1] if last and logits is not None else None
+        return logits[-1] if last and logits is not None else None
 
     def fork(self, sequence: Sequence) -> Sequence:
         other = copy.copy(sequence)
@@ -165,7 +169,7 @@ class MixedBatch:
             torch.cuda.empty_cache()
 
     def _owner(self, sequence: Sequence) -> Owner:
-        added = _added(sequence)
+        added = added_by(sequence)
         return (self._states_of, added.adapter.key, added.scale) if added else (self._states_of, None, 1.0)
 
 
@@ -244,7 +248,7 @@ class SingleBatch:
         if cache is None:
             cache, ids = DynamicCache(config=self._base.model.config), [*taken, *tokens]
         inputs = torch.tensor([ids], device=self._base.device)
-        with using(_added(sequence)):
+        with using(added_by(sequence)):
             output = self._base.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=keep)
         self._caches[sequence] = cache
         taken += tokens
@@ -256,8 +260,3 @@ def _scored(sequence: Sequence, logits: torch.Tensor, end: int) -> list[ChosenTo
     """The tokens behind those of a chunk, by its logits (tokens, vocabulary); `end` is where it ends in the prompt."""
     begin = end - len(logits) + 1
     return scored(logits, sequence.prompt[begin : end + 1], sequence.prompt_logprobs or 0)
-
-
-def _added(sequence: Sequence) -> OneAdapter | None:
-    """The adapter of one sequence's pass; without strength it is none, whatever its matrices hold."""
-    return OneAdapter(sequence.adapter, sequence.scale) if sequence.adapter and sequence.scale else None

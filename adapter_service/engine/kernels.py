@@ -1,9 +1,11 @@
-"""How steps are made: which ways there are for a base, and which of them memory allows.
+"""How steps are made and prompts are read: which ways there are for a base, and which of them memory allows.
 
 as_loaded    compiled, over the base's own weights: no memory more
 float16      compiled, over a float16 copy of a float32 base: half the bytes to read, and nearly the same numbers
 int8         compiled, over a copy in 8 bits: fewer still, and answers change a little; only where it is asked for
 modules      transformers' own: any architecture, any device
+
+Prompts go through the modules, or compiled where the processor multiplies pairs of bfloat16 and the base has those.
 """
 
 from __future__ import annotations
@@ -36,6 +38,13 @@ class Kernel:
     decoder: Decoder | None = None
     step_seconds: float | None = None
     """Of a step of one row; None where nobody has measured."""
+    reads_prompts: bool = False
+    """Whether `decoder` reads prompts, too."""
+
+    @property
+    def prompts_by(self) -> Decoder | None:
+        """What reads prompts; None where those go through the modules."""
+        return self.decoder if self.reads_prompts else None
 
     @property
     def gigabytes_per_second(self) -> float | None:
@@ -55,7 +64,8 @@ class Kernel:
         if self.decoder is None:
             return f"transformers' modules ({self.reason})"
         speed = "" if self.gigabytes_per_second is None else f" at {self.gigabytes_per_second} GB/s"
-        return f"compiled, {self.weights} weights{speed} ({self.name}: {self.reason})"
+        prompts = "; prompts: compiled, in bfloat16" if self.reads_prompts else ""
+        return f"compiled, {self.weights} weights{speed} ({self.name}: {self.reason}){prompts}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +94,10 @@ def make_kernel(base: BaseModel, name: KernelName, reason: str = "set by serving
     try:
         from adapter_service.decoding.decoder import Decoder
         from adapter_service.decoding.families import NotComputedError, architecture_of
+        from adapter_service.decoding.vectors import HAS_PAIRS
 
-        return Kernel(name, reason, Decoder(architecture_of(base.model), name))
+        decoder = Decoder(architecture_of(base.model), name)
+        return Kernel(name, reason, decoder, reads_prompts=HAS_PAIRS and decoder.reads_prompts)
     except NotComputedError as error:
         return NoKernel(name, str(error))
     except Exception as error:

@@ -106,6 +106,11 @@ class Buffer:
             self.layers.append((self._zeros(key), self._zeros(value)))
         return self.layers[number]
 
+    def make_layers(self, count: int, heads: torch.Tensor) -> None:
+        """Have `count` layers, made for heads like these."""
+        for number in range(len(self.layers), count):
+            self.layer(number, heads, heads)
+
     def _zeros(self, heads: torch.Tensor) -> torch.Tensor:
         return heads.new_zeros(self.places, heads.shape[-3], self.capacity, heads.shape[-1])
 

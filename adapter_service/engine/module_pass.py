@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from adapter_service.base_models.attention import Attending, attending
+from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.layer import Served, using
+from adapter_service.lora.resident import OneAdapter
 
 
 def module_logits(
@@ -27,3 +29,8 @@ def module_logits(
         output = model(input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=keep)
     logits: torch.Tensor = output.logits
     return logits
+
+
+def added_by(sequence: Sequence) -> OneAdapter | None:
+    """The adapter of one sequence's pass; without strength it is none, whatever its matrices hold."""
+    return OneAdapter(sequence.adapter, sequence.scale) if sequence.adapter and sequence.scale else None

@@ -36,6 +36,7 @@ _TOLERANCE_16_BITS = 0.1
 # Of weights that are rounded for steps. Random bases with wide weights come to 0.004 and 0.15.
 _TOLERANCE_OF_COPIES = {"float16": 0.02, "int8": 0.3}
 _TIMED_STEPS = 3
+_TIMED_CHUNKS = 2
 # The times of one row and of many rows, of one way over the other's, multiplied.
 _CLEARLY_SLOWER = 1.3
 
@@ -65,7 +66,14 @@ def choose_batch(
     started = time.monotonic()
 
     def mixed(kernel: Kernel, rows: int, prefixes: PrefixCache) -> MixedBatch:
-        return MixedBatch(base, rows=rows, template_id=template_id, prefixes=prefixes, decoder=kernel.decoder)
+        return MixedBatch(
+            base,
+            rows=rows,
+            template_id=template_id,
+            prefixes=prefixes,
+            decoder=kernel.decoder,
+            prompts_by=kernel.prompts_by,
+        )
 
     def own(kernel: Kernel, rows: int) -> MixedBatch:
         return mixed(kernel, rows, PrefixCache(CHUNK_TOKENS, _OWN_PREFIX_BYTES))
@@ -99,11 +107,11 @@ def _chosen(
     found, faults = None, []
     for name, reason in wanted:
         made = make_kernel(base, name, reason) if base.packs_rows else NoKernel(name, "its rows cannot lie together")
-        fault = made.reason if isinstance(made, NoKernel) else _fault_of(base, made, new_batch(made, rows))
-        if not isinstance(made, NoKernel) and fault is None:
-            found = made
+        tried = made if isinstance(made, NoKernel) else _tried(base, made, rows, new_batch)
+        if isinstance(tried, Kernel):
+            found = tried
             break
-        faults.append(f"{name}: {fault}")
+        faults.append(f"{name}: {tried.reason}")
     if setting != "auto":
         if found is None and setting != "modules":
             raise BaseModelError(f"serving.kernel is {setting!r}, which {base.public_name!r} has not. {faults[0]}")
@@ -112,6 +120,30 @@ def _chosen(
     if not base.packs_rows or _fault_of(base, modules, new_batch(modules, rows)) is not None:
         return None
     return modules if found is None else _faster(found, modules, rows, new_batch)
+
+
+def _tried(
+    base: BaseModel, kernel: Kernel, rows: int, new_batch: Callable[[Kernel, int], MixedBatch]
+) -> Kernel | NoKernel:
+    """The one that comes to what the model's own way comes to; it reads prompts where that is right and faster."""
+    fault = _fault_of(base, kernel, new_batch(kernel, rows))
+    if not kernel.reads_prompts:
+        return kernel if fault is None else NoKernel(kernel.name, fault)
+    steps_alone = replace(kernel, reads_prompts=False)
+    if fault is not None:
+        return _tried(base, steps_alone, rows, new_batch)
+    ours, theirs = (_chunk_seconds(new_batch(one, 1)) for one in (kernel, steps_alone))
+    return kernel if ours < theirs else steps_alone
+
+
+def _chunk_seconds(batch: MixedBatch) -> float:
+    """The quickest of a few readings of a chunk."""
+    seconds = []
+    for _ in range(_TIMED_CHUNKS):
+        started = time.perf_counter()
+        batch.remove(_read(batch, _prompt(batch.base, CHUNK_TOKENS))[0])
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def _faster(compiled: Kernel, modules: Kernel, rows: int, new_batch: Callable[[Kernel, int], MixedBatch]) -> Kernel:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -12,8 +11,9 @@ import torch
 from adapter_service.base_models.pauses import pause_in_use
 from adapter_service.base_models.threads import threads_for
 from adapter_service.decoding.tables import Integers, Rows
+from adapter_service.engine.cache_addresses import CacheAddresses, checked
 from adapter_service.engine.cached_attention import StepAttention
-from adapter_service.engine.kv_cache import Buffer, KvCache, Place
+from adapter_service.engine.kv_cache import KvCache, Place
 from adapter_service.engine.module_pass import module_logits
 from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.rows import AdapterRows, Row
@@ -90,12 +90,11 @@ class CompiledSteps:
         from adapter_service.decoding.decoder import Workspace
 
         self._decoder = decoder
-        self._cache = cache
         self._workspace = Workspace()
         self._joined: dict[Sequence, Place] = {}
         self._tables: dict[Sequence, Integers] = {}
         self._adapters: Integers | None = None
-        self._addresses: WeakKeyDictionary[Buffer, _Addresses] = WeakKeyDictionary()
+        self._addresses = CacheAddresses(cache)
 
     @property
     def joined(self) -> Collection[Sequence]:
@@ -114,42 +113,16 @@ class CompiledSteps:
         sequences, places = list(self._joined), list(self._joined.values())
         if self._adapters is None:
             self._adapters = np.stack([self._tables[sequence] for sequence in sequences])
-        buffers = [self._addresses_of(self._cache.buffer(place.capacity)) for place in places]
         rows = Rows(
             tokens=np.array([sequence.next_token for sequence in sequences], np.int64),
-            positions=np.array(list(map(_position, sequences, places)), np.int64),
-            caches=np.stack([buffer.of(place) for buffer, place in zip(buffers, places, strict=True)]),
-            strides=np.array([buffer.group_bytes for buffer in buffers], np.int64),
+            positions=np.array([checked(place, s.seen) for s, place in zip(sequences, places, strict=True)], np.int64),
+            caches=np.stack([self._addresses.of(place) for place in places]),
+            strides=np.array([self._addresses.group_bytes(place) for place in places], np.int64),
             adapters=self._adapters,
             strengths=np.array([sequence.scale for sequence in sequences], np.float32),
+            wanted=len(sequences),
         )
         return sequences, self._decoder.step(rows, self._workspace, pause_in_use())
 
     def free_memory(self) -> None:
         """All that is kept is a few rows wide."""
-
-    def _addresses_of(self, buffer: Buffer) -> _Addresses:
-        known = self._addresses.get(buffer)
-        if known is None or known.places != buffer.places:  # its tensors were made anew
-            known = self._addresses[buffer] = _Addresses(buffer)
-        return known
-
-
-class _Addresses:
-    """Where the places of one buffer are, in bytes; it keeps none of them."""
-
-    def __init__(self, buffer: Buffer) -> None:
-        self.places = buffer.places
-        keys = buffer.layers[0][0]
-        self._place_bytes, self.group_bytes = (keys.stride(dim) * keys.element_size() for dim in (0, 1))
-        # (layers, 2), keys and values of the place with the number 0
-        self._first = np.array([[keys.data_ptr(), values.data_ptr()] for keys, values in buffer.layers], np.int64)
-
-    def of(self, place: Place) -> Integers:
-        return self._first + place.number * self._place_bytes
-
-
-def _position(sequence: Sequence, place: Place) -> int:
-    if sequence.seen >= place.capacity:
-        raise IndexError(f"token {sequence.seen} of a sequence that has room for {place.capacity}")
-    return sequence.seen

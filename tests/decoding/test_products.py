@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from adapter_service.base_models.int8 import quantized_rows
 from adapter_service.decoding import products
+from adapter_service.decoding.pairs import BLOCK
 from adapter_service.decoding.tiles import CHUNK
-from adapter_service.decoding.vectors import GROUP, INT8_GROUPS, WIDTH
+from adapter_service.decoding.vectors import BFLOAT16, BFLOAT16_PAIRS, FLOAT16, FLOAT32, GROUP, INT8_GROUPS, WIDTH
 from adapter_service.decoding.weights import KINDS, quantized_groups
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
@@ -103,26 +104,34 @@ def test_weighted_rows_are_added_up(dtype: torch.dtype, count: int, length: int,
     assert torch.allclose(sums.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@given(rank=st.integers(1, 70), inputs=st.integers(1, 200), outputs=st.integers(1, 200), seed=st.integers(0, 2**20))
+def with_low_rank(kind: int, a: torch.Tensor, b: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """`y` and twice the product."""
+    (rows, inputs), (rank, outputs), y = x.shape, b.shape, y.clone()
+    inner = torch.full((rows, rank), float("nan"))
+    products.add_low_rank(
+        kind, a.data_ptr(), b.data_ptr(), rank, 2.0, x.data_ptr(), inputs * x.element_size(), inputs, y.data_ptr(),
+        outputs * FLOAT, outputs, rows, inner.data_ptr(),
+    )  # fmt: skip
+    return y
+
+
+@pytest.mark.parametrize("kind", [FLOAT32, FLOAT16, BFLOAT16, BFLOAT16_PAIRS])
+@given(
+    rank=st.integers(1, 70), inputs=st.integers(1, 200), outputs=st.integers(1, 200), rows=st.integers(1, 9),
+    seed=st.integers(0, 2**20),
+)  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_low_rank_products_are_added(dtype: torch.dtype, rank: int, inputs: int, outputs: int, seed: int) -> None:
+def test_low_rank_products_are_added(kind: int, rank: int, inputs: int, outputs: int, rows: int, seed: int) -> None:
+    """Those of rows together as those of each alone, to the bit."""
+    dtype = {FLOAT32: torch.float32, FLOAT16: torch.float16}.get(kind, torch.bfloat16)
+    inputs = inputs * BLOCK if kind == BFLOAT16_PAIRS else inputs
     generator = torch.Generator().manual_seed(seed)
     a, b = (torch.randn(rank, width, generator=generator).to(dtype) for width in (inputs, outputs))
-    x, y = torch.randn(inputs, generator=generator), torch.randn(outputs, generator=generator)
+    x, y = torch.randn(rows, inputs, generator=generator), torch.randn(rows, outputs, generator=generator)
+    x = x.bfloat16() if kind == BFLOAT16_PAIRS else x
     wanted = y.double() + 2.0 * (x.double() @ a.double().T) @ b.double()
-    inner = torch.empty(rank)
-    products.add_low_rank(
-        KINDS[dtype], a.data_ptr(), b.data_ptr(), rank, 2.0, x.data_ptr(), inputs, y.data_ptr(), outputs,
-        inner.data_ptr(),
-    )  # fmt: skip
-    assert torch.allclose(y.double(), wanted, rtol=1e-4, atol=1e-3)
-
-
-def test_what_is_no_number_stays_in_its_row() -> None:
-    matrix, scales, _ = made(40, 64, torch.bfloat16, 1)
-    x = torch.randn(5, 64)
-    x[2, 7] = float("nan")
-    found = multiplied(matrix, scales, x)
-    assert found[2].isnan().all()
-    assert not found[[0, 1, 3, 4]].isnan().any()
+    size = y.double().abs() + 2.0 * (x.double().abs() @ a.double().abs().T) @ b.double().abs()
+    found = with_low_rank(kind, a, b, x, y)
+    assert bool(((found.double() - wanted).abs() <= 4e-6 * size).all())
+    alone = [with_low_rank(kind, a, b, x[row : row + 1], y[row : row + 1]) for row in range(rows)]
+    assert torch.equal(found, torch.cat(alone))

@@ -138,6 +138,7 @@ def _kernel(kernel: Kernel | None) -> KernelAnswer | None:
         weights=kernel.weights,
         reason=without_paths(kernel.reason),
         gigabytes_per_second=kernel.gigabytes_per_second,
+        prompts="compiled" if kernel.reads_prompts else "modules",
     )
 
 

@@ -1,0 +1,230 @@
+"""Products of many rows with bfloat16 weights: two products at once, four outputs of four rows in registers.
+
+    weights of four outputs    | block | block | …      bfloat16, two vectors long
+    inputs of four rows        | block | block | …      rounded to bfloat16
+    sums                       a vector of each row's each output: its lanes are added up at the end
+
+With many rows it is computing, and not memory, that takes the time. `vdpbf16ps` (AVX512_BF16) multiplies 32 pairs and
+adds them up in float32, which is twice what a multiply-add of float32 does, and nothing has to be widened. Processors
+without it are given what it is made of, which gives the same up to rounding and is slow.
+
+A row's numbers do not depend on the rows beside it: an output is summed up in one order, in whichever tile it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from adapter_service.decoding.addresses import stand_alone
+from adapter_service.decoding.compiling import compiled, named
+from adapter_service.decoding.vectors import (
+    BF16,
+    BFLOAT16,
+    BFLOAT16_PAIRS,
+    F32,
+    FLOAT,
+    FLOAT32,
+    HAS_PAIRS,
+    ITEM_SIZES,
+    WIDTH,
+    Emitter,
+    constant,
+    vector,
+)
+
+# Numbers in a block: lengths are multiples of it.
+BLOCK = 2 * WIDTH
+_ITEM = ITEM_SIZES[BFLOAT16_PAIRS]
+# Outputs and rows of the largest tile.
+_SIDE = 4
+# Bytes that rows of inputs may take of the nearest cache; the smallest that processors have now is 32 KiB.
+_FIRST_CACHE = 20 << 10
+# Outputs for which a group of inputs stays there; their weights stay in the second cache for the next group.
+_OUTPUTS_TOGETHER = 64
+
+
+def _tile_of(rows: int, outputs: int) -> Any:
+    """A function for compiled code: `outputs` rows of weights, `length` numbers each, times `rows` rows of inputs.
+
+        tile(weights, inputs, input_stride, results, result_stride, length)
+
+    Addresses and strides are in bytes; rows of weights lie one behind the other. Row r's float32 results are at
+    `results` + r × `result_stride`, side by side.
+    """
+
+    @intrinsic
+    def tile(
+        _context: Any, weights: Any, inputs: Any, input_stride: Any, results: Any, result_stride: Any, length: Any
+    ) -> Any:
+        signature = types.void(*[types.intp] * 6)
+
+        def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: list[ir.Value]) -> ir.Value:
+            _emit_tile(Emitter(builder), rows, outputs, *args)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return tile
+
+
+def _emit_tile(
+    emit: Emitter,
+    rows: int,
+    outputs: int,
+    weights: ir.Value,
+    inputs: ir.Value,
+    input_stride: ir.Value,
+    results: ir.Value,
+    result_stride: ir.Value,
+    length: ir.Value,
+) -> None:
+    b = emit.builder
+    stride = b.mul(length, constant(_ITEM))
+    of_outputs = [b.add(weights, b.mul(stride, constant(output))) for output in range(outputs)]
+    of_rows = [b.add(inputs, b.mul(input_stride, constant(row))) for row in range(rows)]
+    of_tile = b.mul(stride, constant(outputs))  # how far the next one's weights are, which memory is asked for
+    zero = ir.Constant(vector(F32), [0.0] * WIDTH)
+
+    def add_block(block: ir.Value, *sums: ir.Value) -> list[ir.Value]:
+        place = b.mul(block, constant(BLOCK * _ITEM))
+        loaded = [_load_pairs(emit, b.add(start, place)) for start in of_outputs]
+        for start in of_outputs:
+            emit.prefetch(b.add(b.add(start, place), of_tile))
+        made = []
+        for row, start in enumerate(of_rows):
+            x = _load_pairs(emit, b.add(start, place))
+            made += [_add_pairs(emit, sums[row * outputs + output], x, loaded[output]) for output in range(outputs)]
+        return made
+
+    sums = emit.loop(b.sdiv(length, constant(BLOCK)), [zero] * (rows * outputs), add_block)
+    for row in range(rows):
+        of_row = sums[row * outputs : (row + 1) * outputs]
+        found = _four_totals(emit, of_row) if outputs == _SIDE else emit.total(of_row[0])
+        emit.store(found, b.add(results, b.mul(result_stride, constant(row))))
+
+
+def _load_pairs(emit: Emitter, address: ir.Value) -> ir.Value:
+    """A block, as whole numbers of 32 bits: a pair each."""
+    loaded = emit.builder.load(emit.builder.inttoptr(address, vector(ir.IntType(32)).as_pointer()))
+    loaded.align = _ITEM
+    return loaded
+
+
+def _add_pairs(emit: Emitter, total: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+    """`total` + x₀ × y₀ + x₁ × y₁ of each pair."""
+    b = emit.builder
+    if HAS_PAIRS:
+        pairs = vector(BF16, BLOCK)
+        function = ir.FunctionType(total.type, [total.type, pairs, pairs])
+        add = b.module.declare_intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", fnty=function)
+        return b.call(add, [total, b.bitcast(x, pairs), b.bitcast(y, pairs)])
+    for shift in (True, False):  # a pair's first number is its lower half; each is the upper half of a float32
+        total = emit.fma(_half(emit, x, shift=shift), _half(emit, y, shift=shift), total)
+    return total
+
+
+def _half(emit: Emitter, pairs: ir.Value, *, shift: bool) -> ir.Value:
+    b = emit.builder
+    bits = (
+        b.shl(pairs, ir.Constant(pairs.type, [16] * WIDTH))
+        if shift
+        else b.and_(pairs, ir.Constant(pairs.type, [-(1 << 16)] * WIDTH))
+    )
+    return b.bitcast(bits, vector(F32))
+
+
+def _four_totals(emit: Emitter, sums: list[ir.Value]) -> ir.Value:
+    """The sum of each of four vectors, side by side; all four are added up at once, a quarter of a vector at a time."""
+    b, quarters = emit.builder, range(0, WIDTH, _SIDE)
+
+    def added(x: ir.Value, y: ir.Value, *choices: tuple[int, ...]) -> ir.Value:
+        """The sum of two choices, of four numbers each, of a quarter of `x` and, from 4 on, the same one of `y`."""
+        chosen = []
+        for choice in choices:
+            places = [lane if lane < _SIDE else WIDTH + lane - _SIDE for lane in choice]
+            lanes = [quarter + place for quarter in quarters for place in places]
+            chosen.append(b.shuffle_vector(x, y, ir.Constant(vector(ir.IntType(32)), lanes)))
+        return b.fadd(*chosen)
+
+    first, second = (added(x, y, (0, 4, 1, 5), (2, 6, 3, 7)) for x, y in (sums[:2], sums[2:]))
+    whole = added(first, second, (0, 1, 4, 5), (2, 3, 6, 7))
+    width = WIDTH
+    while width > _SIDE:
+        width //= 2
+        halves = [list(range(width)), list(range(width, 2 * width))]
+        undefined = ir.Constant(whole.type, ir.Undefined)
+        whole = b.fadd(
+            *(b.shuffle_vector(whole, undefined, ir.Constant(vector(ir.IntType(32), width), half)) for half in halves)
+        )
+    return whole
+
+
+@intrinsic
+def _round_block(_context: Any, numbers: Any, rounded: Any) -> Any:
+    """WIDTH float32 numbers at one address to bfloat16 at another, to the nearest and of two to the even one."""
+    signature = types.void(types.intp, types.intp)
+
+    def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: list[ir.Value]) -> ir.Value:
+        narrow = builder.fptrunc(Emitter(builder).load(args[0], FLOAT32), vector(BF16))
+        stored = builder.store(narrow, builder.inttoptr(args[1], narrow.type.as_pointer()))
+        stored.align = ITEM_SIZES[BFLOAT16]
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@compiled
+def round_to_pairs(numbers: int, rounded: int, length: int) -> None:
+    """`length` float32 numbers, a multiple of WIDTH, to bfloat16."""
+    stand_alone()
+    for place in range(0, length, WIDTH):
+        _round_block(numbers + place * FLOAT, rounded + place * _ITEM)
+
+
+def _strip_of(outputs: int) -> Any:
+    """`outputs` outputs of any number of rows."""
+    tile_4, tile_2, tile_1 = (_tile_of(rows, outputs) for rows in (4, 2, 1))
+
+    @compiled
+    @named("strip", outputs)
+    def strip(weights: int, inputs: int, input_stride: int, results: int, stride: int, length: int, rows: int) -> None:
+        row = 0
+        while row + 4 <= rows:
+            tile_4(weights, inputs + row * input_stride, input_stride, results + row * stride, stride, length)
+            row += 4
+        if row + 2 <= rows:
+            tile_2(weights, inputs + row * input_stride, input_stride, results + row * stride, stride, length)
+            row += 2
+        if row < rows:
+            tile_1(weights, inputs + row * input_stride, input_stride, results + row * stride, stride, length)
+
+    return strip
+
+
+_strip_of_4, _strip_of_1 = _strip_of(_SIDE), _strip_of(1)
+
+
+@compiled
+def multiply_pairs(
+    matrix: int, inputs: int, input_stride: int, outputs: int, output_stride: int, length: int, count: int, rows: int
+) -> None:
+    """`count` outputs (rows, count), float32, of `rows` rows of inputs (rows, length) in bfloat16."""
+    stand_alone()
+    together = max(_SIDE, _FIRST_CACHE // (length * _ITEM) // _SIDE * _SIDE)
+    for first in range(0, count, _OUTPUTS_TOGETHER):
+        end = min(first + _OUTPUTS_TOGETHER, count)
+        for row in range(0, rows, together):
+            x, y, left = inputs + row * input_stride, outputs + row * output_stride, min(together, rows - row)
+            output = first
+            while output + _SIDE <= end:
+                weights = matrix + output * length * _ITEM
+                _strip_of_4(weights, x, input_stride, y + output * FLOAT, output_stride, length, left)
+                output += _SIDE
+            while output < end:
+                weights = matrix + output * length * _ITEM
+                _strip_of_1(weights, x, input_stride, y + output * FLOAT, output_stride, length, left)
+                output += 1
