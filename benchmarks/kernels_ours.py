@@ -49,7 +49,7 @@ class Ours:
     prompts: list[list[int]]
     rows: int
     _kernels: dict[KernelSetting, Kernel] = field(default_factory=dict)
-    _residents: dict[int, ResidentAdapter] = field(default_factory=dict)
+    _residents: dict[tuple[int, torch.dtype], ResidentAdapter] = field(default_factory=dict)
 
     @classmethod
     def of(cls, base: Base, rows: int, prompt_tokens: int) -> Ours:
@@ -74,13 +74,11 @@ class Ours:
         write_folder(self.adapter(number), folder, base_name=self.base.name)
         return folder
 
-    def resident(self, number: int) -> ResidentAdapter:
-        if number not in self._residents:
-            base = self.base
-            self._residents[number] = ResidentAdapter.of(
-                str(number), self.adapter(number), base.adapter_dtype, base.device
-            )
-        return self._residents[number]
+    def resident(self, number: int, dtype: torch.dtype) -> ResidentAdapter:
+        if (number, dtype) not in self._residents:
+            adapter = self.adapter(number)
+            self._residents[number, dtype] = ResidentAdapter.of(str(number), adapter, dtype, self.base.device)
+        return self._residents[number, dtype]
 
     def kernel(self, setting: KernelSetting) -> Kernel:
         """As the service chooses it."""
@@ -121,12 +119,12 @@ class Ours:
 
     def seconds_by(self, setting: KernelSetting) -> Callable[[int, int, int], float]:
         """Seconds of so many rows, each with its own prompt and adapter, for tokens that are chosen greedily."""
-        batch = self.batch(setting)
+        batch, dtype = self.batch(setting), self.kernel(setting).adapter_dtype(self.base)
 
         @torch.inference_mode()
         def seconds(rows: int, tokens: int, prompt_tokens: int) -> float:
             sequences = [
-                Sequence(self.prompts[row][:prompt_tokens], prompt_tokens + tokens, self.resident(row))
+                Sequence(self.prompts[row][:prompt_tokens], prompt_tokens + tokens, self.resident(row, dtype))
                 for row in range(rows)
             ]
             with on_threads(1):

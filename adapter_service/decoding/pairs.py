@@ -50,17 +50,19 @@ _OUTPUTS_TOGETHER = 64
 def _tile_of(rows: int, outputs: int) -> Any:
     """A function for compiled code: `outputs` rows of weights, `length` numbers each, times `rows` rows of inputs.
 
-        tile(weights, inputs, input_stride, results, result_stride, length)
+        tile(weights, inputs, input_stride, results, result_stride, length, ahead)
 
     Addresses and strides are in bytes; rows of weights lie one behind the other. Row r's float32 results are at
-    `results` + r × `result_stride`, side by side.
+    `results` + r × `result_stride`, side by side. Memory is asked for one cache line of `outputs` at and behind
+    `ahead`, `outputs` times `length` numbers: for too much at once the processor waits.
     """
 
     @intrinsic
     def tile(
-        _context: Any, weights: Any, inputs: Any, input_stride: Any, results: Any, result_stride: Any, length: Any
-    ) -> Any:
-        signature = types.void(*[types.intp] * 6)
+        _context: Any, weights: Any, inputs: Any, input_stride: Any, results: Any, result_stride: Any, length: Any,
+        ahead: Any,
+    ) -> Any:  # fmt: skip
+        signature = types.void(*[types.intp] * 7)
 
         def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: list[ir.Value]) -> ir.Value:
             _emit_tile(Emitter(builder), rows, outputs, *args)
@@ -81,19 +83,18 @@ def _emit_tile(
     results: ir.Value,
     result_stride: ir.Value,
     length: ir.Value,
+    ahead: ir.Value,
 ) -> None:
     b = emit.builder
     stride = b.mul(length, constant(_ITEM))
     of_outputs = [b.add(weights, b.mul(stride, constant(output))) for output in range(outputs)]
     of_rows = [b.add(inputs, b.mul(input_stride, constant(row))) for row in range(rows)]
-    of_tile = b.mul(stride, constant(outputs))  # how far the next one's weights are, which memory is asked for
     zero = ir.Constant(vector(F32), [0.0] * WIDTH)
 
     def add_block(block: ir.Value, *sums: ir.Value) -> list[ir.Value]:
         place = b.mul(block, constant(BLOCK * _ITEM))
         loaded = [_load_pairs(emit, b.add(start, place)) for start in of_outputs]
-        for start in of_outputs:
-            emit.prefetch(b.add(b.add(start, place), of_tile))
+        emit.prefetch(b.add(ahead, b.mul(place, constant(outputs))))
         made = []
         for row, start in enumerate(of_rows):
             x = _load_pairs(emit, b.add(start, place))
@@ -192,15 +193,20 @@ def _strip_of(outputs: int) -> Any:
     @compiled
     @named("strip", outputs)
     def strip(weights: int, inputs: int, input_stride: int, results: int, stride: int, length: int, rows: int) -> None:
-        row = 0
+        ahead, row = weights + 2 * outputs * length * _ITEM, 0  # what the strip after the next one begins with
         while row + 4 <= rows:
-            tile_4(weights, inputs + row * input_stride, input_stride, results + row * stride, stride, length)
+            x, y = inputs + row * input_stride, results + row * stride
+            tile_4(weights, x, input_stride, y, stride, length, ahead)
+            ahead += BLOCK * _ITEM
             row += 4
         if row + 2 <= rows:
-            tile_2(weights, inputs + row * input_stride, input_stride, results + row * stride, stride, length)
+            x, y = inputs + row * input_stride, results + row * stride
+            tile_2(weights, x, input_stride, y, stride, length, ahead)
+            ahead += BLOCK * _ITEM
             row += 2
         if row < rows:
-            tile_1(weights, inputs + row * input_stride, input_stride, results + row * stride, stride, length)
+            x, y = inputs + row * input_stride, results + row * stride
+            tile_1(weights, x, input_stride, y, stride, length, ahead)
 
     return strip
 

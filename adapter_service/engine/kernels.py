@@ -46,6 +46,12 @@ class Kernel:
         """What reads prompts; None where those go through the modules."""
         return self.decoder if self.reads_prompts else None
 
+    def adapter_dtype(self, base: BaseModel) -> torch.dtype:
+        """The type that adapters are kept in: that which the decoder reads, where nothing else reads another."""
+        if self.decoder is not None and self.decoder.adapter_dtype is base.precision.dtype:
+            return base.precision.dtype
+        return base.adapter_dtype
+
     @property
     def gigabytes_per_second(self) -> float | None:
         """How fast one row's steps read weights."""

@@ -166,7 +166,9 @@ class Serving:
         threading.Thread(target=_verify, args=(files.folder, verified), name="adapter-hashing", daemon=True).start()
         try:
             _, weights = read_weights(files.folder, self.layers)
-            return ResidentAdapter.of_weights(files.key, weights, self.base.adapter_dtype, self.base.device)
+            return ResidentAdapter.of_weights(
+                files.key, weights, self.kernel.adapter_dtype(self.base), self.base.device
+            )
         finally:
             verified.result()  # that a file is damaged is what to say, not what came of reading it
 

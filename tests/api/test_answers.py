@@ -123,6 +123,7 @@ def test_health_says_what_is_loaded_and_how(model_client: TestClient) -> None:
     kernel = answer["engine"]["kernel"]
     assert kernel["name"] in {"as_loaded", "float16"}
     assert kernel["gigabytes_per_second"] > 0
+    assert kernel["prompts"] in {"compiled", "modules"}
     assert answer["engine"]["batch_invariant"] is True
     assert answer["memory"]["resident_mb"] > 100
     assert model_client.get("/ready").json()["ready"] is True

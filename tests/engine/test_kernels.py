@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import shutil
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,14 @@ from adapter_service.base_models.pauses import apart, pausing
 from adapter_service.decoding import step
 from adapter_service.decoding.decoder import Decoder
 from adapter_service.engine import kernels, probe
-from adapter_service.engine.batch import read_whole
+from adapter_service.engine.batch import MixedBatch, read_whole
+from adapter_service.engine.kernels import Kernel
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.probe import Chosen, choose_batch
 from adapter_service.engine.sequence import Sequence
 from adapter_service.errors import BaseModelError
 from adapter_service.model_utils import BaseModel, load_base
+from tests.engine.resident import KINDS, resident
 from tests.engine.serial import greedy, mixed
 
 if TYPE_CHECKING:
@@ -149,6 +153,90 @@ def test_compiled_steps_that_take_as_long_are_used(tiny_base: BaseModel, monkeyp
     seconds = iter([0.011, 0.011, 0.010, 0.010])
     monkeypatch.setattr(probe, "_step_seconds", lambda batch, rows: next(seconds))
     assert chosen(tiny_base).kernel.name == "float16"
+
+
+@pytest.fixture
+def base_of_pairs(tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BaseModel:
+    """In bfloat16, with heads as long as a block, on a processor that multiplies pairs, or is said to."""
+    monkeypatch.setattr("adapter_service.decoding.vectors.HAS_PAIRS", True)
+    folder = shutil.copytree(tiny_base_folder, tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+    (folder / "config.json").write_text(json.dumps(config))
+    return in_16_bits(folder)
+
+
+@pytest.mark.parametrize(("seconds", "is_compiled"), [([0.1, 0.2], True), ([0.2, 0.1], False)])
+def test_prompts_are_read_the_faster_way(
+    base_of_pairs: BaseModel, monkeypatch: pytest.MonkeyPatch, seconds: list[float], *, is_compiled: bool
+) -> None:
+    times = iter(seconds)
+    monkeypatch.setattr(probe, "_chunk_seconds", lambda batch: next(times))
+    found = chosen(base_of_pairs, "as_loaded")
+    assert (found.kernel.prompts_by is found.kernel.decoder) == is_compiled
+    assert ("prompts: compiled, in bfloat16" in found.note) == is_compiled
+
+
+class OffInPrompts(Decoder):
+    def read(self, *args: Any) -> torch.Tensor:
+        return super().read(*args) * 1.5
+
+
+def test_where_compiled_prompts_come_to_something_else_steps_alone_are_compiled(
+    base_of_pairs: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapter_service.decoding.decoder.Decoder", OffInPrompts)
+    found = chosen(base_of_pairs, "as_loaded").kernel
+    assert found.decoder is not None
+    assert found.prompts_by is None
+
+
+def test_a_processor_that_multiplies_no_pairs_has_modules_read_prompts(
+    base_of_pairs: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapter_service.decoding.vectors.HAS_PAIRS", False)
+    assert chosen(base_of_pairs, "as_loaded").kernel.prompts_by is None
+
+
+@pytest.mark.parametrize("scores", [None, 2])
+def test_a_prompt_that_compiled_code_reads_comes_near_to_what_modules_come_to(
+    base_of_pairs: BaseModel, scores: int | None
+) -> None:
+    """With an adapter, over several chunks and with what is kept of them; steps go on from its keys and values."""
+    made = kernels.make_kernel(base_of_pairs, "as_loaded")
+    assert isinstance(made, Kernel)
+    assert made.decoder is not None
+    adapter, prompt = resident(base_of_pairs, KINDS[2], 3, 0.05), [5 + number % 200 for number in range(150)]
+    found, trails = {}, {}
+    for name, reader in (("modules", None), ("compiled", made.decoder)):
+        batch = MixedBatch(
+            base_of_pairs,
+            rows=2,
+            template_id="plain",
+            prefixes=PrefixCache(CHUNK_TOKENS, 2**20),
+            decoder=made.decoder,
+            prompts_by=reader,
+        )
+        first = greedy(batch, prompt, 4, adapter, 0.5)
+        assert torch.equal(greedy(batch, prompt, 4, adapter, 0.5), first)
+        found[name] = first.float()
+        sequence = Sequence(prompt, 160, adapter, 0.5, prompt_logprobs=scores)
+        with torch.inference_mode():
+            read_whole(batch, sequence)
+        trails[name] = [token.logprob for token in sequence.prompt_trail]
+        assert sequence.cached_tokens == (0 if scores else 2 * CHUNK_TOKENS)
+    apart = (found["compiled"] - found["modules"]).norm() / found["modules"].norm()
+    assert 0 < float(apart) < 0.05
+    assert len(trails["modules"]) == len(trails["compiled"]) == (149 if scores else 0)
+    assert trails["compiled"] == pytest.approx(trails["modules"], abs=0.5)
+
+
+def test_adapters_are_kept_in_what_is_read_of_them(tiny_base: BaseModel, tiny_base_folder: Path) -> None:
+    base = in_16_bits(tiny_base_folder)
+    assert chosen(base).kernel.adapter_dtype(base) is torch.bfloat16
+    assert chosen(base, "modules").kernel.adapter_dtype(base) is torch.float32
+    for name in ("as_loaded", "float16"):  # prompts go through modules, which read float32
+        assert chosen(tiny_base, name).kernel.adapter_dtype(tiny_base) is torch.float32
 
 
 @pytest.mark.parametrize("error", [ImportError("numba needs another numpy"), RuntimeError("no memory"), EOFError()])
