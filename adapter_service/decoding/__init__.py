@@ -1,4 +1,4 @@
-"""A decode step of a Llama- or Gemma-like base, compiled for this processor when it is first needed.
+"""Decode steps and prompts of a Llama- or Gemma-like base, compiled for this processor when they are first needed.
 
     families.py     what a transformers model computes, as tables of addresses; None for whatever else it is
     weights.py      the matrices as they lie in memory, or packed in fewer bits

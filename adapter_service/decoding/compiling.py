@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding
 import numba
+
+from adapter_service.decoding.vectors import compiled_for
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,7 @@ def missing_instructions() -> list[str]:
     """What compiled steps need of an x86 processor and this one has not."""
     if platform.machine().lower() not in {"x86_64", "amd64", "i686"}:
         return []
-    wanted = numba.config.CPU_FEATURES
-    if wanted is None:
-        features = {name for name, there in llvmlite.binding.get_host_cpu_features().items() if there}
-    else:  # set by the user, in LLVM's words
-        features = {feature.removeprefix("+") for feature in wanted.split(",")}
+    features = compiled_for()
     return [words for name, words in _INSTRUCTIONS.items() if name not in features]
 
 

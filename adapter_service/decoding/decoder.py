@@ -1,4 +1,4 @@
-"""A base's decode steps, compiled: what the engine hands rows to."""
+"""A base's decode steps and the reading of its prompts, compiled: what the engine hands rows to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adapter_service.decoding.pairs import BLOCK
 from adapter_service.decoding.prompt_attention import room_for_scores
 from adapter_service.decoding.step import decode_step
 from adapter_service.decoding.tables import GATE, LINEARS, NORMS, Base, Floats, Integers, Rows
-from adapter_service.decoding.vectors import BFLOAT16_PAIRS
+from adapter_service.decoding.vectors import BFLOAT16, BFLOAT16_PAIRS
 from adapter_service.decoding.weights import KINDS, Matrix, Packing, matrix_of
 from adapter_service.lora.resident import Factors, ResidentAdapter
 
@@ -52,7 +52,7 @@ class Workspace:
 
 
 class Decoder:
-    """Steps of one base, of whose weights it has tables, and copies where they are packed.
+    """Steps of one base and prompts, of whose weights it has tables, and copies where they are packed for steps.
 
     Whoever calls does so from one thread. What it was made of has to stay where it is in memory.
     """
@@ -84,8 +84,7 @@ class Decoder:
         self._adapters: WeakKeyDictionary[ResidentAdapter, tuple[Integers, list[torch.Tensor]]] = WeakKeyDictionary()
         self._none = np.zeros((len(architecture.layers), LINEARS, 3), np.int64)
         self._base = self._tables()
-        linears = [linear for layer in architecture.layers for linear in layer.linears]
-        self._unpacked = [matrix_of(linear, "as_loaded") for linear in (*linears, architecture.head)]
+        self._of_prompts: list[Matrix] = []
         self._prompts = self._tables_of_prompts()
         self._turn_up_to(_LEAST_POSITIONS)
         self._compile()
@@ -143,7 +142,7 @@ class Decoder:
         Raises:
             IndexError: a token that the base has no row for.
         """
-        return self._pass(self._base, rows, workspace, pause, in_order=False)
+        return self._pass(self._base, rows, workspace, pause)
 
     @property
     def reads_prompts(self) -> bool:
@@ -151,17 +150,16 @@ class Decoder:
         return self._prompts is not None
 
     def read(self, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None = None) -> torch.Tensor:
-        """As `step`, of tokens of one prompt one behind the other, by products that round to bfloat16 what goes in.
+        """As `step`, of one or more tokens of one prompt, one behind the other, in one cache.
 
-        That is what the base's own modules do; it is fast where the processor multiplies pairs (`vectors.HAS_PAIRS`).
+        What goes into products is rounded to bfloat16, as by the base's own modules. It is fast where the processor
+        multiplies pairs (`vectors.HAS_PAIRS`).
         """
         assert self._prompts is not None  # noqa: S101 - `reads_prompts` was asked
-        return self._pass(self._prompts, rows, workspace, pause, in_order=True)
+        return self._pass(self._prompts, rows, workspace, pause)
 
-    def _pass(
-        self, base: Base, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None, *, in_order: bool
-    ) -> torch.Tensor:
-        """With `in_order` all rows are through the first half of a layer before any is in its second."""
+    def _pass(self, base: Base, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None) -> torch.Tensor:
+        """Of a prompt all rows are through the first half of a layer before any is in its second."""
         tokens, count = self._embedding.weights.shape[0], len(rows.tokens)
         if int(rows.tokens.max(initial=0)) >= tokens or int(rows.tokens.min(initial=0)) < 0:
             raise IndexError(f"tokens {rows.tokens.tolist()}; the base has 0 to {tokens - 1}")
@@ -173,7 +171,7 @@ class Decoder:
             of_own = logits[max(0, part.start - (count - rows.wanted)) :]
             shares.append((own, _room(base, own, workspace.part(number), of_own)))
         halves = 2 * len(self._layers)
-        at_once = 1 if in_order and len(shares) > 1 else halves if pause is None else 2
+        at_once = 1 if base.of_prompt and len(shares) > 1 else halves if pause is None else 2
         for begin in range(0, halves, at_once):
             if pause is not None and begin % 2 == 0:
                 pause()
@@ -242,7 +240,7 @@ class Decoder:
             activation=known.activation,
             cache_kind=KINDS[known.embedding.dtype],
             adapter_kind=KINDS[self.adapter_dtype],
-            rounds=0,
+            of_prompt=0,
             epsilon=np.float32(known.final_norm.epsilon),
             embedding_factor=np.float32(known.embedding_factor),
             score_scale=np.float32(known.score_scale),
@@ -257,15 +255,19 @@ class Decoder:
 
     def _tables_of_prompts(self) -> Base | None:
         """Those of the base's own weights; None where they are not all such as products of pairs read."""
-        read = [matrix.entry_of_pairs for matrix in self._unpacked if matrix is not None and matrix.is_of_pairs]
-        if len(read) < len(self._unpacked) or self._base.head_size % BLOCK or self.adapter_dtype is not torch.bfloat16:
+        if self._base.cache_kind != BFLOAT16 or self._base.head_size % BLOCK:
             return None
-        *linears, head = np.array(read, np.int64)
+        linears = [linear for layer in self._architecture.layers for linear in layer.linears]
+        read = [matrix_of(linear, "as_loaded") for linear in (*linears, self._architecture.head)]
+        self._of_prompts = [matrix for matrix in read if matrix is not None and matrix.is_of_pairs]
+        if len(self._of_prompts) < len(read):
+            return None
+        *entries, head = np.array([matrix.entry_of_pairs for matrix in self._of_prompts], np.int64)
         return self._base._replace(
-            linears=np.array(linears).reshape(self._base.linears.shape),
+            linears=np.array(entries).reshape(self._base.linears.shape),
             head=head.copy(),
             adapter_kind=BFLOAT16_PAIRS,
-            rounds=1,
+            of_prompt=1,
         )
 
 
@@ -276,7 +278,7 @@ def _room(base: Base, rows: Rows, workspace: Workspace, logits: torch.Tensor) ->
     widths = (base.hidden, base.hidden, queries, keys, keys, queries, base.between, base.between)
     rounded = -(-max(widths) // 2)  # half as wide
     inner = int(rows.adapters[..., 2].max(initial=1))
-    scores = room_for_scores(positions, base.head_size) if base.rounds else base.heads // base.groups * positions
+    scores = room_for_scores(positions, base.head_size) if base.of_prompt else base.heads // base.groups * positions
     counts = [*(count * width for width in (*widths, rounded, inner)), scores]
     return np.array([*workspace.addresses(counts), logits.data_ptr()], np.int64)
 
@@ -333,4 +335,5 @@ def _check(path: str, factors: Factors, rank: int, weights: torch.Tensor) -> Non
     (outputs, inputs), found = weights.shape, (factors.a, factors.b)
     shapes = [tuple(matrix.shape) for matrix in found]
     if shapes != [(rank, inputs), (rank, outputs)] or not all(matrix.is_contiguous() for matrix in found):
-        raise ValueError(f"the factors of {path!r} are {shapes}; such of rank {rank} are wanted")
+        wanted = [(rank, inputs), (rank, outputs)]
+        raise ValueError(f"the factors of {path!r} are {shapes}; {wanted} are wanted, each in one piece")

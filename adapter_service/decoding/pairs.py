@@ -170,12 +170,27 @@ def _round_block(_context: Any, numbers: Any, rounded: Any) -> Any:
     signature = types.void(types.intp, types.intp)
 
     def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: list[ir.Value]) -> ir.Value:
-        narrow = builder.fptrunc(Emitter(builder).load(args[0], FLOAT32), vector(BF16))
+        loaded = Emitter(builder).load(args[0], FLOAT32)
+        narrow = builder.fptrunc(loaded, vector(BF16)) if HAS_PAIRS else _upper_halves(builder, loaded)
         stored = builder.store(narrow, builder.inttoptr(args[1], narrow.type.as_pointer()))
         stored.align = ITEM_SIZES[BFLOAT16]
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _upper_halves(builder: ir.IRBuilder, numbers: ir.Value) -> ir.Value:
+    """bfloat16 as whole numbers: a processor without them would be made to call a function that is not there."""
+    wide = vector(ir.IntType(32))
+
+    def all_of(number: int) -> ir.Constant:
+        return ir.Constant(wide, [number] * WIDTH)
+
+    bits = builder.bitcast(numbers, wide)
+    even = builder.and_(builder.lshr(bits, all_of(16)), all_of(1))
+    rounded = builder.lshr(builder.add(bits, builder.add(even, all_of(0x7FFF))), all_of(16))
+    is_none = builder.fcmp_unordered("uno", numbers, numbers)
+    return builder.trunc(builder.select(is_none, all_of(0x7FC0), rounded), vector(ir.IntType(16)))
 
 
 @compiled

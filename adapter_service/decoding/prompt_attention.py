@@ -4,7 +4,9 @@
     shares     of each row, over the positions that it sees; 0 elsewhere
     attended   shares (rows, positions) × turned values (size, positions)ᵀ
 
-Queries and shares are rounded to bfloat16, as torch rounds them. Addresses are in bytes, lengths in numbers.
+Queries and shares are rounded to bfloat16, as torch rounds them. In which order a row is summed up depends on what the
+rows of its thread see together: other numbers of threads come to other last bits. Addresses are in bytes, lengths in
+numbers.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ class Base(NamedTuple):
     activation: int
     cache_kind: int
     adapter_kind: int
-    rounds: int
-    """Whether rows are tokens of one prompt, and what goes into products is rounded to bfloat16, as BFLOAT16_PAIRS want
-    it; 0 or 1."""
+    of_prompt: int
+    """1 where rows are tokens of one prompt, in one cache, and what goes into products is rounded to bfloat16, as
+    BFLOAT16_PAIRS want it; else 0."""
     epsilon: np.float32
     embedding_factor: np.float32
     score_scale: np.float32

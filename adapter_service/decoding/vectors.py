@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import llvmlite.binding
+import numba
 from llvmlite import ir
 
 # Kinds of numbers in memory; of `INT8` each row has a scale, of `INT8_GROUPS` every `GROUP` of a row's numbers have.
@@ -19,13 +20,17 @@ GROUP = 64
 FLOAT = ITEM_SIZES[FLOAT32]
 
 
-def _host_features() -> dict[str, bool]:
-    return dict(llvmlite.binding.get_host_cpu_features())
+def compiled_for() -> set[str]:
+    """What the processor can do that numba compiles for, in LLVM's words: the host, or as the user has set."""
+    if (wanted := numba.config.CPU_FEATURES) is not None:
+        return {feature.removeprefix("+") for feature in wanted.split(",") if feature.startswith("+")}
+    found = {name for name, is_there in llvmlite.binding.get_host_cpu_features().items() if is_there}
+    return found if numba.config.ENABLE_AVX else {name for name in found if not name.startswith("avx")}
 
 
-IS_WIDE = _host_features().get("avx512f", False)
+IS_WIDE = "avx512f" in compiled_for()
 # Whether the processor multiplies and adds pairs of bfloat16 at once.
-HAS_PAIRS = IS_WIDE and _host_features().get("avx512bf16", False)
+HAS_PAIRS = {"avx512f", "avx512bw", "avx512bf16"} <= compiled_for()
 # Numbers in a vector. Shorter ones than the processor's are slower, longer ones are cut by LLVM.
 WIDTH = 16 if IS_WIDE else 8
 

@@ -164,6 +164,7 @@ class MixedBatch:
 
     def free_memory(self) -> None:
         self._prefixes.forget()
+        self._prompts.free_memory()
         self._steps.free_memory()
         if self.base.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -47,10 +47,8 @@ class Kernel:
         return self.decoder if self.reads_prompts else None
 
     def adapter_dtype(self, base: BaseModel) -> torch.dtype:
-        """The type that adapters are kept in: that which the decoder reads, where nothing else reads another."""
-        if self.decoder is not None and self.decoder.adapter_dtype is base.precision.dtype:
-            return base.precision.dtype
-        return base.adapter_dtype
+        """The type that adapters are kept in: that which a decoder reads, where it reads prompts, too."""
+        return base.adapter_dtype if self.prompts_by is None else self.prompts_by.adapter_dtype
 
     @property
     def gigabytes_per_second(self) -> float | None:
@@ -70,8 +68,7 @@ class Kernel:
         if self.decoder is None:
             return f"transformers' modules ({self.reason})"
         speed = "" if self.gigabytes_per_second is None else f" at {self.gigabytes_per_second} GB/s"
-        prompts = "; prompts: compiled, in bfloat16" if self.reads_prompts else ""
-        return f"compiled, {self.weights} weights{speed} ({self.name}: {self.reason}){prompts}"
+        return f"compiled, {self.weights} weights{speed} ({self.name}: {self.reason})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,14 +126,18 @@ def _tried(
     base: BaseModel, kernel: Kernel, rows: int, new_batch: Callable[[Kernel, int], MixedBatch]
 ) -> Kernel | NoKernel:
     """The one that comes to what the model's own way comes to; it reads prompts where that is right and faster."""
+    reason = kernel.reason
     fault = _fault_of(base, kernel, new_batch(kernel, rows))
     if not kernel.reads_prompts:
         return kernel if fault is None else NoKernel(kernel.name, fault)
-    steps_alone = replace(kernel, reads_prompts=False)
+    steps_alone = replace(kernel, reads_prompts=False, reason=reason)
     if fault is not None:
-        return _tried(base, steps_alone, rows, new_batch)
+        return _tried(base, replace(steps_alone, reason=f"{reason}; prompts by modules, for {fault}"), rows, new_batch)
     ours, theirs = (_chunk_seconds(new_batch(one, 1)) for one in (kernel, steps_alone))
-    return kernel if ours < theirs else steps_alone
+    times = f"{CHUNK_TOKENS} tokens {ours * 1000:.0f} ms against {theirs * 1000:.0f}"
+    if ours < theirs:
+        return replace(kernel, reason=f"{reason}; prompts compiled, too: {times}")
+    return replace(steps_alone, reason=f"{reason}; prompts by modules, compiled is slower here: {times}")
 
 
 def _chunk_seconds(batch: MixedBatch) -> float:

@@ -27,6 +27,10 @@ class Prompts(Protocol):
         """Take the tokens `start` to before `end`; logits (keep, vocabulary) of what follows the last ones, if any."""
         ...
 
+    def free_memory(self) -> None:
+        """Give up what is only kept for speed; not while `read` is under way."""
+        ...
+
 
 class ModulePrompts:
     """Through transformers' modules."""
@@ -43,17 +47,18 @@ class ModulePrompts:
         logits = module_logits(self._base.model, tokens, positions, added_by(sequence), attention, keep=keep)
         return None if logits is None else logits[0]
 
+    def free_memory(self) -> None:
+        """There is none."""
+
 
 class CompiledPrompts:
     """By a decoder that `reads_prompts`."""
 
     def __init__(self, decoder: Decoder, cache: KvCache) -> None:
-        from adapter_service.decoding.decoder import Workspace
-
         self._decoder = decoder
         self._cache = cache
         self._addresses = CacheAddresses(cache)
-        self._workspace = Workspace()
+        self.free_memory()
 
     def read(self, sequence: Sequence, place: Place, start: int, end: int, *, keep: int) -> torch.Tensor | None:
         count = checked(place, end - 1) + 1 - start
@@ -70,3 +75,8 @@ class CompiledPrompts:
         )
         logits = self._decoder.read(rows, self._workspace, pause_in_use())
         return logits if keep else None
+
+    def free_memory(self) -> None:
+        from adapter_service.decoding.decoder import Workspace
+
+        self._workspace = Workspace()

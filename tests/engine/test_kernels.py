@@ -174,7 +174,8 @@ def test_prompts_are_read_the_faster_way(
     monkeypatch.setattr(probe, "_chunk_seconds", lambda batch: next(times))
     found = chosen(base_of_pairs, "as_loaded")
     assert (found.kernel.prompts_by is found.kernel.decoder) == is_compiled
-    assert ("prompts: compiled, in bfloat16" in found.note) == is_compiled
+    words = "compiled, too: 64" if is_compiled else "by modules, compiled is slower here: 64"
+    assert f"set by serving.kernel; prompts {words} tokens {seconds[0] * 1000:.0f} ms against" in found.note
 
 
 class OffInPrompts(Decoder):
@@ -189,6 +190,7 @@ def test_where_compiled_prompts_come_to_something_else_steps_alone_are_compiled(
     found = chosen(base_of_pairs, "as_loaded").kernel
     assert found.decoder is not None
     assert found.prompts_by is None
+    assert "prompts by modules, for logits are" in found.reason
 
 
 def test_a_processor_that_multiplies_no_pairs_has_modules_read_prompts(
@@ -231,12 +233,19 @@ def test_a_prompt_that_compiled_code_reads_comes_near_to_what_modules_come_to(
     assert trails["compiled"] == pytest.approx(trails["modules"], abs=0.5)
 
 
-def test_adapters_are_kept_in_what_is_read_of_them(tiny_base: BaseModel, tiny_base_folder: Path) -> None:
-    base = in_16_bits(tiny_base_folder)
-    assert chosen(base).kernel.adapter_dtype(base) is torch.bfloat16
-    assert chosen(base, "modules").kernel.adapter_dtype(base) is torch.float32
-    for name in ("as_loaded", "float16"):  # prompts go through modules, which read float32
-        assert chosen(tiny_base, name).kernel.adapter_dtype(tiny_base) is torch.float32
+def test_adapters_are_kept_in_what_is_read_of_them(
+    tiny_base: BaseModel, base_of_pairs: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times, base = iter([0.1, 0.2, 0.2, 0.1]), base_of_pairs
+    monkeypatch.setattr(probe, "_chunk_seconds", lambda batch: next(times))
+
+    def kept(base: BaseModel, name: KernelSetting) -> torch.dtype:
+        return chosen(base, name).kernel.adapter_dtype(base)
+
+    assert kept(base, "as_loaded") is torch.bfloat16
+    # Prompts go through modules, which are faster with float32.
+    assert kept(base, "as_loaded") is kept(base, "modules") is torch.float32
+    assert kept(tiny_base, "as_loaded") is kept(tiny_base, "float16") is torch.float32
 
 
 @pytest.mark.parametrize("error", [ImportError("numba needs another numpy"), RuntimeError("no memory"), EOFError()])
