@@ -401,7 +401,7 @@ class Engine:
         base = self._load_base(self._set_note)
         kept = Kept(self._line, self._residency, self._prefixes, self.measures, self._condition, self._wake)
         settings = self._settings
-        self._set_note("trying the base out; the first time, its steps are compiled (a quarter of a minute)")
+        self._set_note("trying the base out; the first time, its steps are compiled (half a minute)")
         serving = Serving(base, kept, max_active=settings.max_active_requests, kernel=settings.kernel)
         self._set_note("ready")
         return serving
