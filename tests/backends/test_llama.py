@@ -54,8 +54,15 @@ def dispatcher(tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def children() -> list[psutil.Process]:
-    found = psutil.Process().children()
-    return [child for child in found if child.status() != "zombie" and DOUBLE in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children() if is_of_llama(child)]
+
+
+def is_of_llama(child: psutil.Process) -> bool:
+    """And has not ended, which it may do while it is asked."""
+    try:
+        return child.status() != "zombie" and DOUBLE in " ".join(child.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def asked(

@@ -27,6 +27,7 @@ from adapter_service.training import evaluation, loop, memory
 from adapter_service.training.forward import MicroBatch, completion_states
 from tests.jobs.bench import HOLDOUT, Bench, Record, key_of, local_source, shuffled, toy_records, toy_settings
 from tests.jobs.conftest import MakeBench
+from tests.waiting import eventually
 
 
 def weights_of(folder: Path) -> bytes:
@@ -138,7 +139,7 @@ def test_a_version_has_its_card_its_metadata_and_its_settings(bench: Bench) -> N
 def test_the_work_folder_is_gone_when_a_job_has_ended(bench: Bench) -> None:
     bench.run()
     bench.run(learning_rate=0.5, source="nothing")
-    assert not any(bench.work_dir.iterdir())
+    eventually(lambda: not any(bench.work_dir.iterdir()), "the runner has removed it, which is after the job's row")
 
 
 def test_an_adapter_trained_on_shuffled_targets_is_rejected(make_bench: MakeBench, tmp_path: Path) -> None:
