@@ -1,18 +1,18 @@
 """Decode steps and prompts of a Llama- or Gemma-like base, compiled for this processor when they are first needed.
 
-    families.py     what a transformers model computes, as tables of addresses; None for whatever else it is
-    weights.py      the matrices as they lie in memory, or packed in fewer bits
-    vectors.py      kinds of numbers, and vectors as wide as the processor's
-    tiles.py        the innermost loops, of vectors
-    addresses.py    numbers at addresses
-    pairs.py        products of many rows with bfloat16 matrices, where the processor multiplies pairs
-    products.py     products of rows with matrices of every kind, made of tiles
-    layers.py       norms, rotation, attention, activation
-    prompt_attention.py    attention of many tokens of one prompt
-    tables.py       what a step reads of the base and of each row
-    step.py         one step: a token for each row in, logits out
-    compiling.py    how all that is compiled, and kept for the next start
-    decoder.py      the base as the engine uses it
+    families.py          what a transformers model computes, as tables of addresses; None for whatever else it is
+    weights.py           the matrices as they lie in memory, or packed in fewer bits
+    vectors.py           kinds of numbers, and vectors as wide as the processor's
+    tiles.py             the innermost loops, of vectors
+    addresses.py         numbers at addresses
+    pairs.py             products of many rows with bfloat16 matrices, where the processor multiplies pairs
+    products.py          products of rows with matrices of every kind, made of tiles
+    layers.py            norms, rotation, attention, activation
+    prompt_attention.py  attention of many tokens of one prompt
+    tables.py            what a step reads of the base and of each row
+    step.py              one step: a token for each row in, logits out
+    compiling.py         how all that is compiled, and kept for the next start
+    decoder.py           the base as the engine uses it
 
 At one row a step reads every weight once and computes little, so that it takes as long as memory takes to deliver
 them. What torch's modules add to that, some 400 calls of 10 µs for each token, is why there is a step of our own.

@@ -28,9 +28,10 @@ def compiled_for() -> set[str]:
     return found if numba.config.ENABLE_AVX else {name for name in found if not name.startswith("avx")}
 
 
-IS_WIDE = "avx512f" in compiled_for()
+_FEATURES = compiled_for()
+IS_WIDE = "avx512f" in _FEATURES
 # Whether the processor multiplies and adds pairs of bfloat16 at once.
-HAS_PAIRS = {"avx512f", "avx512bw", "avx512bf16"} <= compiled_for()
+HAS_PAIRS = {"avx512f", "avx512bw", "avx512bf16"} <= _FEATURES
 # Numbers in a vector. Shorter ones than the processor's are slower, longer ones are cut by LLVM.
 WIDTH = 16 if IS_WIDE else 8
 

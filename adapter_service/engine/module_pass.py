@@ -32,5 +32,5 @@ def module_logits(
 
 
 def added_by(sequence: Sequence) -> OneAdapter | None:
-    """The adapter of one sequence's pass; without strength it is none, whatever its matrices hold."""
-    return OneAdapter(sequence.adapter, sequence.scale) if sequence.adapter and sequence.scale else None
+    """The adapter of one sequence's pass."""
+    return OneAdapter(sequence.added, sequence.scale) if sequence.added else None

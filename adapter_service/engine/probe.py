@@ -130,7 +130,7 @@ def _tried(
     fault = _fault_of(base, kernel, new_batch(kernel, rows))
     if not kernel.reads_prompts:
         return kernel if fault is None else NoKernel(kernel.name, fault)
-    steps_alone = replace(kernel, reads_prompts=False, reason=reason)
+    steps_alone = replace(kernel, reads_prompts=False)
     if fault is not None:
         return _tried(base, replace(steps_alone, reason=f"{reason}; prompts by modules, for {fault}"), rows, new_batch)
     ours, theirs = (_chunk_seconds(new_batch(one, 1)) for one in (kernel, steps_alone))

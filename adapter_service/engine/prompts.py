@@ -63,7 +63,7 @@ class CompiledPrompts:
     def read(self, sequence: Sequence, place: Place, start: int, end: int, *, keep: int) -> torch.Tensor | None:
         count = checked(place, end - 1) + 1 - start
         self._cache.buffer(place.capacity).make_layers(self._decoder.layers, self._decoder.no_keys)
-        adapter = self._decoder.adapter_table(sequence.adapter if sequence.scale else None)
+        adapter = self._decoder.adapter_table(sequence.added)
         rows = Rows(
             tokens=np.array(sequence.prompt[start:end], np.int64),
             positions=np.arange(start, end, dtype=np.int64),

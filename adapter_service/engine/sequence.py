@@ -29,3 +29,8 @@ class Sequence:
     cached_tokens: int = 0
     prompt_logprobs: int | None = None
     prompt_trail: list[ChosenToken] = field(default_factory=list)
+
+    @property
+    def added(self) -> ResidentAdapter | None:
+        """The adapter that is added: without strength it is none, whatever its matrices hold."""
+        return self.adapter if self.scale else None

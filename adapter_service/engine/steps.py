@@ -101,7 +101,7 @@ class CompiledSteps:
         return self._joined
 
     def join(self, sequence: Sequence, place: Place) -> None:
-        self._tables[sequence] = self._decoder.adapter_table(sequence.adapter if sequence.scale else None)
+        self._tables[sequence] = self._decoder.adapter_table(sequence.added)
         self._joined[sequence] = place
         self._adapters = None
 
