@@ -250,6 +250,8 @@ class Dispatcher:
         self._looks.set()
 
     def _end(self, drain_seconds: float) -> None:
+        if self._ended.is_set():
+            return  # the loop may close before it takes up another task
         self._drains.append(asyncio.create_task(self._drain(drain_seconds)))  # the loop itself forgets its tasks
 
     async def _drain(self, seconds: float) -> None:

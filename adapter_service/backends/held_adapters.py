@@ -125,7 +125,6 @@ class HeldAdapters:
     def _begin(self, files: AdapterFiles) -> _Loading:
         loading = self._loading[files.key] = _Loading()
         loading.task = asyncio.create_task(self._load(files, loading))
-        loading.task.add_done_callback(lambda _: self._forget(files.key, loading))
         return loading
 
     async def _wait_for(self, key: str, loading: _Loading) -> None:
@@ -151,9 +150,17 @@ class HeldAdapters:
             self._failed.discard(files.key)
 
     async def _load(self, files: AdapterFiles, loading: _Loading) -> None:
-        started, key = time.monotonic(), files.key
-        size = await self._size(files)
-        await self._make_room(key, size)
+        started = time.monotonic()
+        try:
+            await self._make_room(files.key, await self._size(files))
+            await self._load_in_its_place(files, loading)
+        finally:
+            self._forget(files.key, loading)  # not later: who came upon one that has ended would wait for nothing
+        self._loaded(time.monotonic() - started)
+        log.info("%s is loaded", files.reference, extra={"action": "adapter_loaded"})
+
+    async def _load_in_its_place(self, files: AdapterFiles, loading: _Loading) -> None:
+        key = files.key
         self._residency.acquire(key)  # so that it stays while it is loaded
         try:
             loading.begun = True
@@ -165,8 +172,6 @@ class HeldAdapters:
             self._residency.remove(key)
             raise
         self._residency.release(key)
-        self._loaded(time.monotonic() - started)
-        log.info("%s is loaded", files.reference, extra={"action": "adapter_loaded"})
 
     async def _make_room(self, key: str, size: int) -> None:
         """Its place is its own then; what was used longest ago goes, or it waits for one that is in use."""

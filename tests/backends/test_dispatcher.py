@@ -351,6 +351,16 @@ def test_a_load_ends_with_the_service(begin: Begin, files: Callable[[str], Adapt
     assert dispatcher.metrics() == []
 
 
+def test_one_that_has_ended_begins_nothing_when_it_is_stopped_again(begin: Begin) -> None:
+    class StopsAgain(ScriptedServer):
+        async def close(self) -> None:
+            dispatcher.stop(drain_seconds=1)
+
+    dispatcher = begin(StopsAgain())
+    dispatcher.stop(drain_seconds=0)
+    assert len(dispatcher._drains) == 1  # another may be one that never runs, for the loop closes
+
+
 def wait_for(truth: Callable[[], bool]) -> None:
     eventually(truth, "what was waited for", seconds=20)
 
