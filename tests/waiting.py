@@ -8,6 +8,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# The first engine of a run compiles its steps: half a minute, and more where other work goes on.
+READY_SECONDS = 240.0
+
 
 def eventually(ask: Callable[[], T], what: str, *, seconds: float = 120.0) -> T:
     """The first true answer of `ask`; `what` is said where there is none in time."""

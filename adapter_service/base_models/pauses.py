@@ -30,8 +30,10 @@ _pause: ContextVar[Pause | None] = ContextVar("pause", default=None)
 
 
 @contextmanager
-def pausing(pause: Pause) -> Iterator[None]:
-    """Call `pause` at every layer of the passes inside, and between the blocks of a loss; what it raises ends them.
+def pausing(pause: Pause | None) -> Iterator[None]:
+    """Call `pause`, if any, at every layer of the passes inside, and between the blocks of a loss.
+
+    What it raises ends them.
 
     A backward pass calls it on its own thread: set `torch.autograd.set_multithreading_enabled(False)` around it, and
     that is the caller's on every device.

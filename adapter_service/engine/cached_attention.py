@@ -5,7 +5,8 @@ Both are `base_models.attention.Attending`: they put the new tokens' keys and va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from weakref import ref
 
 import torch
 
@@ -48,9 +49,22 @@ class PromptAttention:
 
 
 class StepAttention:
-    """Attention of one new token for each of some rows, which are at `places` and `positions`."""
+    """Attention of one new token for each of some rows, which are at `places` and `positions`.
 
-    def __init__(self, cache: KvCache, places: Sequence[Place], positions: Sequence[int], device: torch.device) -> None:
+    What differs from step to step is in `tensors`, and all that is computed of them is computed by `attend`: two with
+    one `shape` differ in nothing else, so that a recorded one gives what another would, once it has its tensors.
+    """
+
+    def __init__(
+        self,
+        cache: KvCache,
+        places: Sequence[Place],
+        positions: Sequence[int],
+        device: torch.device,
+        *,
+        few_shapes: bool = False,
+    ) -> None:
+        """With `few_shapes`, masked positions fill the seen ones up to a power of two instead of to the next stride."""
         capacities = sorted({place.capacity for place in places})
         self._parts = [
             _Part(
@@ -61,6 +75,7 @@ class StepAttention:
                     if place.capacity == capacity
                 ],
                 device,
+                few_shapes=few_shapes,
             )
             for capacity in capacities
         ]
@@ -69,6 +84,21 @@ class StepAttention:
         if together != list(range(len(places))):
             back = sorted(range(len(together)), key=together.__getitem__)
             self._back = torch.tensor(back, device=device)
+
+    @property
+    def shape(self) -> Hashable:
+        """Equal for two that make the same operations, on the same memory but for their `tensors`."""
+        return tuple(part.shape for part in self._parts), self._back is None
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        own = [tensor for part in self._parts for tensor in part.tensors]
+        return own if self._back is None else [*own, self._back]
+
+    def forget(self) -> None:
+        """What was computed of `tensors`: where that was to be recorded and failed, nothing was computed."""
+        for part in self._parts:
+            part.forget()
 
     def attend(
         self,
@@ -87,22 +117,30 @@ class StepAttention:
 class _Part:
     """Rows whose places have one capacity: (row of the pass, number of the place, position)."""
 
-    def __init__(self, buffer: Buffer, rows: list[tuple[int, int, int]], device: torch.device) -> None:
-        self.rows = [row for row, _, _ in rows]
-        self._buffer, self._device = buffer, device
-        self._numbers = [number for _, number, _ in rows]
-        self._positions = [position for _, _, position in rows]
-        self._whole = self._numbers == list(range(len(rows)))
-        self._row_index = torch.tensor(self.rows, device=device)
+    def __init__(
+        self, buffer: Buffer, rows: list[tuple[int, int, int]], device: torch.device, *, few_shapes: bool
+    ) -> None:
+        self.rows, numbers, positions = (list(column) for column in zip(*rows, strict=True))
+        self._buffer = buffer
+        self._whole = numbers == list(range(len(rows)))
         # Places that nobody has taken compute what row 0 does, and nobody looks at it.
-        of_place = dict(zip(self._numbers, range(len(rows)), strict=True))
-        self._row_of_place = torch.tensor(
-            [of_place.get(number, 0) for number in range(max(self._numbers) + 1)], device=device
-        )
-        self._number_index = torch.tensor(self._numbers, device=device)
-        self._seen = -(-(max(self._positions) + 1) // _STRIDE) * _STRIDE
+        of_place = dict(zip(numbers, range(len(rows)), strict=True))
+        row_of_place = [of_place.get(number, 0) for number in range(max(numbers) + 1)]
+        columns = (self.rows, numbers, positions, row_of_place)
+        together = torch.tensor([number for column in columns for number in column], device=device)
+        self.tensors = torch.split(together, [len(column) for column in columns])
+        self._row_index, self._numbers, self._positions, self._row_of_place = self.tensors
+        seen = max(positions) + 1
+        self._seen = min(buffer.capacity, _power_of_two(seen)) if few_shapes else -(-seen // _STRIDE) * _STRIDE
+        self.forget()
+
+    def forget(self) -> None:
         self._masks: dict[int | None, torch.Tensor] = {}
         self._targets: dict[int, torch.Tensor] = {}
+
+    @property
+    def shape(self) -> Hashable:
+        return ref(self._buffer), self._buffer.places, len(self.rows), len(self._row_of_place), self._whole, self._seen
 
     def attend(
         self,
@@ -128,28 +166,23 @@ class _Part:
             self._masks[window] = self._mask(window, query.dtype)
         seen = keys[:places, :, : self._seen], values[:places, :, : self._seen]
         attended = _attended(query, *seen, self._masks[window], scale)
-        return attended if self._whole else attended.index_select(0, self._number_index)
+        return attended if self._whole else attended.index_select(0, self._numbers)
 
     def _targets_of(self, groups: int) -> torch.Tensor:
         """Where each row's keys go, of all rows of the buffer when it is seen as (places × groups × capacity, size)."""
         if groups not in self._targets:
-            self._targets[groups] = torch.tensor(
-                [
-                    (number * groups + group) * self._buffer.capacity + position
-                    for number, position in zip(self._numbers, self._positions, strict=True)
-                    for group in range(groups)
-                ],
-                device=self._device,
-            )
+            of_group = self._numbers[:, None] * groups + torch.arange(groups, device=self._numbers.device)
+            self._targets[groups] = (of_group * self._buffer.capacity + self._positions[:, None]).flatten()
         return self._targets[groups]
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
         """Minus infinity where a place's row does not look, (places, 1, 1, positions)."""
-        own = torch.zeros(len(self._row_of_place), 1, dtype=torch.long)
-        for number, position in zip(self._numbers, self._positions, strict=True):
-            own[number] = position
-        bias = _bias(own.to(self._device), torch.arange(self._seen, device=self._device), window, dtype)
-        return bias[:, None, None]
+        own = self._positions.index_select(0, self._row_of_place)[:, None]
+        return _bias(own, torch.arange(self._seen, device=own.device), window, dtype)[:, None, None]
+
+
+def _power_of_two(least: int) -> int:
+    return max(_STRIDE, 1 << (least - 1).bit_length())
 
 
 def _attended(

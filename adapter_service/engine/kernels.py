@@ -4,6 +4,7 @@ as_loaded    compiled, over the base's own weights: no memory more
 float16      compiled, over a float16 copy of a float32 base: half the bytes to read, and nearly the same numbers
 int8         compiled, over a copy in 8 bits: fewer still, and answers change a little; only where it is asked for
 modules      transformers' own: any architecture, any device
+graphs       those, as CUDA graphs: a step is launched as a whole
 
 Prompts go through the modules, or compiled where the processor multiplies pairs of bfloat16 and the base has those.
 """
@@ -11,12 +12,14 @@ Prompts go through the modules, or compiled where the processor multiplies pairs
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from adapter_service.base_models.free_memory import free_bytes
+from adapter_service.engine.recording import Recorder, recorders_of
 from adapter_service.settings import KernelName
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ class Kernel:
     """Of a step of one row; None where nobody has measured."""
     reads_prompts: bool = False
     """Whether `decoder` reads prompts, too."""
+    new_recorder: Callable[[], Recorder] | None = None
+    """What records steps of the modules; None where they are not recorded."""
 
     @property
     def prompts_by(self) -> Decoder | None:
@@ -66,7 +71,8 @@ class Kernel:
     def words(self) -> str:
         """For people."""
         if self.decoder is None:
-            return f"transformers' modules ({self.reason})"
+            recorded = "" if self.new_recorder is None else " as CUDA graphs"
+            return f"transformers' modules{recorded} ({self.reason})"
         speed = "" if self.gigabytes_per_second is None else f" at {self.gigabytes_per_second} GB/s"
         return f"compiled, {self.weights} weights{speed} ({self.name}: {self.reason})"
 
@@ -79,8 +85,10 @@ class NoKernel:
     reason: str
 
 
-def compiled_kernels(base: BaseModel) -> list[tuple[KernelName, str]]:
-    """Those for "auto", what should be the fastest first, each with the reason for it."""
+def kernels_to_try(base: BaseModel) -> list[tuple[KernelName, str]]:
+    """Those for "auto" beside the modules, what should be the fastest first, each with the reason for it."""
+    if recorders_of(base.device) is not None:
+        return [("graphs", "a step is launched as a whole")]
     as_loaded: tuple[KernelName, str] = ("as_loaded", "nothing is copied, and nothing rounded")
     if not (needed := _bytes_in_float16(base)):
         return [as_loaded]
@@ -94,6 +102,8 @@ def make_kernel(base: BaseModel, name: KernelName, reason: str = "set by serving
     """The one of that name, compiled if it is not yet."""
     if name == "modules":
         return Kernel(name, reason)
+    if name == "graphs":
+        return _recorded(base, reason)
     try:
         from adapter_service.decoding.decoder import Decoder
         from adapter_service.decoding.families import NotComputedError, architecture_of
@@ -106,6 +116,13 @@ def make_kernel(base: BaseModel, name: KernelName, reason: str = "set by serving
     except Exception as error:
         log.warning("steps cannot be compiled", exc_info=True, extra={"action": "compiling_failed"})
         return NoKernel(name, f"steps cannot be compiled: {error}")
+
+
+def _recorded(base: BaseModel, reason: str) -> Kernel | NoKernel:
+    new_recorder = recorders_of(base.device)
+    if new_recorder is None:
+        return NoKernel("graphs", f"they are CUDA's, and the base is on {base.device}")
+    return Kernel("graphs", reason, new_recorder=new_recorder)
 
 
 def _bytes_in_float16(base: BaseModel) -> int:

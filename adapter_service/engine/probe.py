@@ -15,7 +15,7 @@ import torch
 
 from adapter_service.base_models.threads import threads_for
 from adapter_service.engine.batch import Batch, MixedBatch, SingleBatch, read_whole
-from adapter_service.engine.kernels import Kernel, NoKernel, compiled_kernels, make_kernel
+from adapter_service.engine.kernels import Kernel, NoKernel, kernels_to_try, make_kernel
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.sequence import Sequence
 from adapter_service.errors import BaseModelError
@@ -23,7 +23,8 @@ from adapter_service.lora.frozen import is_linear, widths
 from adapter_service.model_utils import BaseModel
 from adapter_service.settings import KernelSetting
 
-_STEPS = 3
+# A step is recorded when its shape comes again, and replayed after that.
+_STEPS = 4
 # Another one at the start would say the same; a prompt longer than a chunk, and one within a chunk.
 _LENGTHS = (CHUNK_TOKENS + 9, 7)
 # Numbers that come out of each kind of layer. Sums that are rounded to 16 bits come out the same but for one in ten
@@ -73,6 +74,7 @@ def choose_batch(
             prefixes=prefixes,
             decoder=kernel.decoder,
             prompts_by=kernel.prompts_by,
+            new_recorder=kernel.new_recorder,
         )
 
     def own(kernel: Kernel, rows: int) -> MixedBatch:
@@ -96,14 +98,14 @@ def choose_batch(
 def _chosen(
     base: BaseModel, setting: KernelSetting, rows: int, new_batch: Callable[[Kernel, int], MixedBatch]
 ) -> Kernel | None:
-    """What is asked for, or for "auto" the first compiled one that serves, unless modules are clearly faster.
+    """What is asked for, or for "auto" the first one that serves, unless modules are clearly faster.
 
     None where no batch can be made of the base's rows.
 
     Raises:
         BaseModelError: what is asked for cannot be had.
     """
-    wanted = compiled_kernels(base) if setting == "auto" else [(setting, "set by serving.kernel")]
+    wanted = kernels_to_try(base) if setting == "auto" else [(setting, "set by serving.kernel")]
     found, faults = None, []
     for name, reason in wanted:
         made = make_kernel(base, name, reason) if base.packs_rows else NoKernel(name, "its rows cannot lie together")
@@ -150,18 +152,18 @@ def _chunk_seconds(batch: MixedBatch) -> float:
     return min(seconds)
 
 
-def _faster(compiled: Kernel, modules: Kernel, rows: int, new_batch: Callable[[Kernel, int], MixedBatch]) -> Kernel:
-    """Compiled steps, unless one row and many rows together clearly take longer by them."""
+def _faster(found: Kernel, modules: Kernel, rows: int, new_batch: Callable[[Kernel, int], MixedBatch]) -> Kernel:
+    """`found`, unless one row and many rows together clearly take longer by it."""
     counts = (1, rows)
-    ours = [_step_seconds(new_batch(compiled, rows), count) for count in counts]
+    ours = [_step_seconds(new_batch(found, rows), count) for count in counts]
     theirs = [_step_seconds(new_batch(modules, rows), count) for count in counts]
     if ours[0] / theirs[0] * ours[1] / theirs[1] <= _CLEARLY_SLOWER:
-        return replace(compiled, step_seconds=ours[0])
+        return replace(found, step_seconds=ours[0])
     figures = ", ".join(
         f"{count} row{'' if count == 1 else 's'} {mine * 1000:.1f} ms against {other * 1000:.1f}"
         for count, mine, other in zip(counts, ours, theirs, strict=True)
     )
-    return replace(modules, reason=f"compiled steps are slower here: {figures}")
+    return replace(modules, reason=f"steps by {found.name} are slower here: {figures}")
 
 
 def _step_seconds(batch: MixedBatch, rows: int) -> float:
@@ -172,7 +174,8 @@ def _step_seconds(batch: MixedBatch, rows: int) -> float:
     seconds = []
     for _ in range(_TIMED_STEPS):
         started = time.perf_counter()
-        batch.step()
+        ((_, logits), *_) = batch.step()
+        logits[0].item()  # a step on CUDA is over when its numbers are there
         seconds.append(time.perf_counter() - started)
     for sequence in begun:
         batch.remove(sequence)
@@ -197,6 +200,8 @@ def _fault_of(base: BaseModel, kernel: Kernel, batch: MixedBatch) -> str | None:
         AttributeError,
     ) as error:  # it wants its own mask or cache
         return f"{type(error).__name__}: {error}"
+    if batch.steps_fault is not None:
+        return batch.steps_fault
     tolerance, worst = _tolerance(base, kernel), 0.0
     for prompt, (tokens, logits) in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt + tokens[:-1]], device=base.device)

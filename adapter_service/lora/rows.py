@@ -12,8 +12,9 @@ matrices for every row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from weakref import ref
 
 import torch
 
@@ -41,6 +42,11 @@ class AdapterRows:
     @property
     def order(self) -> list[Row]:
         return [*(row for group in self._classes.values() for row in group.rows), *self._plain]
+
+    @property
+    def shape(self) -> Hashable:
+        """Equal where `add` makes the same operations of so many rows on the same memory, none of which it keeps."""
+        return tuple(group.shape for group in self._classes.values() if group.rows)
 
     def join(self, row: Row) -> None:
         if row.adapter is None or not row.scale:
@@ -104,6 +110,12 @@ class _RankClass:
         self._room: dict[str, Factors] = {}
         self._packed = 0  # of the rows, from the first on
         self._views: dict[int, Mapping[str, Factors]] = {}
+
+    @property
+    def shape(self) -> Hashable:
+        """With what is read: the one adapter's matrices, or the room as it is until there is some for more layers."""
+        read = (ref(_adapter_of(self.rows[0])), 0) if self._is_uniform() else (ref(self), len(self._room))
+        return *read, len(self.rows)
 
     def join(self, row: Row) -> None:
         self.rows.append(row)

@@ -201,7 +201,7 @@ class PublishingSettings(Section):
         return self
 
 
-KernelName = Literal["as_loaded", "float16", "int8", "modules"]
+KernelName = Literal["as_loaded", "float16", "int8", "modules", "graphs"]
 KernelSetting = Literal["auto"] | KernelName
 
 

@@ -27,6 +27,7 @@ from adapter_service.settings import (
 )
 from tests.api.listening import listening
 from tests.conftest import SMALL_BASE
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     import openai
@@ -128,7 +129,7 @@ def model_services(small_base: BaseModel, tmp_path_factory: pytest.TempPathFacto
     settings = settings_in(tmp_path_factory.mktemp("served"))
     services = build_services(settings, load_base=lambda note: small_base, make_pipeline=lambda *_: QuickPipeline())
     services.start()
-    services.engine.wait_until_ready(60)
+    services.engine.wait_until_ready(READY_SECONDS)
     yield services
     services.stop()
 
@@ -144,7 +145,7 @@ def tiny_services(tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory
     settings = settings_in(tmp_path_factory.mktemp("tiny-served"))
     services = build_services(settings, load_base=lambda note: tiny_base, make_pipeline=lambda *_: QuickPipeline())
     services.start()
-    services.engine.wait_until_ready(60)
+    services.engine.wait_until_ready(READY_SECONDS)
     yield services
     services.stop()
 

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from adapter_service.api.services import Services
 from adapter_service.jobs.job import Job
 from adapter_service.settings import CommandSettings
-from tests.waiting import eventually
+from tests.waiting import READY_SECONDS, eventually
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -99,7 +99,7 @@ def hub_in(folder: Path, tiny_base: BaseModel) -> Iterator[Services]:
 @contextmanager
 def started(services: Services) -> Iterator[Services]:
     services.start()
-    services.engine.wait_until_ready(60)
+    services.engine.wait_until_ready(READY_SECONDS)
     try:
         yield services
     finally:

@@ -21,6 +21,7 @@ from rl.collect import main as collect
 from rl.shards import read_manifest, sealed_shards
 from tests.api.conftest import MakeServices, client_of
 from tests.api.test_answers import ask, events
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -85,7 +86,7 @@ def recording(make_services: MakeServices, small_base: BaseModel) -> Iterator[Se
     """The small real base, with every answer recorded."""
     services = make_services(load_base=lambda note: small_base, rl=RlSettings(log_generations=True))
     services.start()
-    services.engine.wait_until_ready(60)
+    services.engine.wait_until_ready(READY_SECONDS)
     yield services
     services.stop()
 

@@ -8,6 +8,7 @@ import pytest
 
 from adapter_service.training import memory
 from tests.api.conftest import MakeServices, client_of
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -20,7 +21,7 @@ def test_a_job_that_cannot_fit_is_refused_with_the_estimate(
 ) -> None:
     services = make_services(load_base=lambda note: tiny_base)
     services.engine.start()
-    services.engine.wait_until_ready(60)
+    services.engine.wait_until_ready(READY_SECONDS)
     client = client_of(services)
     assert client.post("/adapter/train-lite", json=BODY).status_code == 202
     monkeypatch.setattr(memory, "free_bytes", lambda device: 20 << 20)

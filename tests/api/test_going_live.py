@@ -24,7 +24,7 @@ from tests.api.conftest import MakeServices, client_of
 from tests.engine.asking import alone, assert_as_alone, assert_nothing_is_held, held, result_of, submit
 from tests.engine.shelf import live, not_live, shelved
 from tests.engine.test_soak import ANSWER, PROMPTS, ROUNDS, THREADS, Traffic, Training, trained, wanted_of
-from tests.waiting import eventually
+from tests.waiting import READY_SECONDS, eventually
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -40,7 +40,7 @@ def services(make_services: MakeServices, tiny_base: BaseModel) -> Iterator[Serv
     )
     services = make_services(load_base=lambda note: tiny_base, serving=serving)
     services.start()
-    services.engine.wait_until_ready(WAIT_SECONDS)
+    services.engine.wait_until_ready(READY_SECONDS)
     yield services
     services.stop()
 

@@ -16,6 +16,7 @@ from adapter_service.engine.requests import Ask, Sampling
 from tests.api.conftest import MakeServices, client_of
 from tests.conftest import SMALL_BASE
 from tests.engine.asking import held
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -52,7 +53,7 @@ def test_what_the_engine_counts_is_told_with_the_name_of_its_base(client: TestCl
 def test_an_answer_is_counted_with_its_tokens_and_times(make_services: MakeServices, tiny_base: BaseModel) -> None:
     services = make_services(load_base=lambda note: tiny_base)
     with client_of(services) as client:
-        services.engine.wait_until_ready(30)
+        services.engine.wait_until_ready(READY_SECONDS)
         body = {"prompt": "Hi", "adapter": "base", "max_new_tokens": 5, "min_new_tokens": 5}
         usage = client.post("/generate-lite", json=body).json()["usage"]
         series = scraped(client)
@@ -73,7 +74,7 @@ def test_what_is_told_of_a_request_amid_its_answers(
     services = make_services(load_base=lambda note: tiny_base)
     with client_of(services) as client:
         engine = services.engine
-        engine.wait_until_ready(30)
+        engine.wait_until_ready(READY_SECONDS)
         assert scraped(client)[f"vllm:kv_cache_usage_perc {MODEL}"] == 0
         assert engine._serving is not None
         batch, amid = engine._serving.scheduler._batch, list[dict[str, float]]()
@@ -101,7 +102,7 @@ def test_one_whose_client_leaves_while_it_waits_is_counted_as_aborted(
     services = make_services(load_base=lambda note: tiny_base)
     with client_of(services) as client:
         engine = services.engine
-        engine.wait_until_ready(30)
+        engine.wait_until_ready(READY_SECONDS)
         with held(engine):
             left = [engine.submit(Ask([5], Sampling(max_new_tokens=1))) for _ in range(2)]
             left[0].cancel()

@@ -13,6 +13,7 @@ from adapter_service.api.services import Services
 from adapter_service.settings import ServingSettings
 from tests.api.conftest import MakeServices, client_of
 from tests.api.test_adapters_answer import trained
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -44,7 +45,7 @@ def test_the_length_is_what_is_taken_and_not_what_the_base_could_read(
     serving = ServingSettings(max_prompt_tokens=100, max_new_tokens_limit=50, default_max_new_tokens=50)
     services = make_services(load_base=lambda note: tiny_base, serving=serving)
     services.start()
-    services.engine.wait_until_ready(60)
+    services.engine.wait_until_ready(READY_SECONDS)
     (base,) = client_of(services).get("/v1/models").json()["data"]
     assert base["max_model_len"] == 150
     services.stop()

@@ -13,6 +13,7 @@ from tests.api.conftest import MakeServices, client_of
 from tests.api.test_adapters_answer import trained
 from tests.api.test_episodes import episodes_of
 from tests.api.test_generate_lite import ask
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -25,7 +26,7 @@ def recording(make_services: MakeServices, tiny_base: BaseModel) -> Iterator[Ser
     """The tiny base, with every answer recorded."""
     services = make_services(load_base=lambda note: tiny_base, rl=RlSettings(log_generations=True))
     services.start()
-    services.engine.wait_until_ready(60)
+    services.engine.wait_until_ready(READY_SECONDS)
     yield services
     services.stop()
 

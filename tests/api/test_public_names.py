@@ -14,6 +14,7 @@ from adapter_service.base_models.locating import public_name
 from adapter_service.settings import ModelSettings
 from tests.api.conftest import QuickPipeline, client_of, settings_in
 from tests.api.test_adapters_answer import trained
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -48,7 +49,7 @@ def folder_services(
     settings = settings_in(tmp_path_factory.mktemp("named"), model=ModelSettings(base=str(tiny_base_folder)))
     services = build_services(settings, load_base=lambda note: tiny_base, make_pipeline=lambda *_: QuickPipeline())
     services.start()
-    services.engine.wait_until_ready(60)
+    services.engine.wait_until_ready(READY_SECONDS)
     trained(services, tmp_path_factory.mktemp("foreign"), "foreign", "1", base_id="another")
     yield services
     services.stop()

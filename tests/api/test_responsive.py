@@ -21,7 +21,7 @@ from adapter_service.jobs.job import Job, Phase
 from adapter_service.settings import SourceEntry
 from tests.api.conftest import MakeServices, QuickPipeline, client_of
 from tests.conftest import SMALL_BASE
-from tests.waiting import eventually
+from tests.waiting import READY_SECONDS, eventually
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -124,7 +124,7 @@ def test_what_the_libraries_made_is_left_out_of_garbage_collections(
     gc.unfreeze()
     services = make_services(load_base=lambda note: tiny_base)
     with client_of(services):
-        services.engine.wait_until_ready(WAIT_SECONDS)
+        services.engine.wait_until_ready(READY_SECONDS)
         while not gc.get_freeze_count():
             assert services.runner.alive
         assert gc.get_freeze_count() > 100_000

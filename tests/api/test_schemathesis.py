@@ -23,6 +23,7 @@ from adapter_service.api.services import Services, build_services
 from adapter_service.settings import ServingSettings, SourceEntry
 from tests.api.conftest import RECORDS, QuickPipeline, settings_in
 from tests.api.test_adapters_answer import trained
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -61,7 +62,7 @@ def document(fuzzed: Services, tmp_path_factory: pytest.TempPathFactory) -> Iter
     app = from_this_machine(create_app(services=fuzzed))
     config = SchemathesisConfig.from_dict(CONFIG)
     document = schemathesis.openapi.from_asgi("/openapi.json", app, config=config)
-    fuzzed.engine.wait_until_ready(60)
+    fuzzed.engine.wait_until_ready(READY_SECONDS)
     for key in ("a", "b"):
         trained(fuzzed, tmp_path_factory.mktemp("adapter"), fuzzed.settings.serving.default_adapter, key)
     yield document

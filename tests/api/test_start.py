@@ -28,6 +28,7 @@ from adapter_service.jobs.job import Job, JobStatus
 from adapter_service.jobs.store import JobStore
 from tests.api.conftest import MakeServices, QuickPipeline, client_of
 from tests.conftest import ROOT, SMALL_BASE
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -173,7 +174,7 @@ def test_with_a_base_that_cannot_be_loaded_jobs_wait_and_everyone_is_told_why(
     services = make_services(load_base=fail)
     with client_of(services) as client:
         with pytest.raises(NotReadyError):
-            services.engine.wait_until_ready(WAIT_SECONDS)
+            services.engine.wait_until_ready(READY_SECONDS)
         job_id = client.post("/adapter/train-lite", json={}).json()["job_id"]
         assert "the base could not be loaded: no such base" in client.get(f"/adapter/status/{job_id}").json()["message"]
         assert client.get("/health").json()["engine"]["note"] == "no such base"

@@ -17,7 +17,7 @@ from adapter_service.api.services import Services
 from adapter_service.database import Database
 from adapter_service.errors import StorageError
 from tests.api.conftest import MakeServices, client_of
-from tests.waiting import eventually
+from tests.waiting import READY_SECONDS, eventually
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -139,7 +139,7 @@ def test_jobs_wait_while_there_is_too_little_room_and_everyone_is_told_why(
     storage = {"state_dir": tmp_path / "state", "min_free_mb": 1_048_576}
     services = make_services(load_base=lambda note: tiny_base, storage=storage)
     with client_of(services) as client:
-        services.engine.wait_until_ready(20)
+        services.engine.wait_until_ready(READY_SECONDS)
         job_id = train(client).json()["job_id"]
         eventually(lambda: services.runner.fault, "the runner finds too little room")
         told = client.get(f"/adapter/status/{job_id}").json()

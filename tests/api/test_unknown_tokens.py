@@ -11,6 +11,7 @@ import pytest
 from adapter_service.api.services import Services, build_services
 from adapter_service.model_utils import load_base
 from tests.api.conftest import QuickPipeline, client_of, settings_in
+from tests.waiting import READY_SECONDS
 
 HELLO = [{"role": "user", "content": "Hello <image>"}]
 
@@ -23,7 +24,7 @@ def short_services(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFact
     settings = settings_in(tmp_path_factory.mktemp("short"))
     services = build_services(settings, load_base=lambda note: base, make_pipeline=lambda *_: QuickPipeline())
     services.start()
-    services.engine.wait_until_ready(60)
+    services.engine.wait_until_ready(READY_SECONDS)
     yield services
     services.stop()
 

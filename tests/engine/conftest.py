@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from adapter_service.adapters.artifact import check_files, write_manifest
+from adapter_service.engine import kernels
 from adapter_service.engine.engine import Engine
 from adapter_service.engine.requests import AdapterFiles
 from adapter_service.engine.turn import Turn
@@ -19,6 +20,8 @@ from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.folder import write_folder
 from adapter_service.lora.layer import LowRankLinear, install
 from adapter_service.settings import ServingSettings
+from tests.engine.tape import Tapes
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -36,13 +39,21 @@ def make_engine(tiny_base: BaseModel) -> Iterator[MakeEngine]:
     def make(**options: Any) -> Engine:
         engine = Engine(lambda note: tiny_base, ServingSettings(**options))
         engine.start()
-        engine.wait_until_ready(WAIT_SECONDS)
+        engine.wait_until_ready(READY_SECONDS)
         made.append(engine)
         return engine
 
     yield make
     for engine in made:
         engine.stop(WAIT_SECONDS)
+
+
+@pytest.fixture
+def tapes(monkeypatch: pytest.MonkeyPatch) -> Tapes:
+    """What steps are recorded on, as on a device that can."""
+    tapes = Tapes()
+    monkeypatch.setattr(kernels, "recorders_of", lambda device: tapes.new_recorder)
+    return tapes
 
 
 @pytest.fixture

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 def mixed(base: BaseModel, rows: int = 8, prefix_bytes: int = 0, kernel: KernelName = "as_loaded") -> MixedBatch:
     prefixes, made = PrefixCache(CHUNK_TOKENS, prefix_bytes), make_kernel(base, kernel)
     assert isinstance(made, Kernel), made.reason
-    return MixedBatch(base, rows=rows, template_id="plain", prefixes=prefixes, decoder=made.decoder)
+    return MixedBatch(
+        base,
+        rows=rows,
+        template_id="plain",
+        prefixes=prefixes,
+        decoder=made.decoder,
+        new_recorder=made.new_recorder,
+    )
 
 
 def read(batch: Batch, sequence: Sequence) -> torch.Tensor:

@@ -18,6 +18,7 @@ from adapter_service.errors import AdapterFormatError, AdapterTooLargeError, Non
 from adapter_service.settings import ServingSettings
 from tests.engine.asking import alone, assert_as_alone, assert_nothing_is_held, held, result_of, submit
 from tests.engine.conftest import WAIT_SECONDS, MakeEngine, MakeFiles
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -31,7 +32,7 @@ def engine(tiny_base: BaseModel) -> Iterator[Engine]:
     """One for all tests that need no settings of their own: what a fault leaves behind, the next would meet."""
     engine = Engine(lambda note: tiny_base, ServingSettings(max_active_requests=4))
     engine.start()
-    engine.wait_until_ready(WAIT_SECONDS)
+    engine.wait_until_ready(READY_SECONDS)
     yield engine
     engine.stop(WAIT_SECONDS)
 

@@ -29,6 +29,7 @@ from adapter_service.model_utils import load_base
 from adapter_service.settings import KernelName
 from tests.engine.resident import every_kind
 from tests.engine.serial import greedy, mixed, serial_of
+from tests.engine.tape import Tapes
 from tests.near_ties import assert_equal_up_to_near_ties
 
 if TYPE_CHECKING:
@@ -208,6 +209,11 @@ class Batches(RuleBasedStateMachine):
 @pytest.mark.parametrize("kernel", ["as_loaded", "float16", "int8", "modules"])
 def test_every_row_of_every_batch_is_as_alone(tiny_base: BaseModel, kernel: KernelName) -> None:
     check(Serials(tiny_base, kernel))
+
+
+def test_every_row_of_a_recorded_step_is_as_alone(tiny_base: BaseModel, tapes: Tapes) -> None:
+    check(Serials(tiny_base, "graphs"))
+    assert tapes.replayed > tapes.recorded > 0
 
 
 def test_compiled_steps_are_as_alone_to_the_bit(tiny_base: BaseModel) -> None:

@@ -36,6 +36,7 @@ from adapter_service.errors import (
 )
 from adapter_service.samples import Message
 from tests.engine.conftest import WAIT_SECONDS, MakeEngine, MakeFiles, Work
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -385,7 +386,7 @@ def failing(error: Exception) -> Engine:
 def test_a_base_that_cannot_be_loaded_is_told_to_everyone(caplog: pytest.LogCaptureFixture) -> None:
     engine = failing(BaseModelError("no such base"))
     with pytest.raises(NotReadyError, match="could not be loaded: no such base"):
-        engine.wait_until_ready(WAIT_SECONDS)
+        engine.wait_until_ready(READY_SECONDS)
     assert engine.state == "failed"
     with pytest.raises(NotReadyError, match="no such base"):
         submit(engine)
@@ -438,7 +439,7 @@ def test_a_load_is_not_waited_for_at_the_stop(tiny_base: BaseModel) -> None:
 def test_a_fault_of_ours_while_loading_tells_no_secrets(caplog: pytest.LogCaptureFixture) -> None:
     engine = failing(RuntimeError("/home/someone/secret"))
     with pytest.raises(NotReadyError, match=r"internal error while loading \(RuntimeError\); see the log") as error:
-        engine.wait_until_ready(WAIT_SECONDS)
+        engine.wait_until_ready(READY_SECONDS)
     assert "secret" not in str(error.value)
     assert "secret" in caplog.text
 
@@ -459,7 +460,7 @@ def test_what_is_loading_is_told_meanwhile(tiny_base: BaseModel) -> None:
         submit(engine)
     states = [engine.state]
     may_go_on.set()
-    engine.wait_until_ready(WAIT_SECONDS)
+    engine.wait_until_ready(READY_SECONDS)
     assert [*states, engine.state] == ["loading", "ready"]
     engine.stop(WAIT_SECONDS)
 

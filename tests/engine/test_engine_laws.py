@@ -26,6 +26,7 @@ from tests.engine.conftest import WAIT_SECONDS
 from tests.engine.shelf import live, not_live, shelved
 from tests.engine.test_soak import ANSWER, PROMPTS, Known, trained, wanted_of
 from tests.near_ties import Serial, assert_equal_up_to_near_ties
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -198,7 +199,7 @@ def shelf(tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     serving = ServingSettings(max_active_requests=4, max_adapters=SLOTS, prefix_cache_bytes=300_000)
     engine = Engine(lambda note: tiny_base, serving)
     engine.start()
-    engine.wait_until_ready(WAIT_SECONDS)
+    engine.wait_until_ready(READY_SECONDS)
     database = Database(tmp_path / "service.db")
     versions = VersionStore(database, tmp_path / "adapters")
     files = shelved(

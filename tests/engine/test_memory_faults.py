@@ -16,6 +16,7 @@ from adapter_service.errors import OverloadedError
 from adapter_service.settings import ServingSettings
 from tests.engine.asking import alone, assert_as_alone, assert_nothing_is_held, held, result_of, submit
 from tests.engine.conftest import WAIT_SECONDS, MakeFiles
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -34,7 +35,7 @@ def engine(request: pytest.FixtureRequest, tiny_base: BaseModel) -> Iterator[Eng
     settings = {"max_active_requests": 4, "kernel": request.param if is_mixed else "auto"}
     engine = Engine(lambda note: base, ServingSettings.model_validate(settings))
     engine.start()
-    engine.wait_until_ready(WAIT_SECONDS)
+    engine.wait_until_ready(READY_SECONDS)
     yield engine
     engine.stop(WAIT_SECONDS)
 

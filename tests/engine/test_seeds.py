@@ -17,6 +17,7 @@ from adapter_service.model_utils import load_base
 from adapter_service.settings import ServingSettings
 from tests.engine.asking import held, result_of, submit
 from tests.engine.conftest import WAIT_SECONDS, write_files
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -38,7 +39,7 @@ def engine(request: pytest.FixtureRequest, tiny_base_folder: Path) -> Iterator[E
     base = request.param(tiny_base_folder)
     engine = Engine(lambda note: base, ServingSettings(max_active_requests=6))
     engine.start()
-    engine.wait_until_ready(WAIT_SECONDS)
+    engine.wait_until_ready(READY_SECONDS)
     yield engine
     engine.stop(WAIT_SECONDS)
 

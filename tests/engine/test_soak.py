@@ -30,6 +30,7 @@ from tests.engine.asking import alone, assert_as_alone, assert_nothing_is_held, 
 from tests.engine.conftest import WAIT_SECONDS, MakeFiles
 from tests.near_ties import Serial, assert_equal_up_to_near_ties
 from tests.training.small_run import fresh_adapter, run, some_samples, weights_of
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
@@ -183,7 +184,7 @@ def test_everything_at_once_answers_as_alone_and_leaves_nothing(
     settings = ServingSettings(max_active_requests=4, max_adapters=3, queue_size=8, prefix_cache_bytes=300_000)
     engine = Engine(lambda note: tiny_base, settings)
     engine.start()
-    engine.wait_until_ready(WAIT_SECONDS)
+    engine.wait_until_ready(READY_SECONDS)
     known = wanted_of(engine, files)
     training = Training(engine, engine.run(lambda turn: trained(turn.base, lambda: None)))
     traffic = [Traffic(engine, files, known, random.Random(seed)) for seed in range(THREADS)]

@@ -10,6 +10,7 @@ import pytest
 from adapter_service.engine.engine import Engine
 from adapter_service.settings import Settings
 from tests.jobs.bench import Bench, local_source, toy_records, toy_settings
+from tests.waiting import READY_SECONDS
 
 MakeBench = Callable[..., Bench]
 
@@ -23,7 +24,7 @@ def engine(tiny_base_folder: Path) -> Iterator[Engine]:
 
     engine = Engine(load)  # type: ignore[arg-type]
     engine.start()
-    engine.wait_until_ready(60)
+    engine.wait_until_ready(READY_SECONDS)
     yield engine
     engine.stop()
 

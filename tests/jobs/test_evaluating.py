@@ -28,6 +28,7 @@ from adapter_service.training.forward import MicroBatch, completion_states
 from adapter_service.training.gate import decide
 from tests.jobs.bench import toy_settings
 from tests.jobs.test_learning import Asking, Recorder
+from tests.waiting import READY_SECONDS
 
 SYSTEM = Message("system", "You are terse.")
 
@@ -112,7 +113,7 @@ def test_measuring_ends_between_two_layers_with_the_engine(
 ) -> None:
     engine = Engine(lambda note: tiny_base)
     engine.start()
-    engine.wait_until_ready(60)
+    engine.wait_until_ready(READY_SECONDS)
     passes: list[str] = []
 
     def while_the_engine_stops(model: Any, batch: MicroBatch) -> torch.Tensor:

@@ -21,6 +21,7 @@ from adapter_service.publishing import pushing
 from adapter_service.settings import load_settings
 from tests.api.conftest import QuickPipeline, client_of
 from tests.publishing.conftest import Machine
+from tests.waiting import READY_SECONDS
 
 if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel, BaseOutline
@@ -226,7 +227,7 @@ def running(here: Site, tiny_base: BaseModel) -> Iterator[tuple[Services, TestCl
         make_pipeline=lambda *_: QuickPipeline(),
     )
     services.start()
-    services.engine.wait_until_ready(60)
+    services.engine.wait_until_ready(READY_SECONDS)
     yield services, client_of(services)
     services.stop()
 

@@ -14,11 +14,13 @@ from adapter_service.settings import KernelName
 class KernelAnswer(Answer):
     """How tokens are made after the prompt, and prompts are read."""
 
-    name: KernelName = Field(description="As in `serving.kernel`; `modules` are transformers' own.")
+    name: KernelName = Field(
+        description="As in `serving.kernel`; `modules` are transformers' own, `graphs` those as CUDA graphs."
+    )
     weights: str = Field(description="Which numbers a step reads.", examples=["bfloat16"])
     reason: str
     gigabytes_per_second: float | None = Field(
-        description="Of weights, by steps of one row as probed at the start; null for `modules`."
+        description="Of weights, by steps of one row as probed at the start; null for `modules` and `graphs`."
     )
     prompts: Literal["compiled", "modules"] = Field(
         description="How prompts are read: compiled where that was faster at the start, else by transformers' modules."
