@@ -16,7 +16,7 @@ from adapter_service.decoding.families import Architecture, NotComputedError
 from adapter_service.decoding.pairs import BLOCK
 from adapter_service.decoding.prompt_attention import room_for_scores
 from adapter_service.decoding.step import decode_step
-from adapter_service.decoding.tables import GATE, LINEARS, NORMS, Base, Floats, Integers, Rows
+from adapter_service.decoding.tables import GATE, LINEARS, NORMS, Base, Integers, Rows
 from adapter_service.decoding.vectors import BFLOAT16, BFLOAT16_PAIRS
 from adapter_service.decoding.weights import KINDS, Matrix, Packing, matrix_of
 from adapter_service.lora.resident import Factors, ResidentAdapter
@@ -29,10 +29,14 @@ _threads = ThreadPoolExecutor(thread_name_prefix="decoding")
 
 
 class Workspace:
-    """Memory for what steps make, of whoever makes them: one that pauses in the middle finds it as it was."""
+    """Memory for what steps make, of whoever makes them: one that pauses in the middle finds it as it was.
+
+    It is torch's, which begins where a cache line does: a vector that lies in two lines takes twice as long to load,
+    and eight rows' steps a quarter to a third longer.
+    """
 
     def __init__(self) -> None:
-        self._room: list[Floats] = []
+        self._room: list[torch.Tensor] = []
         self._parts: list[Workspace] = [self]
 
     def part(self, number: int) -> Workspace:
@@ -45,10 +49,10 @@ class Workspace:
         """Of room for so many float32 numbers of each kind."""
         for place, count in enumerate(counts):
             if place == len(self._room):
-                self._room.append(np.empty(count, np.float32))
+                self._room.append(torch.empty(count, dtype=torch.float32))
             elif len(self._room[place]) < count:
-                self._room[place] = np.empty(2 * count, np.float32)
-        return [room.ctypes.data for room in self._room]
+                self._room[place] = torch.empty(2 * count, dtype=torch.float32)
+        return [room.data_ptr() for room in self._room]
 
 
 class Decoder:

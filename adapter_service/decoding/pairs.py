@@ -104,8 +104,7 @@ def _emit_tile(
     sums = emit.loop(b.sdiv(length, constant(BLOCK)), [zero] * (rows * outputs), add_block)
     for row in range(rows):
         of_row = sums[row * outputs : (row + 1) * outputs]
-        found = _four_totals(emit, of_row) if outputs == _SIDE else emit.total(of_row[0])
-        emit.store(found, b.add(results, b.mul(result_stride, constant(row))))
+        emit.store(emit.totals(of_row), b.add(results, b.mul(result_stride, constant(row))))
 
 
 def _load_pairs(emit: Emitter, address: ir.Value) -> ir.Value:
@@ -136,32 +135,6 @@ def _half(emit: Emitter, pairs: ir.Value, *, shift: bool) -> ir.Value:
         else b.and_(pairs, ir.Constant(pairs.type, [-(1 << 16)] * WIDTH))
     )
     return b.bitcast(bits, vector(F32))
-
-
-def _four_totals(emit: Emitter, sums: list[ir.Value]) -> ir.Value:
-    """The sum of each of four vectors, side by side; all four are added up at once, a quarter of a vector at a time."""
-    b, quarters = emit.builder, range(0, WIDTH, _SIDE)
-
-    def added(x: ir.Value, y: ir.Value, *choices: tuple[int, ...]) -> ir.Value:
-        """The sum of two choices, of four numbers each, of a quarter of `x` and, from 4 on, the same one of `y`."""
-        chosen = []
-        for choice in choices:
-            places = [lane if lane < _SIDE else WIDTH + lane - _SIDE for lane in choice]
-            lanes = [quarter + place for quarter in quarters for place in places]
-            chosen.append(b.shuffle_vector(x, y, ir.Constant(vector(ir.IntType(32)), lanes)))
-        return b.fadd(*chosen)
-
-    first, second = (added(x, y, (0, 4, 1, 5), (2, 6, 3, 7)) for x, y in (sums[:2], sums[2:]))
-    whole = added(first, second, (0, 1, 4, 5), (2, 3, 6, 7))
-    width = WIDTH
-    while width > _SIDE:
-        width //= 2
-        halves = [list(range(width)), list(range(width, 2 * width))]
-        undefined = ir.Constant(whole.type, ir.Undefined)
-        whole = b.fadd(
-            *(b.shuffle_vector(whole, undefined, ir.Constant(vector(ir.IntType(32), width), half)) for half in halves)
-        )
-    return whole
 
 
 @intrinsic

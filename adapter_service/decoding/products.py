@@ -12,7 +12,7 @@ from numba import carray, float32, int64
 from adapter_service.decoding.addresses import floats_at, number_of, stand_alone
 from adapter_service.decoding.compiling import compiled, named
 from adapter_service.decoding.pairs import multiply_pairs
-from adapter_service.decoding.tiles import CHUNK, STREAMS, add_rows, dot_rows, weighted_sum
+from adapter_service.decoding.tiles import CHUNK, SIDE, STREAMS, add_rows, dot_rows, weighted_sum
 from adapter_service.decoding.vectors import (
     BFLOAT16,
     BFLOAT16_PAIRS,
@@ -22,20 +22,24 @@ from adapter_service.decoding.vectors import (
     GROUP,
     INT8,
     INT8_GROUPS,
+    IS_WIDE,
     ITEM_SIZES,
     WIDTH,
 )
 
-# Bytes that inputs may take of it beside weights and sums; the smallest that processors have now is 32 KiB.
-_FIRST_CACHE = 24 << 10
+# Bytes that inputs may take of it beside weights and sums; the smallest that processors have now is 32 KiB. Where each
+# vector of them is loaded for two outputs, the second cache is fast enough for what the nearest has no room for.
+_FIRST_CACHE = (48 if IS_WIDE else 24) << 10
+# Rows that go together even if that is too small for them: each group widens all of the weights anew.
+_LEAST_TOGETHER = 4
 # Outputs for which a group of inputs stays there; their weights stay in the second cache for the next group.
 _OUTPUTS_TOGETHER = 32
 
 
 def _product_of(kind: int) -> Any:
     """For matrices of one kind; `scales` is the address of each output's, or of each group's of each output, else 0."""
-    dot, rest = _dot_of(kind), _rest_of(kind)
-    number, size, is_scaled, is_grouped = number_of(FLOAT32), ITEM_SIZES[kind], kind == INT8, kind == INT8_GROUPS
+    of_1, of_2, of_4, of_8 = (_outputs_of(kind, rows) for rows in (1, 2, 4, 8))
+    rest, size, is_scaled, is_grouped = _rest_of(kind), ITEM_SIZES[kind], kind == INT8, kind == INT8_GROUPS
 
     @compiled
     @named("product", kind)
@@ -44,49 +48,53 @@ def _product_of(kind: int) -> Any:
         count: int, rows: int,
     ) -> None:  # fmt: skip
         stand_alone()
-        whole = length // WIDTH * WIDTH
-        groups = length // GROUP * FLOAT if is_grouped else 0  # bytes of one output's scales
-        most = max(1, _FIRST_CACHE // (length * FLOAT))  # rows of inputs that stay in the nearest cache
+        whole, stride = length // WIDTH * WIDTH, length * size
+        scale_stride = FLOAT if is_scaled else length // GROUP * FLOAT if is_grouped else 0
+        most = max(_LEAST_TOGETHER, _FIRST_CACHE // (length * FLOAT))  # rows of inputs that stay in the nearest cache
         for first in range(0, count, _OUTPUTS_TOGETHER):
-            end, row = min(first + _OUTPUTS_TOGETHER, count), 0
+            number, row = min(_OUTPUTS_TOGETHER, count - first), 0
+            w, s = matrix + first * stride, scales + first * scale_stride
             while row < rows:
-                left, done = min(most, rows - row), 0
-                x, y = inputs + row * input_stride, outputs + row * output_stride
-                for output in range(first, end):
-                    scale = number(scales + output * FLOAT) if is_scaled else float32(1.0)
-                    weights, of_groups = matrix + output * length * size, scales + output * groups
-                    done = dot(
-                        weights, x, input_stride, y + output * FLOAT, output_stride, whole, scale, of_groups, left
-                    )
-                row += done
+                x, y = inputs + row * input_stride, outputs + row * output_stride + first * FLOAT
+                left = min(most, rows - row)
+                if left >= 8:
+                    of_8(w, stride, s, scale_stride, x, input_stride, y, output_stride, whole, number)
+                    row += 8
+                elif left >= 4:
+                    of_4(w, stride, s, scale_stride, x, input_stride, y, output_stride, whole, number)
+                    row += 4
+                elif left >= 2:
+                    of_2(w, stride, s, scale_stride, x, input_stride, y, output_stride, whole, number)
+                    row += 2
+                else:
+                    of_1(w, stride, s, scale_stride, x, input_stride, y, output_stride, whole, number)
+                    row += 1
         if whole < length:
             rest(matrix, scales, inputs, input_stride, outputs, output_stride, length, whole, count, rows)
 
     return product
 
 
-def _dot_of(kind: int) -> Any:
-    """One output of as many rows as go together, of `left` at most; how many those are."""
-    dot_1, dot_2, dot_4, dot_8 = (dot_rows(kind, rows) for rows in (1, 2, 4, 8))
+def _outputs_of(kind: int, rows: int) -> Any:
+    """`count` outputs of `rows` rows, some of them side by side; as `dot_rows`, whose strides those are."""
+    side = SIDE if rows > 1 else 1  # one row takes as long as memory takes, which delivers one output's weights best
+    dot, dot_side = dot_rows(kind, rows), dot_rows(kind, rows, side)
 
     @compiled
-    @named("dot", kind)
-    def dot(
-        weights: int, x: int, x_stride: int, y: int, y_stride: int, length: int, scale: float, scales: int, left: int
-    ) -> int:
-        if left >= 8:
-            dot_8(weights, x, x_stride, y, y_stride, length, scale, scales)
-            return 8
-        if left >= 4:
-            dot_4(weights, x, x_stride, y, y_stride, length, scale, scales)
-            return 4
-        if left >= 2:
-            dot_2(weights, x, x_stride, y, y_stride, length, scale, scales)
-            return 2
-        dot_1(weights, x, x_stride, y, y_stride, length, scale, scales)
-        return 1
+    @named("outputs", kind, rows)
+    def outputs(
+        weights: int, stride: int, scales: int, scale_stride: int, x: int, x_stride: int, y: int, y_stride: int,
+        length: int, count: int,
+    ) -> None:  # fmt: skip
+        together = count // side * side
+        for first in range(0, together, side):
+            w, s = weights + first * stride, scales + first * scale_stride
+            dot_side(w, stride, s, scale_stride, x, x_stride, y + first * FLOAT, y_stride, length)
+        for last in range(together, count):
+            w, s = weights + last * stride, scales + last * scale_stride
+            dot(w, stride, s, scale_stride, x, x_stride, y + last * FLOAT, y_stride, length)
 
-    return dot
+    return outputs
 
 
 def _rest_of(kind: int) -> Any:

@@ -3,16 +3,18 @@
 A row of weights is read once, from the front to the back, and multiplied with all rows of inputs meanwhile:
 
     weights of one output    | block 0 | block 1 | block 2 | block 3 | block 4 | …     widened to float32
-    sums of each input row      sum 0     sum 1     sum 2     sum 3     sum 0    …     a vector each
+    sums of each input row      sum 0     sum 1     sum 0     sum 1     sum 0    …     a vector each
 
-Blocks are as long as a vector. Every one of the four sums adds up its own blocks in order, and they are added in one
-order at the end, whatever number of rows is multiplied together: that is why a row's numbers do not depend on the rows
-beside it. With many rows there are not enough registers for four sums of each, so that the weights, which are in the
-nearest cache by then, are gone through more than once.
+Blocks are as long as a vector. Every one of the sums adds up its own blocks in order, and they are added in one order
+at the end, whatever number of rows is multiplied together: that is why a row's numbers do not depend on the rows beside
+it. With many rows there are not enough registers for all sums of each, so that the weights, which are in the nearest
+cache by then, are gone through more than once, for some of the sums each time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -24,6 +26,7 @@ from adapter_service.decoding.vectors import (
     FLOAT,
     FLOAT32,
     GROUP,
+    INT8,
     INT8_GROUPS,
     IS_WIDE,
     ITEM_SIZES,
@@ -33,9 +36,13 @@ from adapter_service.decoding.vectors import (
     vector,
 )
 
-SUMS = 4
+# So many that a row alone does not wait for multiply-adds before the last ones.
+SUMS = 2 if IS_WIDE else 4
 # Vectors that are summed up at once and still fit into registers beside weights and inputs.
 _ACCUMULATORS = 16 if IS_WIDE else 8
+# Outputs of several rows side by side, so that each vector of inputs is loaded once for them; AVX2 has no registers
+# for more than one.
+SIDE = 2 if IS_WIDE else 1
 # Vectors of an output that `weighted_sum` holds at once.
 CHUNK = 8
 # Rows that `add_rows` goes through side by side: as many streams as memory delivers well.
@@ -44,25 +51,26 @@ STREAMS = 4
 _AHEAD = 1024
 
 
-def dot_rows(kind: int, rows: int) -> Any:
-    """A function for compiled code: one row of weights times `rows` rows of inputs.
+def dot_rows(kind: int, rows: int, together: int = 1) -> Any:
+    """A function for compiled code: `together` rows of weights times `rows` rows of inputs.
 
-        dot(weights, inputs, input_stride, outputs, output_stride, length, scale, scales)
+        dot(weights, weight_stride, scales, scale_stride, inputs, input_stride, outputs, output_stride, length)
 
-    Addresses and strides are in bytes, `length` in numbers, a multiple of WIDTH. Output r, a float32 at
-    `outputs + r × output_stride`, becomes `scale` × Σ weights × inputs of row r. Weights of INT8_GROUPS are times the
-    float32 that each GROUP of them has at `scales`; of other kinds that address is not read.
+    Addresses and strides are in bytes, `length` in numbers, a multiple of WIDTH. The float32 numbers at
+    `outputs + r × output_stride`, one for each row of weights, become Σ weights × inputs of row r. A row of weights of
+    INT8 is times the float32 at its `scales`, of INT8_GROUPS times those that each GROUP of them has there; of other
+    kinds that address is not read.
     """
 
     @intrinsic
     def dot(
-        _context: Any, weights: Any, inputs: Any, input_stride: Any, outputs: Any, output_stride: Any, length: Any,
-        scale: Any, scales: Any,
+        _context: Any, weights: Any, weight_stride: Any, scales: Any, scale_stride: Any, inputs: Any, input_stride: Any,
+        outputs: Any, output_stride: Any, length: Any,
     ) -> Any:  # fmt: skip
-        signature = types.void(*[types.intp] * 6, types.float32, types.intp)
+        signature = types.void(*[types.intp] * 9)
 
         def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: list[ir.Value]) -> ir.Value:
-            _emit_dot(Emitter(builder), kind, rows, *args)
+            _Dot(Emitter(builder), kind, rows, together, args).emit()
             return context.get_dummy_value()
 
         return signature, generate
@@ -70,58 +78,84 @@ def dot_rows(kind: int, rows: int) -> Any:
     return dot
 
 
-def _emit_dot(
-    emit: Emitter,
-    kind: int,
-    rows: int,
-    weights: ir.Value,
-    inputs: ir.Value,
-    input_stride: ir.Value,
-    outputs: ir.Value,
-    output_stride: ir.Value,
-    length: ir.Value,
-    scale: ir.Value,
-    scales: ir.Value,
-) -> None:
-    b = emit.builder
-    bytes_of_block, bytes_of_inputs = WIDTH * ITEM_SIZES[kind], WIDTH * FLOAT
-    blocks = b.sdiv(length, constant(WIDTH))
-    rounds, left = b.sdiv(blocks, constant(SUMS)), b.srem(blocks, constant(SUMS))
-    row_starts = [b.add(inputs, b.mul(input_stride, constant(row))) for row in range(rows)]
-    zero = ir.Constant(vector(F32), [0.0] * WIDTH)
-    together = max(1, _ACCUMULATORS // rows)
-    passes = [range(first, min(first + together, SUMS)) for first in range(0, SUMS, together)]
-    of_sum: list[list[ir.Value]] = []  # of each of the four, those of the rows
+class _Dot:
+    """What `dot_rows` is made of. Sums are vectors: those of the first row, one for each output, of the second, …"""
 
-    def add_block(block: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-        weight = emit.load(b.add(weights, b.mul(block, constant(bytes_of_block))), kind)
-        if kind == INT8_GROUPS:
-            group = b.sdiv(block, constant(GROUP // WIDTH))
-            weight = b.fmul(weight, emit.splat(emit.number(b.add(scales, b.mul(group, constant(FLOAT))))))
-        place = b.mul(block, constant(bytes_of_inputs))
-        loaded = (emit.load(b.add(start, place), FLOAT32) for start in row_starts)
-        return [emit.fma(weight, x, total) for x, total in zip(loaded, sums, strict=True)]
+    def __init__(self, emit: Emitter, kind: int, rows: int, together: int, args: list[ir.Value]) -> None:
+        weights, weight_stride, scales, scale_stride, inputs, input_stride, outputs, output_stride, length = args
+        b = self._builder = emit.builder
+        self._emit, self._kind, self._together = emit, kind, together
+        self._weights, self._scales = (
+            [b.add(begin, b.mul(stride, constant(number))) for number in range(together)]
+            for begin, stride in ((weights, weight_stride), (scales, scale_stride))
+        )
+        self._inputs, self._outputs = (
+            [b.add(begin, b.mul(stride, constant(row))) for row in range(rows)]
+            for begin, stride in ((inputs, input_stride), (outputs, output_stride))
+        )
+        blocks = b.sdiv(length, constant(WIDTH))
+        self._rounds, self._left = b.sdiv(blocks, constant(SUMS)), b.srem(blocks, constant(SUMS))
 
-    for which in passes:
+    def emit(self) -> None:
+        zero, count = ir.Constant(vector(F32), [0.0] * WIDTH), len(self._inputs) * self._together
+        at_once = max(1, _ACCUMULATORS // count)
+        whole: list[ir.Value] = []
+        for first in range(0, SUMS, at_once):
+            which = range(first, min(first + at_once, SUMS))
+            made = self._emit.loop(self._rounds, [zero] * (count * len(which)), partial(self._add_round, which))
+            for place in range(len(which)):  # added up at once: there are no registers to keep them
+                sums = made[place * count : (place + 1) * count]
+                if not whole:
+                    whole = self._emit.loop(self._left, sums, self._add_left)
+                else:
+                    whole = [self._builder.fadd(*pair) for pair in zip(whole, sums, strict=True)]
+        self._store(self._emit.totals(whole))
 
-        def one_round(number: ir.Value, *sums: ir.Value, which: range = which) -> list[ir.Value]:
-            first, made = b.mul(number, constant(SUMS)), []
-            emit.prefetch(b.add(weights, b.add(b.mul(first, constant(bytes_of_block)), constant(_AHEAD))))
-            for place, own in enumerate(which):
-                made += add_block(b.add(first, constant(own)), list(sums[place * rows : (place + 1) * rows]))
-            return made
+    def _add_round(self, which: range, number: ir.Value, *sums: ir.Value) -> list[ir.Value]:
+        """The blocks of some of a round's sums."""
+        b, count = self._builder, len(sums) // len(which)
+        begin, made = b.mul(number, constant(SUMS)), []
+        for weights in self._weights:
+            ahead = b.add(b.mul(begin, constant(self._bytes_of_block)), constant(_AHEAD))
+            self._emit.prefetch(b.add(weights, ahead))
+        for place, own in enumerate(which):
+            made += self._add_block(b.add(begin, constant(own)), sums[place * count : (place + 1) * count])
+        return made
 
-        sums = emit.loop(rounds, [zero] * (rows * len(which)), one_round)
-        of_sum += [sums[place * rows : (place + 1) * rows] for place in range(len(which))]
+    def _add_left(self, number: ir.Value, *sums: ir.Value) -> list[ir.Value]:
+        """A block behind the last whole round."""
+        b = self._builder
+        return self._add_block(b.add(b.mul(self._rounds, constant(SUMS)), number), sums)
 
-    first_left = b.mul(rounds, constant(SUMS))
-    of_sum[0] = emit.loop(left, of_sum[0], lambda number, *sums: add_block(b.add(first_left, number), list(sums)))
-    for row in range(rows):
-        sums = [of_all[row] for of_all in of_sum]
-        while len(sums) > 1:  # halves of them, as halves of a vector
-            sums = [b.fadd(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
-        whole = emit.total(sums[0])
-        emit.store(b.fmul(whole, scale), b.add(outputs, b.mul(output_stride, constant(row))))
+    def _add_block(self, block: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
+        b, emit, made = self._builder, self._emit, []
+        weights = [self._weights_of(block, output) for output in range(self._together)]
+        place = b.mul(block, constant(WIDTH * FLOAT))
+        for row, begin in enumerate(self._inputs):
+            x, own = emit.load(b.add(begin, place), FLOAT32), sums[row * self._together :]
+            made += [emit.fma(weight, x, total) for weight, total in zip(weights, own, strict=False)]
+        return made
+
+    def _weights_of(self, block: ir.Value, output: int) -> ir.Value:
+        b, emit = self._builder, self._emit
+        weights = emit.load(b.add(self._weights[output], b.mul(block, constant(self._bytes_of_block))), self._kind)
+        if self._kind != INT8_GROUPS:
+            return weights
+        group = b.sdiv(block, constant(GROUP // WIDTH))
+        return b.fmul(weights, emit.splat(emit.number(b.add(self._scales[output], b.mul(group, constant(FLOAT))))))
+
+    def _store(self, found: ir.Value) -> None:
+        """Sums that lie as their vectors lay."""
+        b, emit = self._builder, self._emit
+        for row, place in enumerate(self._outputs):
+            own = emit.lanes(found, range(row * self._together, (row + 1) * self._together))
+            if self._kind == INT8:
+                own = b.fmul(own, emit.side_by_side([emit.number(scales) for scales in self._scales]))
+            emit.store(own, place)
+
+    @property
+    def _bytes_of_block(self) -> int:
+        return WIDTH * ITEM_SIZES[self._kind]
 
 
 def weighted_sum(kind: int, vectors: int) -> Any:

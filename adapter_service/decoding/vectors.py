@@ -5,7 +5,7 @@ numba compiles Python; vectors it has not. LLVM makes of these what the processo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import llvmlite.binding
 import numba
@@ -117,21 +117,45 @@ class Emitter:
     def splat(self, number: ir.Value) -> ir.Value:
         b, wide = self.builder, vector(F32)
         first = b.insert_element(ir.Constant(wide, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-        lanes = ir.Constant(vector(ir.IntType(32)), [0] * WIDTH)
-        return b.shuffle_vector(first, ir.Constant(wide, ir.Undefined), lanes)
+        return self._chosen(first, None, [0] * WIDTH)
 
     def total(self, summed: ir.Value) -> ir.Value:
         """The sum of a vector's numbers, halves first."""
-        b, width = self.builder, WIDTH
-        while width > 1:
-            width //= 2
-            undefined = ir.Constant(summed.type, ir.Undefined)
-            halves = [
-                b.shuffle_vector(summed, undefined, ir.Constant(vector(ir.IntType(32), width), lanes))
-                for lanes in (list(range(width)), list(range(width, 2 * width)))
-            ]
-            summed = b.fadd(*halves)
-        return b.extract_element(summed, ir.Constant(ir.IntType(32), 0))
+        return self.builder.extract_element(self.totals([summed]), ir.Constant(ir.IntType(32), 0))
+
+    def totals(self, summed: Sequence[ir.Value]) -> ir.Value:
+        """The sums of some vectors' numbers side by side, each as `total` adds it up; so many as a power of two."""
+        parts, size = list(summed), WIDTH  # each part has pieces of so many numbers, of one vector each
+        while size > 1:
+            half, middle = size // 2, len(parts) // 2
+            pairs = list(zip(parts[:middle], parts[middle:], strict=True)) if middle else [(parts[0], None)]
+            parts, size = [self._halves_added(x, y, half) for x, y in pairs], half
+        return parts[0]
+
+    def lanes(self, numbers: ir.Value, which: Sequence[int]) -> ir.Value:
+        """Some of a vector's numbers."""
+        return self._chosen(numbers, None, which)
+
+    def side_by_side(self, numbers: Sequence[ir.Value]) -> ir.Value:
+        """A vector of single numbers."""
+        whole = ir.Constant(vector(F32, len(numbers)), ir.Undefined)
+        for place, number in enumerate(numbers):
+            whole = self.builder.insert_element(whole, number, ir.Constant(ir.IntType(32), place))
+        return whole
+
+    def _halves_added(self, x: ir.Value, y: ir.Value | None, half: int) -> ir.Value:
+        """The halves of each piece added up: of one vector, or of two, whose pieces take turns."""
+        lanes = x.type.count
+        of_both = (0,) if y is None else (0, lanes)
+        starts = [piece + vector_start for piece in range(0, lanes, 2 * half) for vector_start in of_both]
+        lower, upper = ([start + own + lane for start in starts for lane in range(half)] for own in (0, half))
+        return self.builder.fadd(self._chosen(x, y, lower), self._chosen(x, y, upper))
+
+    def _chosen(self, x: ir.Value, y: ir.Value | None, which: Sequence[int]) -> ir.Value:
+        """Numbers of `x` and, behind those, of `y`."""
+        other = ir.Constant(x.type, ir.Undefined) if y is None else y
+        places = ir.Constant(vector(ir.IntType(32), len(which)), list(which))
+        return self.builder.shuffle_vector(x, other, places)
 
     def loop(self, count: ir.Value, carried: list[ir.Value], body: Callable[..., list[ir.Value]]) -> list[ir.Value]:
         """Run `body(number, *carried)` for 0, 1, … below `count`; what it returns is carried on."""
