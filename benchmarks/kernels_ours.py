@@ -107,6 +107,7 @@ class Ours:
             prefixes=PrefixCache(CHUNK_TOKENS, 0),
             decoder=kernel.decoder,
             prompts_by=kernel.prompts_by,
+            recordings=kernel.recordings,
         )
 
     @torch.inference_mode()

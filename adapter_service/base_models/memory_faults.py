@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-_WORDS = ("can't allocate memory", "ALLOC_FAILED")
+_WORDS = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory")
 
 
 def says_no_memory(error: BaseException) -> bool:

@@ -7,7 +7,6 @@ All of it runs in torch's inference mode, which whoever calls has begun.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -26,7 +25,7 @@ from adapter_service.model_utils import BaseModel
 
 if TYPE_CHECKING:
     from adapter_service.decoding.decoder import Decoder
-    from adapter_service.engine.recording import Recorder
+    from adapter_service.engine.recording import Recordings
 
 
 class Batch(Protocol):
@@ -99,11 +98,11 @@ class MixedBatch:
         prefixes: PrefixCache,
         decoder: Decoder | None = None,
         prompts_by: Decoder | None = None,
-        new_recorder: Callable[[], Recorder] | None = None,
+        recordings: Recordings | None = None,
     ) -> None:
         """Steps are made by `decoder` where there is one, prompts are read by `prompts_by`, and else by the modules.
 
-        Those of the modules are recorded where there are recorders.
+        Those of the modules are recorded where there are `recordings`.
         """
         self.base = base
         self._states_of = f"{base.identity} {template_id}"
@@ -112,16 +111,11 @@ class MixedBatch:
         self._places: dict[Sequence, Place] = {}
         cache = self._cache
         self._prompts: Prompts = CompiledPrompts(prompts_by, cache) if prompts_by else ModulePrompts(base, cache)
-        self._steps: Steps = CompiledSteps(decoder, cache) if decoder else ModuleSteps(base, cache, rows, new_recorder)
+        self._steps: Steps = CompiledSteps(decoder, cache) if decoder else ModuleSteps(base, cache, rows, recordings)
 
     @property
     def rows(self) -> int:
         return len(self._steps.joined)
-
-    @property
-    def steps_fault(self) -> str | None:
-        """Why steps are not made as they were to be, though they are made."""
-        return self._steps.fault
 
     @property
     def cache_share(self) -> float:

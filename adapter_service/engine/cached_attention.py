@@ -182,6 +182,7 @@ class _Part:
 
 
 def _power_of_two(least: int) -> int:
+    """Strides, one or a power of two of them."""
     return max(_STRIDE, 1 << (least - 1).bit_length())
 
 

@@ -12,14 +12,13 @@ Prompts go through the modules, or compiled where the processor multiplies pairs
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from adapter_service.base_models.free_memory import free_bytes
-from adapter_service.engine.recording import Recorder, recorders_of
+from adapter_service.engine.recording import Recordings, recordings_on
 from adapter_service.settings import KernelName
 
 if TYPE_CHECKING:
@@ -43,8 +42,8 @@ class Kernel:
     """Of a step of one row; None where nobody has measured."""
     reads_prompts: bool = False
     """Whether `decoder` reads prompts, too."""
-    new_recorder: Callable[[], Recorder] | None = None
-    """What records steps of the modules; None where they are not recorded."""
+    recordings: Recordings | None = None
+    """How steps of the modules are recorded; None where they are not."""
 
     @property
     def prompts_by(self) -> Decoder | None:
@@ -54,6 +53,12 @@ class Kernel:
     def adapter_dtype(self, base: BaseModel) -> torch.dtype:
         """The type that adapters are kept in: that which a decoder reads, where it reads prompts, too."""
         return base.adapter_dtype if self.prompts_by is None else self.prompts_by.adapter_dtype
+
+    @property
+    def reason_now(self) -> str:
+        """With what has happened since it was chosen."""
+        fault = None if self.recordings is None else self.recordings.fault
+        return self.reason if fault is None else f"{self.reason}; steps are now made without, for {fault}"
 
     @property
     def gigabytes_per_second(self) -> float | None:
@@ -71,8 +76,8 @@ class Kernel:
     def words(self) -> str:
         """For people."""
         if self.decoder is None:
-            recorded = "" if self.new_recorder is None else " as CUDA graphs"
-            return f"transformers' modules{recorded} ({self.reason})"
+            recorded = "" if self.recordings is None else " as CUDA graphs"
+            return f"transformers' modules{recorded} ({self.reason_now})"
         speed = "" if self.gigabytes_per_second is None else f" at {self.gigabytes_per_second} GB/s"
         return f"compiled, {self.weights} weights{speed} ({self.name}: {self.reason})"
 
@@ -87,7 +92,7 @@ class NoKernel:
 
 def kernels_to_try(base: BaseModel) -> list[tuple[KernelName, str]]:
     """Those for "auto" beside the modules, what should be the fastest first, each with the reason for it."""
-    if recorders_of(base.device) is not None:
+    if recordings_on(base.device) is not None:
         return [("graphs", "a step is launched as a whole")]
     as_loaded: tuple[KernelName, str] = ("as_loaded", "nothing is copied, and nothing rounded")
     if not (needed := _bytes_in_float16(base)):
@@ -119,10 +124,10 @@ def make_kernel(base: BaseModel, name: KernelName, reason: str = "set by serving
 
 
 def _recorded(base: BaseModel, reason: str) -> Kernel | NoKernel:
-    new_recorder = recorders_of(base.device)
-    if new_recorder is None:
+    recordings = recordings_on(base.device)
+    if recordings is None:
         return NoKernel("graphs", f"they are CUDA's, and the base is on {base.device}")
-    return Kernel("graphs", reason, new_recorder=new_recorder)
+    return Kernel("graphs", reason, recordings=recordings)
 
 
 def _bytes_in_float16(base: BaseModel) -> int:

@@ -19,7 +19,10 @@ from adapter_service.engine.kernels import Kernel, NoKernel, kernels_to_try, mak
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.sequence import Sequence
 from adapter_service.errors import BaseModelError
+from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.frozen import is_linear, widths
+from adapter_service.lora.layer import install
+from adapter_service.lora.resident import ResidentAdapter
 from adapter_service.model_utils import BaseModel
 from adapter_service.settings import KernelSetting
 
@@ -74,7 +77,7 @@ def choose_batch(
             prefixes=prefixes,
             decoder=kernel.decoder,
             prompts_by=kernel.prompts_by,
-            new_recorder=kernel.new_recorder,
+            recordings=kernel.recordings,
         )
 
     def own(kernel: Kernel, rows: int) -> MixedBatch:
@@ -190,8 +193,10 @@ def _prompt(base: BaseModel, tokens: int) -> list[int]:
 def _fault_of(base: BaseModel, kernel: Kernel, batch: MixedBatch) -> str | None:
     """In what prompts and steps differ from what the model's own way comes to; None within its precision."""
     prompts = [_prompt(base, length) for length in _LENGTHS]
+    # Whether rows of adapters can be recorded shows in one that changes nothing.
+    adapter = None if kernel.recordings is None else _adapter_of_zeros(base, kernel)
     try:
-        found = _logits(batch, prompts)
+        found = _logits(batch, prompts, [None, adapter])
     except (
         TypeError,
         ValueError,
@@ -200,8 +205,8 @@ def _fault_of(base: BaseModel, kernel: Kernel, batch: MixedBatch) -> str | None:
         AttributeError,
     ) as error:  # it wants its own mask or cache
         return f"{type(error).__name__}: {error}"
-    if batch.steps_fault is not None:
-        return batch.steps_fault
+    if kernel.recordings is not None and kernel.recordings.fault is not None:
+        return kernel.recordings.fault
     tolerance, worst = _tolerance(base, kernel), 0.0
     for prompt, (tokens, logits) in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt + tokens[:-1]], device=base.device)
@@ -260,9 +265,17 @@ def _is_invariant_layer(layer: torch.nn.Module, base: BaseModel, rows: int) -> b
     return all(torch.equal(product(together), alone) for together in range(2, rows + 1))
 
 
-def _logits(batch: MixedBatch, prompts: list[list[int]]) -> list[tuple[list[int], torch.Tensor]]:
+def _adapter_of_zeros(base: BaseModel, kernel: Kernel) -> ResidentAdapter:
+    layers = install(base.model, keep=base.model.get_output_embeddings())
+    adapter = Adapter.fresh(LoraConfig(), layers, seed=0)  # B is zero before it is trained
+    return ResidentAdapter.of("probe", adapter, kernel.adapter_dtype(base), base.device)
+
+
+def _logits(
+    batch: MixedBatch, prompts: list[list[int]], adapters: list[ResidentAdapter | None]
+) -> list[tuple[list[int], torch.Tensor]]:
     """The first tokens of each prompt's greedy answer, and the logits (tokens, vocabulary) that they came from."""
-    begun = [_read(batch, prompt) for prompt in prompts]
+    begun = [_read(batch, prompt, adapter) for prompt, adapter in zip(prompts, adapters, strict=True)]
     grown = _grown(batch, [sequence for sequence, _ in begun])
     logits = [torch.stack([first, *grown[sequence]]) for sequence, first in begun]
     for sequence, _ in begun:
@@ -270,9 +283,11 @@ def _logits(batch: MixedBatch, prompts: list[list[int]]) -> list[tuple[list[int]
     return [(rows.argmax(-1).tolist(), rows) for rows in logits]
 
 
-def _read(batch: MixedBatch, prompt: list[int], *, steps: int = _STEPS) -> tuple[Sequence, torch.Tensor]:
+def _read(
+    batch: MixedBatch, prompt: list[int], adapter: ResidentAdapter | None = None, *, steps: int = _STEPS
+) -> tuple[Sequence, torch.Tensor]:
     """A sequence with its first token, and the logits (vocabulary,) that it came from."""
-    sequence = Sequence(prompt, len(prompt) + steps)
+    sequence = Sequence(prompt, len(prompt) + steps, adapter)
     logits = read_whole(batch, sequence)
     sequence.next_token = int(logits.argmax())
     return sequence, logits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from adapter_service.engine.cache_addresses import CacheAddresses, checked
 from adapter_service.engine.cached_attention import StepAttention
 from adapter_service.engine.kv_cache import KvCache, Place
 from adapter_service.engine.module_pass import module_logits
-from adapter_service.engine.recording import RecordedSteps, Recorder, Told
+from adapter_service.engine.recording import RecordedSteps, Recordings, StepInputs
 from adapter_service.engine.sequence import Sequence
 from adapter_service.lora.rows import AdapterRows, Row
 
@@ -29,11 +29,6 @@ class Steps(Protocol):
 
     @property
     def joined(self) -> Collection[Sequence]: ...
-
-    @property
-    def fault(self) -> str | None:
-        """Why steps are not made as they were to be, though they are made."""
-        ...
 
     def join(self, sequence: Sequence, place: Place) -> None: ...
 
@@ -51,24 +46,18 @@ class Steps(Protocol):
 class ModuleSteps:
     """Through transformers' modules, at most `rows` of them in one pass."""
 
-    def __init__(
-        self, base: BaseModel, cache: KvCache, rows: int, new_recorder: Callable[[], Recorder] | None = None
-    ) -> None:
-        """With recorders, steps of a shape that comes again are recorded, and replayed from then on."""
+    def __init__(self, base: BaseModel, cache: KvCache, rows: int, recordings: Recordings | None = None) -> None:
+        """With `recordings`, steps of a shape that comes again are recorded, and replayed from then on."""
         self._base = base
         self._cache = cache
         self._adapters = AdapterRows(rows)
         self._joined: dict[Sequence, tuple[Row, Place]] = {}
         self._of_row: dict[Row, Sequence] = {}
-        self._recorded = RecordedSteps(new_recorder) if new_recorder else None
+        self._recorded = None if recordings is None else RecordedSteps(recordings)
 
     @property
     def joined(self) -> Collection[Sequence]:
         return self._joined
-
-    @property
-    def fault(self) -> str | None:
-        return None if self._recorded is None else self._recorded.fault
 
     def join(self, sequence: Sequence, place: Place) -> None:
         row = Row(sequence.adapter, sequence.scale)
@@ -83,27 +72,27 @@ class ModuleSteps:
 
     def step(self) -> tuple[list[Sequence], torch.Tensor]:
         sequences = [self._of_row[row] for row in self._adapters.order]
-        told = self._told(sequences)
+        inputs = self._inputs(sequences)
         with threads_for(len(sequences)):
-            logits = self._logits(told) if self._recorded is None else self._recorded.logits(told, self._logits)
+            logits = self._logits(inputs) if self._recorded is None else self._recorded.logits(inputs, self._logits)
         return sequences, logits
 
     def free_memory(self) -> None:
         self._adapters.free_memory()
         if self._recorded is not None:
-            self._recorded.forget()
+            self._recorded.free_memory()
 
-    def _told(self, sequences: list[Sequence]) -> Told:
+    def _inputs(self, sequences: list[Sequence]) -> StepInputs:
         places = [self._joined[sequence][1] for sequence in sequences]
         seen, device = [sequence.seen for sequence in sequences], self._base.device
-        inputs = torch.tensor([[sequence.next_token for sequence in sequences], seen], device=device)
+        numbers = torch.tensor([[sequence.next_token for sequence in sequences], seen], device=device)
         few_shapes = self._recorded is not None
         attention = StepAttention(self._cache, places, seen, device, few_shapes=few_shapes)
-        return Told(inputs, attention, self._adapters.shape)
+        return StepInputs(numbers, attention, self._adapters)
 
-    def _logits(self, told: Told) -> torch.Tensor:
-        tokens, positions = told.inputs[:, :, None]
-        logits = module_logits(self._base.model, tokens, positions, self._adapters, told.attention)
+    def _logits(self, inputs: StepInputs) -> torch.Tensor:
+        tokens, positions = inputs.numbers[:, :, None]
+        logits = module_logits(self._base.model, tokens, positions, inputs.adapters, inputs.attention)
         assert logits is not None  # noqa: S101 - they were wanted
         return logits[:, -1]
 
@@ -124,10 +113,6 @@ class CompiledSteps:
     @property
     def joined(self) -> Collection[Sequence]:
         return self._joined
-
-    @property
-    def fault(self) -> None:
-        return None
 
     def join(self, sequence: Sequence, place: Place) -> None:
         self._tables[sequence] = self._decoder.adapter_table(sequence.added)

@@ -52,7 +52,7 @@ def make_engine(tiny_base: BaseModel) -> Iterator[MakeEngine]:
 def tapes(monkeypatch: pytest.MonkeyPatch) -> Tapes:
     """What steps are recorded on, as on a device that can."""
     tapes = Tapes()
-    monkeypatch.setattr(kernels, "recorders_of", lambda device: tapes.new_recorder)
+    monkeypatch.setattr(kernels, "recordings_on", lambda device: tapes.new_recordings())
     return tapes
 
 

@@ -27,7 +27,7 @@ def mixed(base: BaseModel, rows: int = 8, prefix_bytes: int = 0, kernel: KernelN
         template_id="plain",
         prefixes=prefixes,
         decoder=made.decoder,
-        new_recorder=made.new_recorder,
+        recordings=made.recordings,
     )
 
 

@@ -1,10 +1,11 @@
-"""Steps that are recorded and replayed: on tapes, which take what CUDA graphs take, and no more."""
+"""Steps that are recorded and replayed: on tapes, which refuse what CUDA graphs are known to refuse."""
 
 from __future__ import annotations
 
 import gc
+import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,9 @@ from adapter_service.engine.batch import MixedBatch, read_whole
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.probe import Chosen, choose_batch
 from adapter_service.engine.sequence import Sequence
-from adapter_service.engine.steps import ModuleSteps
 from adapter_service.errors import BaseModelError
 from adapter_service.lora.adapter import LoraConfig
+from adapter_service.lora.rows import AdapterRows
 from tests.decoding.random_bases import FAMILIES, random_model
 from tests.engine.resident import KINDS, resident
 from tests.engine.serial import greedy, mixed
@@ -79,54 +80,104 @@ def test_a_processor_records_nothing(tiny_base: BaseModel) -> None:
         chosen(tiny_base, "graphs")
 
 
-def waits_for_the_device(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    inner = base.model.model.norm.forward
+WAITS: dict[str, Callable[[torch.Tensor], object]] = {
+    "a number": lambda x: float(x.sum()),
+    "a truth": lambda x: bool(x.sum()),
+    "a comparison": lambda x: torch.equal(x, x),
+    "a mask": lambda x: x[x > 0],
+    "what is put by a mask": lambda x: x.clone().index_put_((x > 0,), x.new_zeros(())),
+    "a selection": lambda x: x.masked_select(x > 0),
+    "a set": torch.unique,
+    "places": lambda x: x.nonzero(),
+    "a list": lambda x: torch.tensor([1.0, 2.0], device=x.device),
+}
+
+
+def waits_for_the_device(base: BaseModel, monkeypatch: pytest.MonkeyPatch, wait: str = "a number") -> None:
+    inner: Callable[[torch.Tensor], torch.Tensor] = base.model.model.norm.forward
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        return inner(x) if float(x.sum()) else x
+        WAITS[wait](x)
+        return inner(x)
 
     monkeypatch.setattr(base.model.model.norm, "forward", forward)
 
 
+@pytest.mark.parametrize("wait", WAITS)
 def test_a_base_that_cannot_be_recorded_is_served_as_ever(
-    tiny_base: BaseModel, tapes: Tapes, monkeypatch: pytest.MonkeyPatch
+    tiny_base: BaseModel, tapes: Tapes, monkeypatch: pytest.MonkeyPatch, wait: str
 ) -> None:
-    waits_for_the_device(tiny_base, monkeypatch)
+    waits_for_the_device(tiny_base, monkeypatch, wait)
     found = chosen(tiny_base).kernel
     assert (found.name, tapes.replayed) == ("modules", 0)
-    assert "graphs: a step cannot be recorded: aten.item" in found.reason
+    assert re.fullmatch(r"graphs: a step cannot be recorded: aten\.\w+\.\w+ is not permitted.*", found.reason)
 
 
 def test_a_step_that_can_no_longer_be_recorded_is_made_as_ever(
     tiny_base: BaseModel, tapes: Tapes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch, wanted = mixed(tiny_base, kernel="graphs"), greedy(mixed(tiny_base, kernel="modules"), PROMPT, 8)
+    monkeypatch.setattr(probe, "_CLEARLY_SLOWER", torch.inf)
+    found, wanted = chosen(tiny_base), greedy(mixed(tiny_base, kernel="modules"), PROMPT, 8)
+    recorded = tapes.recorded
     waits_for_the_device(tiny_base, monkeypatch)
-    torch.testing.assert_close(greedy(batch, PROMPT, 8), wanted)
-    assert batch.steps_fault is not None
-    assert tapes.recorded == 0
+    for batch in (found.batch, found.new_batch(1)):  # all of the base's
+        torch.testing.assert_close(greedy(batch, PROMPT, 8), wanted)
+    assert tapes.recorded == recorded
+    assert found.kernel.reason_now.startswith("a step is launched as a whole; steps are now made without, for a step")
+    assert "aten.item" in found.kernel.words
 
 
-def test_a_recording_that_memory_runs_out_for_is_made_another_time(
+def test_rows_of_adapters_that_cannot_be_recorded_are_found_at_the_start(
+    tiny_base: BaseModel, tapes: Tapes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = AdapterRows.add
+
+    def waiting(rows: AdapterRows, path: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if any(row.adapter is not None for row in rows.order):
+            y.sum().item()
+        return add(rows, path, x, y)
+
+    monkeypatch.setattr(AdapterRows, "add", waiting)
+    assert chosen(tiny_base).kernel.name == "modules"
+    assert tapes.recordings.fault is not None
+
+
+def test_where_memory_runs_out_for_a_recording_steps_go_on_without(
+    tiny_base: BaseModel, tapes: Tapes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "_STEPS_WITHOUT", 3)
+    wanted = greedy(mixed(tiny_base, kernel="modules"), PROMPT, 12)
+    inner, left = tiny_base.model.model.layers[1].forward, 1
+
+    def short(*args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        if tapes.is_recording and left:
+            left -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(tiny_base.model.model.layers[1], "forward", short)
+    batch = mixed(tiny_base, kernel="graphs")
+    torch.testing.assert_close(greedy(batch, PROMPT, 12), wanted)
+    assert left == 0
+    # Of 11 steps the first is made as ever, the second after its recording has failed, three without, and one anew.
+    assert (tapes.recordings.fault, tapes.recorded, tapes.replayed) == (None, 1, 5)
+    assert tapes.recorders == 2
+
+
+def test_without_memory_for_a_step_at_all_it_can_be_made_again(
     tiny_base: BaseModel, tapes: Tapes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = mixed(tiny_base, kernel="graphs")
     with torch.inference_mode():
         sequence = begun(batch)
-        batch.step()
-        with monkeypatch.context() as short:
-            short.setattr(tapes, "record", no_memory)
-            with pytest.raises(torch.OutOfMemoryError):
-                batch.step()
-        batch.free_memory()
-        seen = sequence.seen
         for _ in range(3):
             batch.step()
-    assert (batch.steps_fault, sequence.seen, tapes.recorded, tapes.replayed) == (None, seen + 3, 1, 2)
-
-
-def no_memory(_: object) -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory")
+        seen, replayed = sequence.seen, tapes.replayed
+        batch.free_memory()
+        for _ in range(3):
+            batch.step()
+    assert (sequence.seen, tapes.recorded, tapes.replayed, tapes.recorders) == (seen + 3, 2, replayed + 2, 2)
 
 
 def test_a_replay_pauses_before_it_and_recording_does_not(tiny_base: BaseModel, tapes: Tapes) -> None:
@@ -169,19 +220,18 @@ class Twins:
         return twins
 
     def join(self, *rows: list[Sequence]) -> None:
-        for row in rows:
-            for batch, sequence in zip(self._batches, row, strict=True):
-                batch.join(sequence)
+        self._each(MixedBatch.join, rows)
 
     def leave(self, *rows: list[Sequence]) -> None:
-        for row in rows:
-            for batch, sequence in zip(self._batches, row, strict=True):
-                batch.leave(sequence)
+        self._each(MixedBatch.leave, rows)
 
     def end(self, *rows: list[Sequence]) -> None:
+        self._each(MixedBatch.remove, rows)
+
+    def _each(self, does: Callable[[MixedBatch, Sequence], None], rows: Iterable[list[Sequence]]) -> None:
         for row in rows:
             for batch, sequence in zip(self._batches, row, strict=True):
-                batch.remove(sequence)
+                does(batch, sequence)
 
     def step(self, count: int = 4) -> None:
         for _ in range(count):
@@ -266,19 +316,89 @@ def test_those_that_were_replayed_last_are_kept(
     monkeypatch.setattr(recording, "_MOST", 2)
     batch = mixed(tiny_base, kernel="graphs")
     with torch.inference_mode():
-        sequences = [begun(batch) for _ in range(3)]
-        for count in (3, 2, 1):
-            for _ in range(2):
+        one, two, three = (begun(batch) for _ in range(3))
+        for sequence in (three, two, one):
+            batch.leave(sequence)
+
+        def recorded_by(*sequences: Sequence, steps: int = 1) -> int:
+            before = tapes.recorded
+            for sequence in sequences:
+                batch.join(sequence)
+            for _ in range(steps):
                 batch.step()
-            assert tapes.recorded == 4 - count
-            batch.leave(sequences[count - 1])
-        for sequence in sequences[:2]:
-            batch.join(sequence)
+            for sequence in sequences:
+                batch.leave(sequence)
+            return tapes.recorded - before
+
+        assert recorded_by(one, steps=2) == 1
+        assert recorded_by(one, two, steps=2) == 1
+        assert recorded_by(one) == 0
+        assert recorded_by(one, two, three, steps=2) == 1  # that of two rows goes: one was replayed after it
+        assert recorded_by(one) == 0
+        assert recorded_by(one, two, steps=1) == 0  # it has to come again once more
+        assert recorded_by(one, two, steps=1) == 1
+    assert tapes.recorders == 1
+
+
+def test_what_has_lost_its_memory_goes_first(
+    tiny_base: BaseModel, tapes: Tapes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "_MOST", 2)
+    batch = mixed(tiny_base, kernel="graphs")
+    with torch.inference_mode():
+        short = begun(batch)
+        for _ in range(3):
+            batch.step()
+        batch.leave(short)
+        for _ in range(3):  # a place for so many tokens goes with its last sequence, and comes anew
+            long = begun(batch, 400)
+            for _ in range(3):
+                batch.step()
+            batch.remove(long)
+        recorded, replayed = tapes.recorded, tapes.replayed
+        batch.join(short)
         batch.step()
-        assert tapes.recorded == 3
-        batch.join(sequences[2])
-        batch.step()
-    assert tapes.recorded == 4
-    assert isinstance(batch._steps, ModuleSteps)
-    assert batch._steps._recorded is not None
-    assert len(batch._steps._recorded._recorded) == 2
+    assert (recorded, tapes.recorded, tapes.replayed) == (4, 4, replayed + 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs are CUDA's")
+class TestOnCuda:
+    """Where there is a device: what tapes stand for."""
+
+    def test_a_graph_makes_anew_what_was_recorded(self) -> None:
+        device = torch.device("cuda")
+        x = torch.arange(4.0, device=device)
+        output, replay = recording.CudaRecorder(device).record(lambda: x * 2 + 1)
+        for numbers in ([0.0, 1.0, 2.0, 3.0], [5.0, 6.0, 7.0, 8.0]):
+            x.copy_(torch.tensor(numbers))
+            replay()
+            assert output.tolist() == [2 * number + 1 for number in numbers]
+
+    def test_what_cannot_be_recorded_says_why_and_others_go_on(self) -> None:
+        device = torch.device("cuda")
+        x, recorder = torch.arange(4.0, device=device), recording.CudaRecorder(device)
+
+        def fails() -> torch.Tensor:
+            raise RuntimeError("the cause")
+
+        with pytest.raises(RuntimeError, match="the cause"):
+            recorder.record(fails)
+        with pytest.raises(RuntimeError):
+            recorder.record(lambda: x * float(x.sum()))
+        output, replay = recording.CudaRecorder(device).record(lambda: x + 1)
+        replay()
+        assert output.tolist() == [1.0, 2.0, 3.0, 4.0]
+
+    def test_steps_come_to_what_the_modules_come_to(self, tiny_base: BaseModel) -> None:
+        model: Any = tiny_base.model.to("cuda")
+        base = replace(tiny_base, model=model)
+        try:
+            kernel = chosen(base, "graphs").kernel
+            assert (kernel.name, kernel.reason_now) == ("graphs", "set by serving.kernel")
+            with torch.inference_mode():
+                twins = Twins(base)
+                for adapter in (resident(base, KINDS[0], 1), None, resident(base, KINDS[0], 2)):
+                    twins.join(twins.begin(adapter))
+                    twins.step()
+        finally:
+            model.to("cpu")

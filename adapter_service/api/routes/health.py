@@ -136,7 +136,7 @@ def _kernel(kernel: Kernel | None) -> KernelAnswer | None:
     return KernelAnswer(
         name=kernel.name,
         weights=kernel.weights,
-        reason=without_paths(kernel.reason),
+        reason=without_paths(kernel.reason_now),
         gigabytes_per_second=kernel.gigabytes_per_second,
         prompts="compiled" if kernel.reads_prompts else "modules",
     )
