@@ -13,11 +13,12 @@ import torch
 
 from adapter_service.decoding.compiling import missing_instructions
 from adapter_service.decoding.families import Architecture, NotComputedError
+from adapter_service.decoding.layers import ROWS_IN_ORDER
 from adapter_service.decoding.pairs import BLOCK
 from adapter_service.decoding.prompt_attention import room_for_scores
 from adapter_service.decoding.step import decode_step
 from adapter_service.decoding.tables import GATE, LINEARS, NORMS, Base, Integers, Rows
-from adapter_service.decoding.vectors import BFLOAT16, BFLOAT16_PAIRS
+from adapter_service.decoding.vectors import BFLOAT16, BFLOAT16_PAIRS, HAS_PAIRS
 from adapter_service.decoding.weights import KINDS, Matrix, Packing, matrix_of
 from adapter_service.lora.resident import Factors, ResidentAdapter
 
@@ -61,8 +62,11 @@ class Decoder:
     Whoever calls does so from one thread. What it was made of has to stay where it is in memory.
     """
 
-    def __init__(self, architecture: Architecture, packing: Packing) -> None:
+    def __init__(self, architecture: Architecture, packing: Packing, *, in_pairs: bool = HAS_PAIRS) -> None:
         """Compiles what is not yet compiled.
+
+        Prompts are read by the weights that steps read; with `in_pairs` by the base's own and inputs that are rounded
+        to bfloat16, where all of those are bfloat16, which is fast where the processor multiplies pairs.
 
         Raises:
             NotComputedError: a layer is of a kind that a step cannot read, nothing of the base is packed so, or the
@@ -88,8 +92,9 @@ class Decoder:
         self._adapters: WeakKeyDictionary[ResidentAdapter, tuple[Integers, list[torch.Tensor]]] = WeakKeyDictionary()
         self._none = np.zeros((len(architecture.layers), LINEARS, 3), np.int64)
         self._base = self._tables()
-        self._of_prompts: list[Matrix] = []
-        self._prompts = self._tables_of_prompts()
+        self._of_pairs: list[Matrix] = []
+        in_pairs = in_pairs and self._have_pairs()
+        self._prompts = self._tables_of_pairs() if in_pairs else self._base._replace(of_prompt=1)
         self._turn_up_to(_LEAST_POSITIONS)
         self._compile()
 
@@ -149,17 +154,12 @@ class Decoder:
         return self._pass(self._base, rows, workspace, pause)
 
     @property
-    def reads_prompts(self) -> bool:
-        """Whether `read` can: of bases whose weights are all bfloat16."""
-        return self._prompts is not None
+    def reads_pairs(self) -> bool:
+        """Whether products of prompts are made of pairs of bfloat16."""
+        return bool(self._prompts.in_pairs)
 
     def read(self, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None = None) -> torch.Tensor:
-        """As `step`, of one or more tokens of one prompt, one behind the other, in one cache.
-
-        What goes into products is rounded to bfloat16, as by the base's own modules. It is fast where the processor
-        multiplies pairs (`vectors.HAS_PAIRS`).
-        """
-        assert self._prompts is not None  # noqa: S101 - `reads_prompts` was asked
+        """As `step`, of one or more tokens of one prompt, one behind the other, in one cache."""
         return self._pass(self._prompts, rows, workspace, pause)
 
     def _pass(self, base: Base, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None) -> torch.Tensor:
@@ -245,6 +245,7 @@ class Decoder:
             cache_kind=KINDS[known.embedding.dtype],
             adapter_kind=KINDS[self.adapter_dtype],
             of_prompt=0,
+            in_pairs=0,
             epsilon=np.float32(known.final_norm.epsilon),
             embedding_factor=np.float32(known.embedding_factor),
             score_scale=np.float32(known.score_scale),
@@ -257,21 +258,23 @@ class Decoder:
             head=np.array(self._head.entry, np.int64),
         )
 
-    def _tables_of_prompts(self) -> Base | None:
-        """Those of the base's own weights; None where they are not all such as products of pairs read."""
+    def _have_pairs(self) -> bool:
+        """Find the base's own weights as products of pairs read them; False where they are not all such."""
         if self._base.cache_kind != BFLOAT16 or self._base.head_size % BLOCK:
-            return None
+            return False
         linears = [linear for layer in self._architecture.layers for linear in layer.linears]
         read = [matrix_of(linear, "as_loaded") for linear in (*linears, self._architecture.head)]
-        self._of_prompts = [matrix for matrix in read if matrix is not None and matrix.is_of_pairs]
-        if len(self._of_prompts) < len(read):
-            return None
-        *entries, head = np.array([matrix.entry_of_pairs for matrix in self._of_prompts], np.int64)
+        self._of_pairs = [matrix for matrix in read if matrix is not None and matrix.is_of_pairs]
+        return len(self._of_pairs) == len(read)
+
+    def _tables_of_pairs(self) -> Base:
+        *entries, head = np.array([matrix.entry_of_pairs for matrix in self._of_pairs], np.int64)
         return self._base._replace(
             linears=np.array(entries).reshape(self._base.linears.shape),
             head=head.copy(),
             adapter_kind=BFLOAT16_PAIRS,
             of_prompt=1,
+            in_pairs=1,
         )
 
 
@@ -282,7 +285,10 @@ def _room(base: Base, rows: Rows, workspace: Workspace, logits: torch.Tensor) ->
     widths = (base.hidden, base.hidden, queries, keys, keys, queries, base.between, base.between)
     rounded = -(-max(widths) // 2)  # half as wide
     inner = int(rows.adapters[..., 2].max(initial=1))
-    scores = room_for_scores(positions, base.head_size) if base.of_prompt else base.heads // base.groups * positions
+    if base.in_pairs:
+        scores = room_for_scores(positions, base.head_size)
+    else:
+        scores = (ROWS_IN_ORDER if base.of_prompt else base.heads // base.groups) * positions
     counts = [*(count * width for width in (*widths, rounded, inner)), scores]
     return np.array([*workspace.addresses(counts), logits.data_ptr()], np.int64)
 

@@ -19,6 +19,8 @@ SILU, GELU_TANH = range(2)
 _LN2_HIGH, _LN2_LOW = float32(0.693359375), float32(-2.12194440e-4)
 _LOG2_E = float32(1.44269504088896341)
 _BFLOAT = ITEM_SIZES[BFLOAT16]
+# Tokens of a prompt that are multiplied with keys at once.
+ROWS_IN_ORDER = 8
 _bfloat16_at, _float32_at = number_of(BFLOAT16), number_of(FLOAT32)
 
 
@@ -160,6 +162,34 @@ def attend(
             total = shares_of(of_head, count, scale)
             sums = attended + own + head * size * FLOAT
             add_weighted_rows(kind, of_head, values + begin, size * item, count, float32(1.0) / total, sums, size)
+
+
+@compiled
+def attend_in_order(
+    kind: int, heads: int, groups: int, size: int, query: int, keys: int, values: int, head_stride: int, position: int,
+    rows: int, window: int, scale: float, scores: int, attended: int,
+) -> None:  # fmt: skip
+    """As `attend`, to the last bit, of one prompt's tokens from `position` on, at most ROWS_IN_ORDER of them.
+
+    Each sees itself and those before it, the last `window` of them where that is not 0. `query` and `attended` are
+    (rows, heads, size), and `scores` has room for ROWS_IN_ORDER × (position + rows) numbers.
+    """
+    stand_alone()
+    together, stride, item = heads // groups, heads * size * FLOAT, _BFLOAT if kind == BFLOAT16 else FLOAT
+    begin = max(0, position + 1 - window) if window else 0  # of what the first one sees
+    count = position + rows - begin
+    fill(attended, rows * heads * size, float32(0.0))
+    for head in range(heads):
+        own, of_group = head * size * FLOAT, head // together * head_stride
+        seen = keys + of_group + begin * size * item
+        multiply(kind, seen, int64(0), query + own, stride, scores, count * FLOAT, size, count, rows)
+        for row in range(rows):
+            end = position + row + 1
+            first = max(0, end - window) if window else 0
+            of_row = scores + (row * count + first - begin) * FLOAT
+            part = float32(1.0) / shares_of(of_row, end - first, scale)
+            sums, first_value = attended + row * stride + own, values + of_group + first * size * item
+            add_weighted_rows(kind, of_row, first_value, size * item, end - first, part, sums, size)
 
 
 @compiled_in_vectors

@@ -168,8 +168,8 @@ def _end_of_combination(kind: int) -> Any:
 
 def _combination_of(kind: int) -> Any:
     """Rows of a matrix of one kind, each times a factor, added to `sums`."""
-    weigh_chunk, weigh_one, end = weighted_sum(kind, CHUNK), weighted_sum(kind, 1), _end_of_combination(kind)
-    size = ITEM_SIZES[kind]
+    weigh_chunk, weigh_half, weigh_one = (weighted_sum(kind, vectors) for vectors in (CHUNK, CHUNK // 2, 1))
+    end, size = _end_of_combination(kind), ITEM_SIZES[kind]
 
     @compiled
     @named("combine", kind)
@@ -179,6 +179,9 @@ def _combination_of(kind: int) -> Any:
         while place + CHUNK * WIDTH <= length:
             weigh_chunk(factors, matrix + place * size, stride, count, scale, sums + place * FLOAT)
             place += CHUNK * WIDTH
+        if place + CHUNK // 2 * WIDTH <= length:  # the size of a head is often so many
+            weigh_half(factors, matrix + place * size, stride, count, scale, sums + place * FLOAT)
+            place += CHUNK // 2 * WIDTH
         while place + WIDTH <= length:
             weigh_one(factors, matrix + place * size, stride, count, scale, sums + place * FLOAT)
             place += WIDTH

@@ -15,7 +15,17 @@ from __future__ import annotations
 from numba import int64
 
 from adapter_service.decoding.compiling import compiled, kept_compiled
-from adapter_service.decoding.layers import activate, add, attend, embed, keep, norm, rotate
+from adapter_service.decoding.layers import (
+    ROWS_IN_ORDER,
+    activate,
+    add,
+    attend,
+    attend_in_order,
+    embed,
+    keep,
+    norm,
+    rotate,
+)
 from adapter_service.decoding.pairs import round_to_pairs
 from adapter_service.decoding.products import add_low_rank, multiply
 from adapter_service.decoding.prompt_attention import attend_to_prompt
@@ -58,7 +68,7 @@ _BFLOAT = ITEM_SIZES[BFLOAT16]
 def _inputs(base: Base, room: Integers, inputs: int, length: int, rows: int) -> int:
     """Where products find `inputs` (rows, length): those themselves, or rounded."""
     found: int = inputs
-    if base.of_prompt:
+    if base.in_pairs:
         found = room[ROUNDED]
         round_to_pairs(inputs, found, rows * length)
     return found
@@ -70,7 +80,7 @@ def _linear(
 ) -> None:
     """One linear layer of all rows with their adapters: (rows, length) of `_inputs` to (rows, count) at `outputs`."""
     matrix, adapters, strengths = base.linears[layer, which], rows.adapters[:, layer, which], rows.strengths
-    x_stride, y_stride, number = length * (_BFLOAT if base.of_prompt else FLOAT), count * FLOAT, len(rows.tokens)
+    x_stride, y_stride, number = length * (_BFLOAT if base.in_pairs else FLOAT), count * FLOAT, len(rows.tokens)
     multiply(matrix[1], matrix[0], matrix[2], inputs, x_stride, outputs, y_stride, length, count, number)
     if matrix[3]:
         for row in range(number):
@@ -120,12 +130,21 @@ def _keep(base: Base, rows: Rows, room: Integers, layer: int) -> None:
 def _attend(base: Base, rows: Rows, room: Integers, layer: int) -> None:
     """From queries in `room` and what is in the caches to what is attended."""
     heads, groups, size, kind, window = base.heads, base.groups, base.head_size, base.cache_kind, base.windows[layer]
-    if base.of_prompt:
+    if base.in_pairs:
         keys, values, stride = rows.caches[0, layer, 0], rows.caches[0, layer, 1], rows.strides[0]
         attend_to_prompt(
             heads, groups, size, room[QUERIES], room[ROUNDED], keys, values, stride, rows.positions, window,
             base.score_scale, room[SCORES], room[ATTENDED],
         )  # fmt: skip
+        return
+    if base.of_prompt:
+        keys, values, stride = rows.caches[0, layer, 0], rows.caches[0, layer, 1], rows.strides[0]
+        for row in range(0, len(rows.tokens), ROWS_IN_ORDER):
+            count, own = min(ROWS_IN_ORDER, len(rows.tokens) - row), row * heads * size * FLOAT
+            attend_in_order(
+                kind, heads, groups, size, room[QUERIES] + own, keys, values, stride, rows.positions[row], count, window,
+                base.score_scale, room[SCORES], room[ATTENDED] + own,
+            )  # fmt: skip
         return
     for row in range(len(rows.tokens)):
         query = room[QUERIES] + row * heads * size * FLOAT
@@ -186,7 +205,7 @@ def _logits(base: Base, rows: Rows, room: Integers) -> None:
     states = room[HIDDEN] + (len(rows.tokens) - count) * hidden * FLOAT
     _norm_rows(base.final_norm, base.epsilon, states, normed, hidden, count)
     inputs = _inputs(base, room, normed, hidden, count)
-    logits, stride, x_stride = room[LOGITS], vocabulary * FLOAT, hidden * (_BFLOAT if base.of_prompt else FLOAT)
+    logits, stride, x_stride = room[LOGITS], vocabulary * FLOAT, hidden * (_BFLOAT if base.in_pairs else FLOAT)
     multiply(head[1], head[0], head[2], inputs, x_stride, logits, stride, hidden, vocabulary, count)
     if head[3]:
         for row in range(count):

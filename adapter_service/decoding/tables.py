@@ -32,8 +32,9 @@ class Base(NamedTuple):
     cache_kind: int
     adapter_kind: int
     of_prompt: int
-    """1 where rows are tokens of one prompt, in one cache, and what goes into products is rounded to bfloat16, as
-    BFLOAT16_PAIRS want it; else 0."""
+    """1 where rows are tokens of one prompt, in one cache; else 0."""
+    in_pairs: int
+    """1 where what goes into products is rounded to bfloat16, as BFLOAT16_PAIRS want it; else 0. Of prompts alone."""
     epsilon: np.float32
     embedding_factor: np.float32
     score_scale: np.float32

@@ -6,7 +6,7 @@ int8         compiled, over a copy in 8 bits: fewer still, and answers change a 
 modules      transformers' own: any architecture, any device
 graphs       those, as CUDA graphs: a step is launched as a whole
 
-Prompts go through the modules, or compiled where the processor multiplies pairs of bfloat16 and the base has those.
+Prompts go through the modules, or compiled where that is faster.
 """
 
 from __future__ import annotations
@@ -112,10 +112,8 @@ def make_kernel(base: BaseModel, name: KernelName, reason: str = "set by serving
     try:
         from adapter_service.decoding.decoder import Decoder
         from adapter_service.decoding.families import NotComputedError, architecture_of
-        from adapter_service.decoding.vectors import HAS_PAIRS
 
-        decoder = Decoder(architecture_of(base.model), name)
-        return Kernel(name, reason, decoder, reads_prompts=HAS_PAIRS and decoder.reads_prompts)
+        return Kernel(name, reason, Decoder(architecture_of(base.model), name), reads_prompts=True)
     except NotComputedError as error:
         return NoKernel(name, str(error))
     except Exception as error:

@@ -52,7 +52,7 @@ class ModulePrompts:
 
 
 class CompiledPrompts:
-    """By a decoder that `reads_prompts`."""
+    """Compiled, by a decoder."""
 
     def __init__(self, decoder: Decoder, cache: KvCache) -> None:
         self._decoder = decoder

@@ -13,6 +13,7 @@ from adapter_service.base_models.threads import on_threads
 from adapter_service.decoding.decoder import Decoder, Workspace
 from adapter_service.decoding.families import architecture_of
 from adapter_service.decoding.tables import Rows
+from adapter_service.decoding.weights import Packing
 from adapter_service.lora.layer import install, using
 from adapter_service.lora.resident import ResidentAdapter
 from tests.decoding.random_bases import (
@@ -32,6 +33,11 @@ SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 32}
 
 def model_of_blocks(name: str) -> Any:
     return random_model(name, torch.bfloat16, **SIZES)
+
+
+def reader(model: Any, packing: Packing = "as_loaded", *, in_pairs: bool = True) -> Decoder:
+    """On this processor, whether it multiplies pairs or not."""
+    return Decoder(architecture_of(model), packing, in_pairs=in_pairs)
 
 
 def read(
@@ -64,7 +70,7 @@ def test_they_are_about_as_near_to_what_the_weights_come_to_as_transformers(name
     """By the base's own weights, however those are packed for steps; also beyond windows, and from piece to piece."""
     model, tokens = model_of_blocks(name), some_tokens(100)
     exact = logits_of(copy.deepcopy(model).float(), tokens)
-    decoder, caches = Decoder(architecture_of(model), packing), Caches(model, [CAPACITY])
+    decoder, caches = reader(model, packing), Caches(model, [CAPACITY])
     pieces = [(0, 64), (64, 65), (65, 98), (98, 100)]
     found = torch.cat([read(decoder, caches, tokens[start:end], start) for start, end in pieces])
     assert distance(found, exact) <= 1.2 * distance(logits_of(model, tokens), exact)
@@ -76,7 +82,7 @@ def test_with_an_adapter(name: str) -> None:
     layers = install(model, keep=model.get_output_embeddings())
     adapter = made_adapter(layers, 1)
     served = ResidentAdapter.of("served", adapter, torch.float32, torch.device("cpu"))
-    decoder, half = Decoder(architecture_of(model), "as_loaded"), adapter.frozen_copy(torch.float32)
+    decoder, half = reader(model), adapter.frozen_copy(torch.float32)
     for pair in half.pairs.values():
         pair.scale /= 2
     with using(half):
@@ -91,7 +97,7 @@ def test_with_an_adapter(name: str) -> None:
 @pytest.mark.parametrize("threads", [2, 3, 7])
 def test_threads_come_to_what_one_comes_to(threads: int) -> None:
     model, tokens = model_of_blocks("gemma3"), some_tokens(64)
-    decoder, alone, shared = Decoder(architecture_of(model), "as_loaded"), Caches(model, [64]), Caches(model, [64])
+    decoder, alone, shared = reader(model), Caches(model, [64]), Caches(model, [64])
     with on_threads(1):
         wanted = read(decoder, alone, tokens)
     with on_threads(threads):
@@ -100,11 +106,54 @@ def test_threads_come_to_what_one_comes_to(threads: int) -> None:
     assert torch.allclose(shared.tensors[0], alone.tensors[0], atol=0.1, rtol=0.1)
 
 
+PACKINGS: list[tuple[Packing, torch.dtype]] = [
+    ("as_loaded", torch.float32),
+    ("as_loaded", torch.bfloat16),
+    ("float16", torch.float32),
+    ("int8", torch.float32),
+]
+
+
+@pytest.mark.parametrize(("packing", "dtype"), PACKINGS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_without_pairs_they_come_to_the_bits_of_steps(name: str, packing: Packing, dtype: torch.dtype) -> None:
+    """Token after token, also beyond windows, from piece to piece, with an adapter, and on any number of threads."""
+    model, tokens = random_model(name, dtype), some_tokens(100)
+    layers = install(model, keep=model.get_output_embeddings())
+    adapter = ResidentAdapter.of("served", made_adapter(layers, 1), torch.float32, torch.device("cpu"))
+    decoder, caches = reader(model, packing, in_pairs=False), Caches(model, [CAPACITY])
+    alone = Caches(model, [CAPACITY])
+    wanted = torch.cat([stepped(decoder, alone, token, place, adapter) for place, token in enumerate(tokens)])
+    found = []
+    for start, end, threads in ((0, 64, 1), (64, 65, 1), (65, 98, 3), (98, 100, 1)):
+        with on_threads(threads):
+            found.append(read(decoder, caches, tokens[start:end], start, adapter=adapter))
+    assert torch.equal(torch.cat(found), wanted)
+    kept, wanted_kept = (one.tensors[0][:, :, :, : len(tokens)] for one in (caches, alone))
+    assert torch.equal(kept, wanted_kept)
+
+
+def stepped(
+    decoder: Decoder, caches: Caches, token: int, position: int, adapter: ResidentAdapter | None
+) -> torch.Tensor:
+    rows = Rows(
+        tokens=np.array([token], np.int64),
+        positions=np.array([position], np.int64),
+        caches=caches.addresses,
+        strides=caches.strides,
+        adapters=decoder.adapter_table(adapter)[None],
+        strengths=np.ones(1, np.float32),
+        wanted=1,
+    )
+    return decoder.step(rows, Workspace())
+
+
+@pytest.mark.parametrize("in_pairs", [True, False])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("wanted", [0, 1, 20, 64])
-def test_logits_are_made_of_the_last_tokens_alone(wanted: int, threads: int) -> None:
+def test_logits_are_made_of_the_last_tokens_alone(wanted: int, threads: int, *, in_pairs: bool) -> None:
     model, tokens = model_of_blocks("llama"), some_tokens(64)
-    decoder = Decoder(architecture_of(model), "as_loaded")
+    decoder = reader(model, in_pairs=in_pairs)
     with on_threads(threads):
         everyone = read(decoder, Caches(model, [64]), tokens)
         found = read(decoder, Caches(model, [64]), tokens, wanted=wanted)
@@ -112,10 +161,11 @@ def test_logits_are_made_of_the_last_tokens_alone(wanted: int, threads: int) -> 
     assert torch.equal(found, everyone[64 - wanted :])
 
 
+@pytest.mark.parametrize("in_pairs", [True, False])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_reading_pauses_before_every_layer(threads: int) -> None:
+def test_reading_pauses_before_every_layer(threads: int, *, in_pairs: bool) -> None:
     model, tokens = model_of_blocks("llama"), some_tokens(20)
-    decoder, pauses = Decoder(architecture_of(model), "as_loaded"), 0
+    decoder, pauses = reader(model, in_pairs=in_pairs), 0
 
     def pause() -> None:
         nonlocal pauses
@@ -138,6 +188,7 @@ def test_reading_pauses_before_every_layer(threads: int) -> None:
         (torch.bfloat16, {**SIZES, "intermediate_size": 100}),
     ],
 )
-def test_what_is_not_made_of_pairs_is_not_read(dtype: torch.dtype, sizes: dict[str, int]) -> None:
-    assert not Decoder(architecture_of(random_model("llama", dtype, **sizes)), "as_loaded").reads_prompts
-    assert Decoder(architecture_of(model_of_blocks("llama")), "as_loaded").reads_prompts
+def test_what_is_not_made_of_pairs_is_read_as_it_is(dtype: torch.dtype, sizes: dict[str, int]) -> None:
+    assert not reader(random_model("llama", dtype, **sizes)).reads_pairs
+    assert reader(model_of_blocks("llama")).reads_pairs
+    assert not reader(model_of_blocks("llama"), in_pairs=False).reads_pairs

@@ -28,7 +28,8 @@ from tests.engine.resident import KINDS, resident
 from tests.engine.serial import greedy, mixed
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from functools import partial
+from pathlib import Path
 
     from adapter_service.settings import KernelSetting
 
@@ -155,10 +156,12 @@ def test_compiled_steps_that_take_as_long_are_used(tiny_base: BaseModel, monkeyp
     assert chosen(tiny_base).kernel.name == "float16"
 
 
-@pytest.fixture
-def base_of_pairs(tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BaseModel:
-    """In bfloat16, with heads as long as a block, on a processor that multiplies pairs, or is said to."""
-    monkeypatch.setattr("adapter_service.decoding.vectors.HAS_PAIRS", True)
+@pytest.fixture(params=[True, False], ids=["in pairs", "not in pairs"])
+def base_of_pairs(
+    request: pytest.FixtureRequest, tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> BaseModel:
+    """In bfloat16, with heads as long as a block; on a processor that multiplies pairs, and on another."""
+    monkeypatch.setattr("adapter_service.decoding.decoder.Decoder", partial(Decoder, in_pairs=request.param))
     folder = shutil.copytree(tiny_base_folder, tmp_path / "base")
     config = json.loads((folder / "config.json").read_text())
     config |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
@@ -191,13 +194,6 @@ def test_where_compiled_prompts_come_to_something_else_steps_alone_are_compiled(
     assert found.decoder is not None
     assert found.prompts_by is None
     assert "prompts by modules, for logits are" in found.reason
-
-
-def test_a_processor_that_multiplies_no_pairs_has_modules_read_prompts(
-    base_of_pairs: BaseModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("adapter_service.decoding.vectors.HAS_PAIRS", False)
-    assert chosen(base_of_pairs, "as_loaded").kernel.prompts_by is None
 
 
 @pytest.mark.parametrize("scores", [None, 2])
