@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import carray, float32, int64
 
 from adapter_service.decoding.addresses import floats_at, number_of, stand_alone
 from adapter_service.decoding.compiling import compiled, named
 from adapter_service.decoding.pairs import multiply_pairs
-from adapter_service.decoding.tiles import CHUNK, SIDE, STREAMS, add_rows, dot_rows, weighted_sum
+from adapter_service.decoding.tiles import CHUNK, SIDE, STREAMS, add_rows, dot_rows, weighted_sum, widen
 from adapter_service.decoding.vectors import (
     BFLOAT16,
     BFLOAT16_PAIRS,
@@ -34,12 +35,16 @@ _FIRST_CACHE = (48 if IS_WIDE else 24) << 10
 _LEAST_TOGETHER = 4
 # Outputs for which a group of inputs stays there; their weights stay in the second cache for the next group.
 _OUTPUTS_TOGETHER = 32
+# Rows for which a strip of outputs is widened once instead of by each group of rows anew, and of which kinds it is.
+_MANY = 32
+_WIDENED = (BFLOAT16, FLOAT16, INT8_GROUPS)
+_VECTOR = WIDTH * FLOAT
 
 
 def _product_of(kind: int) -> Any:
     """For matrices of one kind; `scales` is the address of each output's, or of each group's of each output, else 0."""
-    of_1, of_2, of_4, of_8 = (_outputs_of(kind, rows) for rows in (1, 2, 4, 8))
-    rest, size, is_scaled, is_grouped = _rest_of(kind), ITEM_SIZES[kind], kind == INT8, kind == INT8_GROUPS
+    strip, rest, size, is_widened = _strip_of(kind), _rest_of(kind), ITEM_SIZES[kind], kind in _WIDENED
+    is_scaled, is_grouped, wide_strip, widen_row = kind == INT8, kind == INT8_GROUPS, _float32_strip, widen(kind)
 
     @compiled
     @named("product", kind)
@@ -51,28 +56,50 @@ def _product_of(kind: int) -> Any:
         whole, stride = length // WIDTH * WIDTH, length * size
         scale_stride = FLOAT if is_scaled else length // GROUP * FLOAT if is_grouped else 0
         most = max(_LEAST_TOGETHER, _FIRST_CACHE // (length * FLOAT))  # rows of inputs that stay in the nearest cache
+        room = np.empty(_OUTPUTS_TOGETHER * whole + WIDTH if is_widened and rows >= _MANY else 0, np.float32)
+        wide, wide_stride = -(-room.ctypes.data // _VECTOR) * _VECTOR, whole * FLOAT
         for first in range(0, count, _OUTPUTS_TOGETHER):
-            number, row = min(_OUTPUTS_TOGETHER, count - first), 0
+            number, y = min(_OUTPUTS_TOGETHER, count - first), outputs + first * FLOAT
             w, s = matrix + first * stride, scales + first * scale_stride
-            while row < rows:
-                x, y = inputs + row * input_stride, outputs + row * output_stride + first * FLOAT
-                left = min(most, rows - row)
-                if left >= 8:
-                    of_8(w, stride, s, scale_stride, x, input_stride, y, output_stride, whole, number)
-                    row += 8
-                elif left >= 4:
-                    of_4(w, stride, s, scale_stride, x, input_stride, y, output_stride, whole, number)
-                    row += 4
-                elif left >= 2:
-                    of_2(w, stride, s, scale_stride, x, input_stride, y, output_stride, whole, number)
-                    row += 2
-                else:
-                    of_1(w, stride, s, scale_stride, x, input_stride, y, output_stride, whole, number)
-                    row += 1
+            if is_widened and rows >= _MANY:
+                for output in range(number):
+                    widen_row(w + output * stride, s + output * scale_stride, wide + output * wide_stride, whole)
+                wide_strip(wide, wide_stride, 0, 0, inputs, input_stride, y, output_stride, whole, number, rows, most)
+            else:
+                strip(w, stride, s, scale_stride, inputs, input_stride, y, output_stride, whole, number, rows, most)
         if whole < length:
             rest(matrix, scales, inputs, input_stride, outputs, output_stride, length, whole, count, rows)
 
     return product
+
+
+def _strip_of(kind: int) -> Any:
+    """`count` outputs of `rows` rows, of which at most `most` go together; as `dot_rows`, whose strides those are."""
+    of_1, of_2, of_4, of_8 = (_outputs_of(kind, rows) for rows in (1, 2, 4, 8))
+
+    @compiled
+    @named("strip", kind)
+    def strip(
+        w: int, stride: int, s: int, scale_stride: int, inputs: int, input_stride: int, outputs: int,
+        output_stride: int, length: int, count: int, rows: int, most: int,
+    ) -> None:  # fmt: skip
+        row = 0
+        while row < rows:
+            x, y, left = inputs + row * input_stride, outputs + row * output_stride, min(most, rows - row)
+            if left >= 8:
+                of_8(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, count)
+                row += 8
+            elif left >= 4:
+                of_4(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, count)
+                row += 4
+            elif left >= 2:
+                of_2(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, count)
+                row += 2
+            else:
+                of_1(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, count)
+                row += 1
+
+    return strip
 
 
 def _outputs_of(kind: int, rows: int) -> Any:
@@ -121,6 +148,7 @@ def _rest_of(kind: int) -> Any:
     return rest
 
 
+_float32_strip = _strip_of(FLOAT32)
 _float32_product = _product_of(FLOAT32)
 _bfloat16_product = _product_of(BFLOAT16)
 _float16_product = _product_of(FLOAT16)

@@ -142,8 +142,8 @@ def _attend(base: Base, rows: Rows, room: Integers, layer: int) -> None:
         for row in range(0, len(rows.tokens), ROWS_IN_ORDER):
             count, own = min(ROWS_IN_ORDER, len(rows.tokens) - row), row * heads * size * FLOAT
             attend_in_order(
-                kind, heads, groups, size, room[QUERIES] + own, keys, values, stride, rows.positions[row], count, window,
-                base.score_scale, room[SCORES], room[ATTENDED] + own,
+                kind, heads, groups, size, room[QUERIES] + own, keys, values, stride, rows.positions[row], count,
+                window, base.score_scale, room[SCORES], room[ATTENDED] + own,
             )  # fmt: skip
         return
     for row in range(len(rows.tokens)):

@@ -129,20 +129,13 @@ class _Dot:
 
     def _add_block(self, block: ir.Value, sums: Sequence[ir.Value]) -> list[ir.Value]:
         b, emit, made = self._builder, self._emit, []
-        weights = [self._weights_of(block, output) for output in range(self._together)]
+        ways = zip(self._weights, self._scales, strict=True)
+        weights = [_block_of(emit, self._kind, begin, scales, block) for begin, scales in ways]
         place = b.mul(block, constant(WIDTH * FLOAT))
         for row, begin in enumerate(self._inputs):
             x, own = emit.load(b.add(begin, place), FLOAT32), sums[row * self._together :]
             made += [emit.fma(weight, x, total) for weight, total in zip(weights, own, strict=False)]
         return made
-
-    def _weights_of(self, block: ir.Value, output: int) -> ir.Value:
-        b, emit = self._builder, self._emit
-        weights = emit.load(b.add(self._weights[output], b.mul(block, constant(self._bytes_of_block))), self._kind)
-        if self._kind != INT8_GROUPS:
-            return weights
-        group = b.sdiv(block, constant(GROUP // WIDTH))
-        return b.fmul(weights, emit.splat(emit.number(b.add(self._scales[output], b.mul(group, constant(FLOAT))))))
 
     def _store(self, found: ir.Value) -> None:
         """Sums that lie as their vectors lay."""
@@ -156,6 +149,42 @@ class _Dot:
     @property
     def _bytes_of_block(self) -> int:
         return WIDTH * ITEM_SIZES[self._kind]
+
+
+def _block_of(emit: Emitter, kind: int, weights: ir.Value, scales: ir.Value, block: ir.Value) -> ir.Value:
+    """A block of a row of weights, which begins at `weights`."""
+    b = emit.builder
+    wide = emit.load(b.add(weights, b.mul(block, constant(WIDTH * ITEM_SIZES[kind]))), kind)
+    if kind != INT8_GROUPS:
+        return wide
+    group = b.sdiv(block, constant(GROUP // WIDTH))
+    return b.fmul(wide, emit.splat(emit.number(b.add(scales, b.mul(group, constant(FLOAT))))))
+
+
+def widen(kind: int) -> Any:
+    """A function for compiled code: a row of weights as the float32 numbers that `dot_rows` multiplies with.
+
+    widen(weights, scales, target, length)
+    """
+
+    @intrinsic
+    def widened(_context: Any, weights: Any, scales: Any, target: Any, length: Any) -> Any:
+        signature = types.void(*[types.intp] * 4)
+
+        def generate(context: Any, builder: ir.IRBuilder, _signature: Any, args: list[ir.Value]) -> ir.Value:
+            emit, (weights, scales, target, length) = Emitter(builder), args
+
+            def one(block: ir.Value) -> list[ir.Value]:
+                place = builder.add(target, builder.mul(block, constant(WIDTH * FLOAT)))
+                emit.store(_block_of(emit, kind, weights, scales, block), place)
+                return []
+
+            emit.loop(builder.sdiv(length, constant(WIDTH)), [], one)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return widened
 
 
 def weighted_sum(kind: int, vectors: int) -> Any:

@@ -7,6 +7,7 @@ import json
 import shutil
 import weakref
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,8 +29,7 @@ from tests.engine.resident import KINDS, resident
 from tests.engine.serial import greedy, mixed
 
 if TYPE_CHECKING:
-    from functools import partial
-from pathlib import Path
+    from pathlib import Path
 
     from adapter_service.settings import KernelSetting
 
@@ -79,7 +79,9 @@ def test_8_bits_are_read_as_they_are_too(tiny_base_folder: Path) -> None:
 @pytest.mark.parametrize("name", ["as_loaded", "float16", "int8", "modules"])
 def test_what_is_asked_for_is_chosen(tiny_base: BaseModel, name: KernelSetting) -> None:
     found = chosen(tiny_base, name).kernel
-    assert (found.name, found.reason) == (name, "set by serving.kernel")
+    reason, _, of_prompts = found.reason.partition("; ")
+    assert (found.name, reason) == (name, "set by serving.kernel")
+    assert of_prompts.startswith("prompts ") == (name != "modules")
     assert (found.decoder is None) == (name == "modules")
 
 
@@ -232,7 +234,8 @@ def test_a_prompt_that_compiled_code_reads_comes_near_to_what_modules_come_to(
 def test_adapters_are_kept_in_what_is_read_of_them(
     tiny_base: BaseModel, base_of_pairs: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times, base = iter([0.1, 0.2, 0.2, 0.1]), base_of_pairs
+    compiled, by_modules = [0.1, 0.2], [0.2, 0.1]
+    times, base = iter([*compiled, *by_modules, *compiled, *compiled, *by_modules]), base_of_pairs
     monkeypatch.setattr(probe, "_chunk_seconds", lambda batch: next(times))
 
     def kept(base: BaseModel, name: KernelSetting) -> torch.dtype:
@@ -241,7 +244,9 @@ def test_adapters_are_kept_in_what_is_read_of_them(
     assert kept(base, "as_loaded") is torch.bfloat16
     # Prompts go through modules, which are faster with float32.
     assert kept(base, "as_loaded") is kept(base, "modules") is torch.float32
-    assert kept(tiny_base, "as_loaded") is kept(tiny_base, "float16") is torch.float32
+    assert kept(tiny_base, "as_loaded") is torch.float32
+    assert kept(tiny_base, "float16") is torch.float16
+    assert kept(tiny_base, "float16") is torch.float32
 
 
 @pytest.mark.parametrize("error", [ImportError("numba needs another numpy"), RuntimeError("no memory"), EOFError()])

@@ -42,7 +42,7 @@ def engine(request: pytest.FixtureRequest, tiny_base: BaseModel) -> Iterator[Eng
 
 @pytest.fixture
 def fail_in_layer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Exception], None]:
-    """In the `place`-th pass from now on, once: in the second layer, when the first has kept its keys, or the step."""
+    """In the `place`-th pass from now on, once: compiled, or in the second layer, when the first has kept its keys."""
     layer, kernel = engine.base.model.model.layers[1], engine.kernel
     assert kernel is not None
 
@@ -61,7 +61,8 @@ def fail_in_layer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 
         monkeypatch.setattr(layer, "forward", failing(layer.forward))
         if kernel.decoder is not None:
-            monkeypatch.setattr(kernel.decoder, "step", failing(kernel.decoder.step))
+            for way in ("step", "read"):
+                monkeypatch.setattr(kernel.decoder, way, failing(getattr(kernel.decoder, way)))
 
     return fail
 

@@ -62,11 +62,13 @@ def test_a_base_that_looks_back_in_its_own_way_answers_one_by_one(own_base: Base
     assert isinstance(chosen(own_base).batch, SingleBatch)
 
 
-def test_a_base_that_does_not_run_in_our_way_answers_one_by_one(own_base: BaseModel) -> None:
-    def forward(x: torch.Tensor) -> torch.Tensor:
+class Demanding(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         raise TypeError("a cache of its own is wanted")
 
-    own_base.model.model.layers[0].mlp.forward = forward
+
+def test_a_base_that_does_not_run_in_our_way_answers_one_by_one(own_base: BaseModel) -> None:
+    own_base.model.model.layers[0].mlp = Demanding()
     assert isinstance(chosen(own_base).batch, SingleBatch)
 
 
