@@ -17,11 +17,11 @@
 At one row a step reads every weight once and computes little, so that it takes as long as memory takes to deliver
 them. What torch's modules add to that, some 400 calls of 10 µs for each token, is why there is a step of our own.
 
-A prompt is a step of many rows that share a cache, and comes to the bits that its tokens come to one by one. It
-computes much, and where the processor can, inputs are rounded to bfloat16, as torch's modules of that type round
-them, and multiplied in pairs: on an EPYC with AVX512_BF16 one thread reads 660 tokens/s of SmolLM2-135M with an
-adapter, where modules read 380. On a Xeon without it, one thread reads 360 tokens/s with float16 weights where
-modules read 340, and of prompts of 16 tokens 300 where modules read 140.
+A prompt is a step of many rows that share a cache, and comes to the bits that its tokens come to one by one. But
+where base and processor have pairs of bfloat16, inputs are rounded to it, as torch's modules of that type round them,
+and multiplied in pairs: on an EPYC with AVX512_BF16 one thread reads 660 tokens/s of SmolLM2-135M with an adapter,
+where modules read 380. On a Xeon without it, one thread reads 360 tokens/s with float16 weights where modules read
+340, and of prompts of 16 tokens 300 where modules read 140.
 
 Tried and left, each on an EPYC with AVX-512:
 
@@ -30,6 +30,6 @@ Tried and left, each on an EPYC with AVX-512:
   0.004 to 0.056 nats a token;
 - steps by pairs as well, their inputs split in two bfloat16 so that little is rounded: eight rows of bfloat16 weights
   took 40 ms instead of 60, but one row 8 % and two rows a fifth longer, and all numbers of rows have to be computed
-  alike; since then the 60 ms became a third less with inputs that begin where cache lines do, two outputs side by side
-  and two sums instead of four.
+  alike. (On a Xeon the 60 ms have become a third less since then: inputs begin where cache lines do, two outputs are
+  computed side by side, and two sums instead of four.)
 """

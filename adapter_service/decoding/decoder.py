@@ -92,9 +92,8 @@ class Decoder:
         self._adapters: WeakKeyDictionary[ResidentAdapter, tuple[Integers, list[torch.Tensor]]] = WeakKeyDictionary()
         self._none = np.zeros((len(architecture.layers), LINEARS, 3), np.int64)
         self._base = self._tables()
-        self._of_pairs: list[Matrix] = []
-        in_pairs = in_pairs and self._have_pairs()
-        self._prompts = self._tables_of_pairs() if in_pairs else self._base._replace(of_prompt=1)
+        self._of_pairs = self._matrices_of_pairs() if in_pairs else []
+        self._prompts = self._tables_of_pairs() if self._of_pairs else self._base._replace(of_prompt=1)
         self._turn_up_to(_LEAST_POSITIONS)
         self._compile()
 
@@ -157,6 +156,11 @@ class Decoder:
     def reads_pairs(self) -> bool:
         """Whether products of prompts are made of pairs of bfloat16."""
         return bool(self._prompts.in_pairs)
+
+    @property
+    def rounds_prompts(self) -> bool:
+        """Whether prompts are read by copies of the weights in fewer bits."""
+        return not self.reads_pairs and self.copied_bytes > 0
 
     def read(self, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None = None) -> torch.Tensor:
         """As `step`, of one or more tokens of one prompt, one behind the other, in one cache."""
@@ -258,14 +262,14 @@ class Decoder:
             head=np.array(self._head.entry, np.int64),
         )
 
-    def _have_pairs(self) -> bool:
-        """Find the base's own weights as products of pairs read them; False where they are not all such."""
+    def _matrices_of_pairs(self) -> list[Matrix]:
+        """The base's own, as products of pairs read them; none where they are not all such."""
         if self._base.cache_kind != BFLOAT16 or self._base.head_size % BLOCK:
-            return False
+            return []
         linears = [linear for layer in self._architecture.layers for linear in layer.linears]
         read = [matrix_of(linear, "as_loaded") for linear in (*linears, self._architecture.head)]
-        self._of_pairs = [matrix for matrix in read if matrix is not None and matrix.is_of_pairs]
-        return len(self._of_pairs) == len(read)
+        found = [matrix for matrix in read if matrix is not None and matrix.is_of_pairs]
+        return found if len(found) == len(read) else []
 
     def _tables_of_pairs(self) -> Base:
         *entries, head = np.array([matrix.entry_of_pairs for matrix in self._of_pairs], np.int64)
@@ -283,7 +287,7 @@ def _room(base: Base, rows: Rows, workspace: Workspace, logits: torch.Tensor) ->
     count, positions = len(rows.tokens), int(rows.positions.max(initial=0)) + 1
     queries, keys = base.heads * base.head_size, base.groups * base.head_size
     widths = (base.hidden, base.hidden, queries, keys, keys, queries, base.between, base.between)
-    rounded = -(-max(widths) // 2)  # half as wide
+    rounded = -(-max(widths) // 2) if base.in_pairs else 0  # half as wide
     inner = int(rows.adapters[..., 2].max(initial=1))
     if base.in_pairs:
         scores = room_for_scores(positions, base.head_size)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import carray, float32, int32, int64, uint16, uint32
+from numba import carray, float32, int32, uint16, uint32
 
 from adapter_service.decoding.addresses import bits_at, float_of_bits, floats_at, halves_at, number_of, stand_alone
 from adapter_service.decoding.compiling import compiled, compiled_in_order, compiled_in_vectors
-from adapter_service.decoding.products import add_weighted_rows, multiply
+from adapter_service.decoding.products import add_weighted_rows, multiply_kept
 from adapter_service.decoding.vectors import BFLOAT16, FLOAT, FLOAT32, ITEM_SIZES
 
 SILU, GELU_TANH = range(2)
@@ -156,7 +156,7 @@ def attend(
     for group in range(groups):
         begin = group * head_stride + first * size * item
         own = group * together * size * FLOAT
-        multiply(kind, keys + begin, int64(0), query + own, size * FLOAT, scores, count * FLOAT, size, count, together)
+        multiply_kept(kind, keys + begin, query + own, size * FLOAT, scores, count * FLOAT, size, count, together)
         for head in range(together):
             of_head = scores + head * count * FLOAT
             total = shares_of(of_head, count, scale)
@@ -182,7 +182,7 @@ def attend_in_order(
     for head in range(heads):
         own, of_group = head * size * FLOAT, head // together * head_stride
         seen = keys + of_group + begin * size * item
-        multiply(kind, seen, int64(0), query + own, stride, scores, count * FLOAT, size, count, rows)
+        multiply_kept(kind, seen, query + own, stride, scores, count * FLOAT, size, count, rows)
         for row in range(rows):
             end = position + row + 1
             first = max(0, end - window) if window else 0

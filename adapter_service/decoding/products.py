@@ -5,6 +5,7 @@ A matrix lies (outputs, length), each output's weights one behind the other, as 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numba import carray, float32, int64
 from adapter_service.decoding.addresses import floats_at, number_of, stand_alone
 from adapter_service.decoding.compiling import compiled, named
 from adapter_service.decoding.pairs import multiply_pairs
+from adapter_service.decoding.tables import Floats
 from adapter_service.decoding.tiles import CHUNK, SIDE, STREAMS, add_rows, dot_rows, weighted_sum, widen
 from adapter_service.decoding.vectors import (
     BFLOAT16,
@@ -43,8 +45,9 @@ _VECTOR = WIDTH * FLOAT
 
 def _product_of(kind: int) -> Any:
     """For matrices of one kind; `scales` is the address of each output's, or of each group's of each output, else 0."""
-    strip, rest, size, is_widened = _strip_of(kind), _rest_of(kind), ITEM_SIZES[kind], kind in _WIDENED
-    is_scaled, is_grouped, wide_strip, widen_row = kind == INT8, kind == INT8_GROUPS, _float32_strip, widen(kind)
+    strip, rest, is_widened = _strip_of(kind), _rest_of(kind), kind in _WIDENED
+    widened_product: Any = _widened_product_of(kind) if is_widened else None
+    size, is_scaled, is_grouped = ITEM_SIZES[kind], kind == INT8, kind == INT8_GROUPS
 
     @compiled
     @named("product", kind)
@@ -56,16 +59,16 @@ def _product_of(kind: int) -> Any:
         whole, stride = length // WIDTH * WIDTH, length * size
         scale_stride = FLOAT if is_scaled else length // GROUP * FLOAT if is_grouped else 0
         most = max(_LEAST_TOGETHER, _FIRST_CACHE // (length * FLOAT))  # rows of inputs that stay in the nearest cache
-        room = np.empty(_OUTPUTS_TOGETHER * whole + WIDTH if is_widened and rows >= _MANY else 0, np.float32)
-        wide, wide_stride = -(-room.ctypes.data // _VECTOR) * _VECTOR, whole * FLOAT
-        for first in range(0, count, _OUTPUTS_TOGETHER):
-            number, y = min(_OUTPUTS_TOGETHER, count - first), outputs + first * FLOAT
-            w, s = matrix + first * stride, scales + first * scale_stride
-            if is_widened and rows >= _MANY:
-                for output in range(number):
-                    widen_row(w + output * stride, s + output * scale_stride, wide + output * wide_stride, whole)
-                wide_strip(wide, wide_stride, 0, 0, inputs, input_stride, y, output_stride, whole, number, rows, most)
-            else:
+        if is_widened and rows >= _MANY:
+            room = np.empty(_OUTPUTS_TOGETHER * whole + WIDTH, np.float32)
+            widened_product(
+                room, matrix, stride, scales, scale_stride, inputs, input_stride, outputs, output_stride, whole, count,
+                rows, most,
+            )  # fmt: skip
+        else:
+            for first in range(0, count, _OUTPUTS_TOGETHER):
+                number, y = min(_OUTPUTS_TOGETHER, count - first), outputs + first * FLOAT
+                w, s = matrix + first * stride, scales + first * scale_stride
                 strip(w, stride, s, scale_stride, inputs, input_stride, y, output_stride, whole, number, rows, most)
         if whole < length:
             rest(matrix, scales, inputs, input_stride, outputs, output_stride, length, whole, count, rows)
@@ -73,6 +76,29 @@ def _product_of(kind: int) -> Any:
     return product
 
 
+def _widened_product_of(kind: int) -> Any:
+    """Strip by strip, each widened into `room`, which whoever calls keeps: its address is no reference to it."""
+    widen_row, strip = widen(kind), _strip_of(FLOAT32)
+
+    @compiled
+    @named("widened", kind)
+    def widened(
+        room: Floats, matrix: int, stride: int, scales: int, scale_stride: int, inputs: int, input_stride: int,
+        outputs: int, output_stride: int, length: int, count: int, rows: int, most: int,
+    ) -> None:  # fmt: skip
+        stand_alone()
+        wide, wide_stride = -(-room.ctypes.data // _VECTOR) * _VECTOR, length * FLOAT
+        for first in range(0, count, _OUTPUTS_TOGETHER):
+            number, y = min(_OUTPUTS_TOGETHER, count - first), outputs + first * FLOAT
+            for place in range(number):
+                output = first + place
+                widen_row(matrix + output * stride, scales + output * scale_stride, wide + place * wide_stride, length)
+            strip(wide, wide_stride, 0, 0, inputs, input_stride, y, output_stride, length, number, rows, most)
+
+    return widened
+
+
+@cache
 def _strip_of(kind: int) -> Any:
     """`count` outputs of `rows` rows, of which at most `most` go together; as `dot_rows`, whose strides those are."""
     of_1, of_2, of_4, of_8 = (_outputs_of(kind, rows) for rows in (1, 2, 4, 8))
@@ -83,29 +109,35 @@ def _strip_of(kind: int) -> Any:
         w: int, stride: int, s: int, scale_stride: int, inputs: int, input_stride: int, outputs: int,
         output_stride: int, length: int, count: int, rows: int, most: int,
     ) -> None:  # fmt: skip
-        row = 0
+        stand_alone()
+        row, paired = 0, count // SIDE * SIDE
         while row < rows:
             x, y, left = inputs + row * input_stride, outputs + row * output_stride, min(most, rows - row)
             if left >= 8:
-                of_8(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, count)
+                of_8(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, paired)
                 row += 8
             elif left >= 4:
-                of_4(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, count)
+                of_4(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, paired)
                 row += 4
             elif left >= 2:
-                of_2(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, count)
+                of_2(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, paired)
                 row += 2
             else:
-                of_1(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, count)
+                of_1(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, paired)
                 row += 1
+        if paired < count:
+            w, s, outputs = w + paired * stride, s + paired * scale_stride, outputs + paired * FLOAT
+            for row in range(rows):
+                x, y = inputs + row * input_stride, outputs + row * output_stride
+                of_1(w, stride, s, scale_stride, x, input_stride, y, output_stride, length, count - paired)
 
     return strip
 
 
 def _outputs_of(kind: int, rows: int) -> Any:
-    """`count` outputs of `rows` rows, some of them side by side; as `dot_rows`, whose strides those are."""
+    """`count` outputs of `rows` rows, SIDE of several rows' at a time; as `dot_rows`, whose strides those are."""
     side = SIDE if rows > 1 else 1  # one row takes as long as memory takes, which delivers one output's weights best
-    dot, dot_side = dot_rows(kind, rows), dot_rows(kind, rows, side)
+    dot = dot_rows(kind, rows, side)
 
     @compiled
     @named("outputs", kind, rows)
@@ -113,13 +145,10 @@ def _outputs_of(kind: int, rows: int) -> Any:
         weights: int, stride: int, scales: int, scale_stride: int, x: int, x_stride: int, y: int, y_stride: int,
         length: int, count: int,
     ) -> None:  # fmt: skip
-        together = count // side * side
-        for first in range(0, together, side):
+        stand_alone()
+        for first in range(0, count, side):
             w, s = weights + first * stride, scales + first * scale_stride
-            dot_side(w, stride, s, scale_stride, x, x_stride, y + first * FLOAT, y_stride, length)
-        for last in range(together, count):
-            w, s = weights + last * stride, scales + last * scale_stride
-            dot(w, stride, s, scale_stride, x, x_stride, y + last * FLOAT, y_stride, length)
+            dot(w, stride, s, scale_stride, x, x_stride, y + first * FLOAT, y_stride, length)
 
     return outputs
 
@@ -148,7 +177,6 @@ def _rest_of(kind: int) -> Any:
     return rest
 
 
-_float32_strip = _strip_of(FLOAT32)
 _float32_product = _product_of(FLOAT32)
 _bfloat16_product = _product_of(BFLOAT16)
 _float16_product = _product_of(FLOAT16)
@@ -174,6 +202,18 @@ def multiply(
         _float16_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
     else:
         _float32_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
+
+
+@compiled
+def multiply_kept(
+    kind: int, matrix: int, inputs: int, input_stride: int, outputs: int, output_stride: int, length: int, count: int,
+    rows: int,
+) -> None:  # fmt: skip
+    """As `multiply`, of what caches keep: float32 or bfloat16."""
+    if kind == BFLOAT16:
+        _bfloat16_product(matrix, int64(0), inputs, input_stride, outputs, output_stride, length, count, rows)
+    else:
+        _float32_product(matrix, int64(0), inputs, input_stride, outputs, output_stride, length, count, rows)
 
 
 def _end_of_combination(kind: int) -> Any:

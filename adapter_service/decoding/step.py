@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from numba import int64
 
-from adapter_service.decoding.compiling import compiled, kept_compiled
+from adapter_service.decoding.compiling import compiled, compiled_into_caller, kept_compiled
 from adapter_service.decoding.layers import (
     ROWS_IN_ORDER,
     activate,
@@ -103,7 +103,7 @@ def _norm_rows(scale: int, epsilon: float, inputs: int, outputs: int, length: in
         norm(inputs + row * length * FLOAT, scale, epsilon, outputs + row * length * FLOAT, length)
 
 
-@compiled
+@compiled_into_caller
 def _keep(base: Base, rows: Rows, room: Integers, layer: int) -> None:
     """Turn queries and keys in `room`; put keys and values into the caches."""
     heads, groups, size, kind, epsilon = base.heads, base.groups, base.head_size, base.cache_kind, base.epsilon
@@ -126,7 +126,7 @@ def _keep(base: Base, rows: Rows, room: Integers, layer: int) -> None:
         keep(kind, groups, size, value, values, stride, position)
 
 
-@compiled
+@compiled_into_caller
 def _attend(base: Base, rows: Rows, room: Integers, layer: int) -> None:
     """From queries in `room` and what is in the caches to what is attended."""
     heads, groups, size, kind, window = base.heads, base.groups, base.head_size, base.cache_kind, base.windows[layer]
@@ -155,7 +155,7 @@ def _attend(base: Base, rows: Rows, room: Integers, layer: int) -> None:
         attend(kind, heads, groups, size, query, keys, values, stride, first, end, base.score_scale, scores, attended)
 
 
-@compiled
+@compiled_into_caller
 def _embedding(base: Base, rows: Rows, room: Integers) -> None:
     item = FLOAT if base.embedding[1] == FLOAT32 else _BFLOAT
     for row in range(len(rows.tokens)):
@@ -164,7 +164,7 @@ def _embedding(base: Base, rows: Rows, room: Integers) -> None:
         embed(base.embedding[1], weights, base.embedding_factor, state, base.hidden)
 
 
-@compiled
+@compiled_into_caller
 def _before_attention(base: Base, rows: Rows, room: Integers, layer: int) -> None:
     hidden, count, normed = base.hidden, len(rows.tokens), room[NORMED]
     queries, keys = base.heads * base.head_size, base.groups * base.head_size
@@ -176,7 +176,7 @@ def _before_attention(base: Base, rows: Rows, room: Integers, layer: int) -> Non
     _keep(base, rows, room, layer)
 
 
-@compiled
+@compiled_into_caller
 def _from_attention_on(base: Base, rows: Rows, room: Integers, layer: int) -> None:
     hidden, attended, between = base.hidden, base.heads * base.head_size, base.between
     epsilon, count, norms = base.epsilon, len(rows.tokens), base.norms[layer]
@@ -199,7 +199,7 @@ def _from_attention_on(base: Base, rows: Rows, room: Integers, layer: int) -> No
     add(normed, states, count * hidden)
 
 
-@compiled
+@compiled_into_caller
 def _logits(base: Base, rows: Rows, room: Integers) -> None:
     hidden, vocabulary, head, count, normed = base.hidden, base.vocabulary, base.head, rows.wanted, room[NORMED]
     states = room[HIDDEN] + (len(rows.tokens) - count) * hidden * FLOAT

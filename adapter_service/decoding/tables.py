@@ -70,6 +70,6 @@ class Rows(NamedTuple):
     """Logits of so many rows, the last ones, are made."""
 
 
-# Places in a table of addresses of float32 memory for what a step makes; (rows, …) each, but for `SCORES`, which one
-# row after the other uses. `ROUNDED` is for inputs of products where those are rounded.
+# Places in a table of addresses of float32 memory for what a step makes; (rows, …) each, but for `SCORES`, which some
+# rows use after others. `ROUNDED` is for inputs of products where those are rounded.
 HIDDEN, NORMED, QUERIES, KEYS, VALUES, ATTENDED, GATES, UPS, ROUNDED, INNER, SCORES, LOGITS = range(12)

@@ -5,10 +5,11 @@ A row of weights is read once, from the front to the back, and multiplied with a
     weights of one output    | block 0 | block 1 | block 2 | block 3 | block 4 | …     widened to float32
     sums of each input row      sum 0     sum 1     sum 0     sum 1     sum 0    …     a vector each
 
-Blocks are as long as a vector. Every one of the sums adds up its own blocks in order, and they are added in one order
-at the end, whatever number of rows is multiplied together: that is why a row's numbers do not depend on the rows beside
-it. With many rows there are not enough registers for all sums of each, so that the weights, which are in the nearest
-cache by then, are gone through more than once, for some of the sums each time.
+Blocks are as long as a vector. Every one of the sums adds up its own blocks in order, the first one also those that
+are left behind the last whole round, and they are added in one order at the end, whatever number of rows is
+multiplied together: that is why a row's numbers do not depend on the rows beside it. With many rows there are not
+enough registers for all sums of each, so that the weights, which are in the nearest cache by then, are gone through
+more than once, for some of the sums each time.
 """
 
 from __future__ import annotations

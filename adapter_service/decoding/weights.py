@@ -4,7 +4,7 @@
     float16      half the bytes of a float32 base, and all but the same answers
     int8         half the bytes of 16 bits again, with a scale for every 64 weights; it changes answers a little
 
-A packed matrix is a copy, beside the one that training and prompts go through.
+A packed matrix is a copy, beside the one that training goes through.
 """
 
 from __future__ import annotations

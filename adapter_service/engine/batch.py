@@ -102,6 +102,7 @@ class MixedBatch:
     ) -> None:
         """Steps are made by `decoder` where there is one, prompts are read by `prompts_by`, and else by the modules.
 
+        Prompts that are scored are read by the base's own weights: by modules, where `prompts_by` has copies.
         Those of the modules are recorded where there are `recordings`.
         """
         self.base = base
@@ -110,7 +111,9 @@ class MixedBatch:
         self._cache = KvCache()
         self._places: dict[Sequence, Place] = {}
         cache = self._cache
-        self._prompts: Prompts = CompiledPrompts(prompts_by, cache) if prompts_by else ModulePrompts(base, cache)
+        modules = ModulePrompts(base, cache)
+        self._prompts: Prompts = CompiledPrompts(prompts_by, cache) if prompts_by else modules
+        self._scored: Prompts = modules if prompts_by and prompts_by.rounds_prompts else self._prompts
         self._steps: Steps = CompiledSteps(decoder, cache) if decoder else ModuleSteps(base, cache, rows, recordings)
 
     @property
@@ -134,7 +137,8 @@ class MixedBatch:
         place, start = self._places[sequence], sequence.seen
         end = min(start + CHUNK_TOKENS, len(sequence.prompt))
         scores, last = sequence.prompt_logprobs is not None, end == len(sequence.prompt)
-        logits = self._prompts.read(sequence, place, start, end, keep=end - start if scores else int(last))
+        reader = self._scored if scores else self._prompts
+        logits = reader.read(sequence, place, start, end, keep=end - start if scores else int(last))
         trail = _scored(sequence, logits, end) if scores and logits is not None else []
         if end - start == CHUNK_TOKENS:
             block = self._cache.read(place, start, end)

@@ -51,14 +51,15 @@ class Kernel:
         return self.decoder if self.reads_prompts else None
 
     def adapter_dtype(self, base: BaseModel) -> torch.dtype:
-        """The type that adapters are kept in: that which a decoder reads, where it reads prompts, too."""
-        return base.adapter_dtype if self.prompts_by is None else self.prompts_by.adapter_dtype
+        """The type that adapters are kept in: that which a decoder reads, where it reads all prompts, too."""
+        by = self.prompts_by
+        return base.adapter_dtype if by is None or by.rounds_prompts else by.adapter_dtype
 
     @property
     def reason_now(self) -> str:
         """With what has happened since it was chosen."""
         fault = None if self.recordings is None else self.recordings.fault
-        return self.reason if fault is None else f"{self.reason}; steps are now made without, for {fault}"
+        return self.reason if fault is None else f"{self.reason}; no more are recorded, for {fault}"
 
     @property
     def gigabytes_per_second(self) -> float | None:

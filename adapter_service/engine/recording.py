@@ -61,15 +61,19 @@ class CudaRecorder:
     def record(self, run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, Callable[[], None]]:
         """As `torch.cuda.graph`, which waits for the device and gives up its cache, and hides why `run` failed."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(self._stream):
-            graph.capture_begin(self._pool, capture_error_mode="thread_local")  # other threads go on
-            try:
-                output = run()
-            except BaseException:
-                with suppress(RuntimeError):  # that it failed
-                    graph.capture_end()
-                raise
-            graph.capture_end()
+        try:
+            with torch.cuda.stream(self._stream):
+                graph.capture_begin(self._pool, capture_error_mode="thread_local")  # other threads go on
+                try:
+                    output = run()
+                except BaseException:
+                    with suppress(RuntimeError):  # that it failed
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()  # none of it may be taken for a recording while one is made
+            raise
         return output, graph.replay
 
 
@@ -80,12 +84,12 @@ def _recording_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class Recordings:
-    """How a base's steps are recorded."""
+    """How a base's steps are recorded: what one of its batches cannot, no other tries; what they have, they keep."""
 
     def __init__(self, new_recorder: Callable[[], Recorder]) -> None:
         self.new_recorder = new_recorder
         self.fault: str | None = None
-        """Why one could not be made; none is made after that, and steps are made without."""
+        """Why one could not be made; none is made after that."""
 
 
 def recordings_on(device: torch.device) -> Recordings | None:
@@ -180,7 +184,7 @@ class RecordedSteps:
 
     def _keep(self, shape: Hashable, recorded: _Recorded) -> None:
         for known in [known for known in self._by_shape if _names_what_is_gone(known)]:
-            del self._by_shape[known]
+            del self._by_shape[known], self._seen[known]
         self._by_shape[shape] = recorded
         if len(self._by_shape) > _MOST:
             evicted, _ = self._by_shape.popitem(last=False)

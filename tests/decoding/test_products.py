@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -36,6 +40,22 @@ def multiplied(matrix: torch.Tensor, scales: torch.Tensor, x: torch.Tensor) -> t
         y.data_ptr(), count * FLOAT, length, count, rows,
     )  # fmt: skip
     return y
+
+
+WIDENED = """
+import torch
+from tests.decoding.test_products import multiplied
+x, matrix = torch.randn(32, 4096), torch.randn(70, 4096).bfloat16()
+found = multiplied(matrix, torch.empty(0), x)
+assert torch.allclose(found, x @ matrix.float().T, atol=1e-2)
+"""
+
+
+def test_memory_of_widened_weights_is_there_while_it_is_read() -> None:
+    """An allocator that gives memory back at once ends a process that reads it after that."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    ran = subprocess.run([sys.executable, "-c", WIDENED], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
 
 
 SIZES = {

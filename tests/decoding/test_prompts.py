@@ -112,20 +112,23 @@ PACKINGS: list[tuple[Packing, torch.dtype]] = [
     ("float16", torch.float32),
     ("int8", torch.float32),
 ]
+# Whole numbers of groups that have a scale each.
+SIZES_OF_GROUPS = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 32}
 
 
 @pytest.mark.parametrize(("packing", "dtype"), PACKINGS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_without_pairs_they_come_to_the_bits_of_steps(name: str, packing: Packing, dtype: torch.dtype) -> None:
     """Token after token, also beyond windows, from piece to piece, with an adapter, and on any number of threads."""
-    model, tokens = random_model(name, dtype), some_tokens(100)
+    sizes = SIZES_OF_GROUPS if packing == "int8" else {}
+    model, tokens = random_model(name, dtype, **sizes), some_tokens(200)
     layers = install(model, keep=model.get_output_embeddings())
     adapter = ResidentAdapter.of("served", made_adapter(layers, 1), torch.float32, torch.device("cpu"))
     decoder, caches = reader(model, packing, in_pairs=False), Caches(model, [CAPACITY])
     alone = Caches(model, [CAPACITY])
     wanted = torch.cat([stepped(decoder, alone, token, place, adapter) for place, token in enumerate(tokens)])
     found = []
-    for start, end, threads in ((0, 64, 1), (64, 65, 1), (65, 98, 3), (98, 100, 1)):
+    for start, end, threads in ((0, 64, 1), (64, 65, 1), (65, 98, 3), (98, 100, 1), (100, 200, 3)):
         with on_threads(threads):
             found.append(read(decoder, caches, tokens[start:end], start, adapter=adapter))
     assert torch.equal(torch.cat(found), wanted)

@@ -123,7 +123,7 @@ def test_a_step_that_can_no_longer_be_recorded_is_made_as_ever(
     for batch in (found.batch, found.new_batch(1)):  # all of the base's
         torch.testing.assert_close(greedy(batch, PROMPT, 8), wanted)
     assert tapes.recorded == recorded
-    assert found.kernel.reason_now.startswith("a step is launched as a whole; steps are now made without, for a step")
+    assert found.kernel.reason_now.startswith("a step is launched as a whole; no more are recorded, for a step")
     assert "aten.item" in found.kernel.words
 
 
@@ -385,6 +385,7 @@ class TestOnCuda:
             recorder.record(fails)
         with pytest.raises(RuntimeError):
             recorder.record(lambda: x * float(x.sum()))
+        torch.cuda.empty_cache()  # torch before 2.13 took the failed one for being under way
         output, replay = recording.CudaRecorder(device).record(lambda: x + 1)
         replay()
         assert output.tolist() == [1.0, 2.0, 3.0, 4.0]
