@@ -140,7 +140,7 @@ class MixedBatch:
         reader = self._scored if scores else self._prompts
         logits = reader.read(sequence, place, start, end, keep=end - start if scores else int(last))
         trail = _scored(sequence, logits, end) if scores and logits is not None else []
-        if end - start == CHUNK_TOKENS:
+        if end - start == CHUNK_TOKENS and reader is self._prompts:  # else answers would depend on what was scored
             block = self._cache.read(place, start, end)
             self._prefixes.keep(self._owner(sequence), sequence.prompt[:end], block)
         sequence.prompt_trail += trail

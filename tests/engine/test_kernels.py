@@ -31,7 +31,7 @@ from tests.engine.serial import greedy, mixed
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from adapter_service.settings import KernelSetting
+    from adapter_service.settings import KernelName, KernelSetting
 
 
 def chosen(base: BaseModel, kernel: KernelSetting = "auto") -> Chosen:
@@ -244,6 +244,31 @@ def test_a_prompt_that_compiled_code_reads_comes_near_to_what_modules_come_to(
     assert 0 < float(apart) < 0.05
     assert len(trails["modules"]) == len(trails["compiled"]) == (149 if scores else 0)
     assert trails["compiled"] == pytest.approx(trails["modules"], abs=0.5)
+
+
+@pytest.mark.parametrize("packing", ["float16", "int8", "as_loaded"])
+def test_scores_are_the_bases_own_and_leave_answers_as_they_are(tiny_base: BaseModel, packing: KernelName) -> None:
+    made, prompt = kernels.make_kernel(tiny_base, packing), [5 + number % 200 for number in range(150)]
+    assert isinstance(made, Kernel)
+
+    def new_batch() -> MixedBatch:
+        return MixedBatch(
+            tiny_base,
+            rows=2,
+            template_id="plain",
+            prefixes=PrefixCache(CHUNK_TOKENS, 2**20),
+            decoder=made.decoder,
+            prompts_by=made.decoder,
+        )
+
+    wanted, batch = greedy(new_batch(), prompt, 4), new_batch()
+    scored = Sequence(prompt, 160, prompt_logprobs=0)
+    with torch.inference_mode():
+        read_whole(batch, scored)
+        own = tiny_base.model(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    assert torch.equal(greedy(batch, prompt, 4), wanted)
+    told = [token.logprob for token in scored.prompt_trail]
+    assert told == pytest.approx(own[range(149), prompt[1:]].tolist(), abs=1e-4)
 
 
 def test_adapters_are_kept_in_what_is_read_of_them(
