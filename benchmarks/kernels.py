@@ -59,23 +59,25 @@ Speeds = dict[str, dict[int, list[float]]]
 
 
 def run(*, size: str, console: Console | None = None, names: Sequence[str] = tuple(BASES)) -> None:
-    """Measure on one base after the other, and write the results of each."""
+    """Measure on one base after the other, and write the results of each, by the precision that it has here."""
     console = console or Console()
     results = RESULTS if size != "quick" else load_settings().storage.state_dir / "benchmarks"
     results.mkdir(parents=True, exist_ok=True)
     for name in names:
         base = BASES[name]
         with tempfile.TemporaryDirectory(prefix="kernels-bench-") as folder:
-            rows, speeds = _measure(base, Path(folder), SIZES[size], console)
-        rows = [replace(row, measure=f"{base.title}: {row.measure}") for row in rows]
-        write_results(results / f"kernels_{name}.json", rows)
+            rows, speeds, precision = _measure(base, Path(folder), SIZES[size], console)
+        title, file = f"{base.title} in {precision}", f"kernels_{name}_{precision}"
+        rows = [replace(row, measure=f"{title}: {row.measure}") for row in rows]
+        write_results(results / f"{file}.json", rows)
         together = {system: {count: median(found) for count, found in of.items()} for system, of in speeds.items()}
-        plot_speeds(results / f"kernels_{name}.png", together, title=f"{base.title}, an adapter for each request")
+        plot_speeds(results / f"{file}.png", together, title=f"{title}, an adapter for each request")
         for row in rows:
             console.print(line_of(row), markup=False, soft_wrap=True)
 
 
-def _measure(base: Base, folder: Path, size: Size, console: Console) -> tuple[list[Result], Speeds]:
+def _measure(base: Base, folder: Path, size: Size, console: Console) -> tuple[list[Result], Speeds, str]:
+    """What was found, tokens a second of several requests, and the type of the base's weights, in torch's words."""
     ours = Ours.of(base, max(ROWS), LONG_PROMPT_TOKENS)
     bandwidth = read_bandwidth()
     console.print(f"{base.title}: {bandwidth:.1f} GB/s are read here by one thread", markup=False)
@@ -98,7 +100,7 @@ def _measure(base: Base, folder: Path, size: Size, console: Console) -> tuple[li
         *kernels_sampling.measure(ours.logits()),
         *memory,
     ]
-    return rows, together
+    return rows, together, str(ours.base.precision.dtype).removeprefix("torch.")
 
 
 def _rounds(systems: Mapping[str, Seconds], size: Size, console: Console) -> tuple[Speeds, Speeds, Speeds]:
