@@ -33,7 +33,7 @@ class Workspace:
     """Memory for what steps make, of whoever makes them: one that pauses in the middle finds it as it was.
 
     It is torch's, which begins where a cache line does: a vector that lies in two lines takes twice as long to load,
-    and eight rows' steps a quarter to a third longer.
+    and eight rows' steps a seventh to a third longer.
     """
 
     def __init__(self) -> None:

@@ -119,12 +119,8 @@ class Emitter:
         first = b.insert_element(ir.Constant(wide, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
         return self._chosen(first, None, [0] * WIDTH)
 
-    def total(self, summed: ir.Value) -> ir.Value:
-        """The sum of a vector's numbers, halves first."""
-        return self.builder.extract_element(self.totals([summed]), ir.Constant(ir.IntType(32), 0))
-
     def totals(self, summed: Sequence[ir.Value]) -> ir.Value:
-        """The sums of some vectors' numbers side by side, each as `total` adds it up; so many as a power of two."""
+        """The sum of each vector's numbers, halves first, side by side; of so many vectors as a power of two."""
         parts, size = list(summed), WIDTH  # each part has pieces of so many numbers, of one vector each
         while size > 1:
             half, middle = size // 2, len(parts) // 2

@@ -6,7 +6,7 @@ int8         compiled, over a copy in 8 bits: fewer still, and answers change a 
 modules      transformers' own: any architecture, any device
 graphs       those, as CUDA graphs: a step is launched as a whole
 
-Prompts go through the modules, or compiled where that is faster.
+Prompts go through the modules, or compiled, unless that is clearly slower.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def _chosen(
 def _tried(
     base: BaseModel, kernel: Kernel, rows: int, new_batch: Callable[[Kernel, int], MixedBatch]
 ) -> Kernel | NoKernel:
-    """The one that comes to what the model's own way comes to; it reads prompts where that is right and not slower."""
+    """The one that comes to what the model's own way comes to; it reads prompts unless that is wrong or slower."""
     reason = kernel.reason
     fault = _fault_of(base, kernel, new_batch(kernel, rows))
     if not kernel.reads_prompts:

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 import transformers
 
-from adapter_service.decoding.tables import Integers
+from adapter_service.decoding.decoder import Decoder, Workspace
+from adapter_service.decoding.tables import Integers, Rows
 from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.layer import LowRankLinear
+from adapter_service.lora.resident import ResidentAdapter
 
 VOCABULARY = 90
 CAPACITY = 256
@@ -82,6 +84,27 @@ class Caches:
     @property
     def strides(self) -> Integers:
         return np.array([cache.stride(2) * cache.element_size() for cache in self.tensors], np.int64)
+
+
+def one_step(
+    decoder: Decoder,
+    caches: Caches,
+    tokens: list[int],
+    positions: list[int],
+    adapters: list[ResidentAdapter | None] | None = None,
+    scales: list[float] | None = None,
+) -> torch.Tensor:
+    """Logits (rows, vocabulary); each row in a cache of its own."""
+    rows = Rows(
+        tokens=np.array(tokens, np.int64),
+        positions=np.array(positions, np.int64),
+        caches=caches.addresses,
+        strides=caches.strides,
+        adapters=np.stack([decoder.adapter_table(adapter) for adapter in adapters or [None] * len(tokens)]),
+        strengths=np.array(scales or [1.0] * len(tokens), np.float32),
+        wanted=len(tokens),
+    )
+    return decoder.step(rows, Workspace())
 
 
 def some_tokens(count: int) -> list[int]:

@@ -27,29 +27,10 @@ from tests.decoding.random_bases import (
     distance,
     logits_of,
     made_adapter,
+    one_step,
     random_model,
     some_tokens,
 )
-
-
-def one_step(
-    decoder: Decoder,
-    caches: Caches,
-    tokens: list[int],
-    positions: list[int],
-    adapters: list[ResidentAdapter | None] | None = None,
-    scales: list[float] | None = None,
-) -> torch.Tensor:
-    rows = Rows(
-        tokens=np.array(tokens, np.int64),
-        positions=np.array(positions, np.int64),
-        caches=caches.addresses,
-        strides=caches.strides,
-        adapters=np.stack([decoder.adapter_table(adapter) for adapter in adapters or [None] * len(tokens)]),
-        strengths=np.array(scales or [1.0] * len(tokens), np.float32),
-        wanted=len(tokens),
-    )
-    return decoder.step(rows, Workspace())
 
 
 def stepped(decoder: Decoder, model: Any, tokens: list[int]) -> torch.Tensor:

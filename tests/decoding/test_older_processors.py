@@ -13,6 +13,7 @@ HASWELL = "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+lzcnt,+movbe,+popcnt,+sse,+sse2,+ss
 PROGRAM = """
 import torch
 from adapter_service.decoding import pairs, products, vectors
+from tests.decoding.test_products import multiplied
 assert (vectors.IS_WIDE, vectors.HAS_PAIRS, vectors.WIDTH) == (False, False, 8)
 numbers = torch.cat([torch.randn(5, 64), torch.tensor([[float("nan"), float("inf"), 1 + 2**-8, 0.0] * 16])])
 rounded = torch.empty(6, 64, dtype=torch.bfloat16)
@@ -23,18 +24,12 @@ products.multiply(
     vectors.BFLOAT16_PAIRS, matrix.data_ptr(), 0, x.data_ptr(), 128, found.data_ptr(), 36, 64, 9, 5
 )
 assert torch.allclose(found, x.float() @ matrix.float().T, atol=1e-4)
-def product(kind, matrix, rows):
-    (count, length), made = matrix.shape, torch.empty(len(rows), len(matrix))
-    products.multiply(
-        kind, matrix.data_ptr(), 0, rows.data_ptr(), 4 * length, made.data_ptr(), 4 * count, length, count, len(rows)
-    )
-    return made
-for kind, dtype in ((vectors.BFLOAT16, torch.bfloat16), (vectors.FLOAT16, torch.float16)):
-    rows, matrix = torch.randn(40, 100), torch.randn(35, 100).to(dtype)
-    together = product(kind, matrix, rows)
+for dtype in (torch.bfloat16, torch.float16):
+    rows, matrix, unscaled = torch.randn(40, 100), torch.randn(35, 100).to(dtype), torch.empty(0)
+    together = multiplied(matrix, unscaled, rows)
     assert torch.allclose(together, rows @ matrix.float().T, atol=1e-4)
     for count in (1, 2, 3, 9):
-        assert torch.equal(product(kind, matrix, rows[:count]), together[:count])
+        assert torch.equal(multiplied(matrix, unscaled, rows[:count]), together[:count])
 code = "".join(pairs.round_to_pairs.inspect_asm().values())
 assert "bf16" not in code and "__trunc" not in code, code
 print("as it should be")

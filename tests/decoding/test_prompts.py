@@ -23,6 +23,7 @@ from tests.decoding.random_bases import (
     distance,
     logits_of,
     made_adapter,
+    one_step,
     random_model,
     some_tokens,
 )
@@ -126,7 +127,7 @@ def test_without_pairs_they_come_to_the_bits_of_steps(name: str, packing: Packin
     adapter = ResidentAdapter.of("served", made_adapter(layers, 1), torch.float32, torch.device("cpu"))
     decoder, caches = reader(model, packing, in_pairs=False), Caches(model, [CAPACITY])
     alone = Caches(model, [CAPACITY])
-    wanted = torch.cat([stepped(decoder, alone, token, place, adapter) for place, token in enumerate(tokens)])
+    wanted = torch.cat([one_step(decoder, alone, [token], [place], [adapter]) for place, token in enumerate(tokens)])
     found = []
     for start, end, threads in ((0, 64, 1), (64, 65, 1), (65, 98, 3), (98, 100, 1), (100, 200, 3)):
         with on_threads(threads):
@@ -134,21 +135,6 @@ def test_without_pairs_they_come_to_the_bits_of_steps(name: str, packing: Packin
     assert torch.equal(torch.cat(found), wanted)
     kept, wanted_kept = (one.tensors[0][:, :, :, : len(tokens)] for one in (caches, alone))
     assert torch.equal(kept, wanted_kept)
-
-
-def stepped(
-    decoder: Decoder, caches: Caches, token: int, position: int, adapter: ResidentAdapter | None
-) -> torch.Tensor:
-    rows = Rows(
-        tokens=np.array([token], np.int64),
-        positions=np.array([position], np.int64),
-        caches=caches.addresses,
-        strides=caches.strides,
-        adapters=decoder.adapter_table(adapter)[None],
-        strengths=np.ones(1, np.float32),
-        wanted=1,
-    )
-    return decoder.step(rows, Workspace())
 
 
 @pytest.mark.parametrize("in_pairs", [True, False])

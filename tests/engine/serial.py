@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from adapter_service.model_utils import BaseModel
 
 
-def mixed(base: BaseModel, rows: int = 8, prefix_bytes: int = 0, kernel: KernelName = "as_loaded") -> MixedBatch:
+def mixed(
+    base: BaseModel,
+    rows: int = 8,
+    prefix_bytes: int = 0,
+    kernel: KernelName = "as_loaded",
+    *,
+    reads_prompts: bool = False,
+) -> MixedBatch:
     prefixes, made = PrefixCache(CHUNK_TOKENS, prefix_bytes), make_kernel(base, kernel)
     assert isinstance(made, Kernel), made.reason
     return MixedBatch(
@@ -27,6 +34,7 @@ def mixed(base: BaseModel, rows: int = 8, prefix_bytes: int = 0, kernel: KernelN
         template_id="plain",
         prefixes=prefixes,
         decoder=made.decoder,
+        prompts_by=made.decoder if reads_prompts else None,
         recordings=made.recordings,
     )
 

@@ -18,8 +18,7 @@ from adapter_service.base_models.pauses import apart, pausing
 from adapter_service.decoding import step
 from adapter_service.decoding.decoder import Decoder
 from adapter_service.engine import kernels, probe
-from adapter_service.engine.batch import MixedBatch, read_whole
-from adapter_service.engine.kernels import Kernel
+from adapter_service.engine.batch import read_whole
 from adapter_service.engine.prefix_cache import CHUNK_TOKENS, PrefixCache
 from adapter_service.engine.probe import Chosen, choose_batch
 from adapter_service.engine.sequence import Sequence
@@ -218,20 +217,10 @@ def test_a_prompt_that_compiled_code_reads_comes_near_to_what_modules_come_to(
     base_of_pairs: BaseModel, scores: int | None
 ) -> None:
     """With an adapter, over several chunks and with what is kept of them; steps go on from its keys and values."""
-    made = kernels.make_kernel(base_of_pairs, "as_loaded")
-    assert isinstance(made, Kernel)
-    assert made.decoder is not None
     adapter, prompt = resident(base_of_pairs, KINDS[2], 3, 0.05), [5 + number % 200 for number in range(150)]
     found, trails = {}, {}
-    for name, reader in (("modules", None), ("compiled", made.decoder)):
-        batch = MixedBatch(
-            base_of_pairs,
-            rows=2,
-            template_id="plain",
-            prefixes=PrefixCache(CHUNK_TOKENS, 2**20),
-            decoder=made.decoder,
-            prompts_by=reader,
-        )
+    for name in ("modules", "compiled"):
+        batch = mixed(base_of_pairs, 2, 2**20, reads_prompts=name == "compiled")
         first = greedy(batch, prompt, 4, adapter, 0.5)
         assert torch.equal(greedy(batch, prompt, 4, adapter, 0.5), first)
         found[name] = first.float()
@@ -248,20 +237,9 @@ def test_a_prompt_that_compiled_code_reads_comes_near_to_what_modules_come_to(
 
 @pytest.mark.parametrize("packing", ["float16", "int8", "as_loaded"])
 def test_scores_are_the_bases_own_and_leave_answers_as_they_are(tiny_base: BaseModel, packing: KernelName) -> None:
-    made, prompt = kernels.make_kernel(tiny_base, packing), [5 + number % 200 for number in range(150)]
-    assert isinstance(made, Kernel)
-
-    def new_batch() -> MixedBatch:
-        return MixedBatch(
-            tiny_base,
-            rows=2,
-            template_id="plain",
-            prefixes=PrefixCache(CHUNK_TOKENS, 2**20),
-            decoder=made.decoder,
-            prompts_by=made.decoder,
-        )
-
-    wanted, batch = greedy(new_batch(), prompt, 4), new_batch()
+    prompt = [5 + number % 200 for number in range(150)]
+    batch, other = (mixed(tiny_base, 2, 2**20, packing, reads_prompts=True) for _ in range(2))
+    wanted = greedy(other, prompt, 4)
     scored = Sequence(prompt, 160, prompt_logprobs=0)
     with torch.inference_mode():
         read_whole(batch, scored)

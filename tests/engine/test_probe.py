@@ -68,6 +68,14 @@ class Demanding(nn.Module):
 
 
 def test_a_base_that_does_not_run_in_our_way_answers_one_by_one(own_base: BaseModel) -> None:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        raise TypeError("a cache of its own is wanted")
+
+    own_base.model.model.layers[0].mlp.forward = forward
+    assert isinstance(chosen(own_base).batch, SingleBatch)
+
+
+def test_a_base_of_layers_that_want_more_answers_one_by_one(own_base: BaseModel) -> None:
     own_base.model.model.layers[0].mlp = Demanding()
     assert isinstance(chosen(own_base).batch, SingleBatch)
 
