@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,9 +175,7 @@ def test_a_text_goes_on_at_the_other_server_when_its_own_is_lost(
     assert_same("".join(pieces), whole, BOUND)
     eventually(lambda: [each["ok"] for each in client.health()["backend"]["servers"]].count(False) == 1, "it is seen")
     assert client.complete("warm", PROMPTS[0])
-    lost.start()
-    lost.wait()
-    eventually(lambda: all(each["ok"] for each in client.health()["backend"]["servers"]), "it is back")
+    _back(client, [lost])
     (other,) = (server for server in fleet if server is not lost)
     eventually(
         lambda: _loaded(lost) >= {n for n in _loaded(other) if n.startswith(("warm@1", "cold"))}, "has all again"
@@ -187,6 +185,13 @@ def test_a_text_goes_on_at_the_other_server_when_its_own_is_lost(
 def test_without_any_server_it_is_a_503_that_says_so(client: Client, fleet: tuple[VllmProcess, VllmProcess]) -> None:
     for server in fleet:
         server.kill()
+    try:
+        _is_said_to_be_without_any(client)
+    finally:  # tests come in any order
+        _back(client, fleet)
+
+
+def _is_said_to_be_without_any(client: Client) -> None:
     eventually(lambda: not client.health()["backend"]["ok"], "it is seen")
     response = client.http.post("/v1/completions", json={"model": "cold", "prompt": "x"})
     assert (response.status_code, response.json()["error"]["code"]) == (503, "backend_unreachable")
@@ -194,6 +199,14 @@ def test_without_any_server_it_is_a_503_that_says_so(client: Client, fleet: tupl
     assert int(response.headers["Retry-After"]) > 0
     assert client.http.get("/ready").status_code == 503
     assert client.health()["status"] == "degraded"
+
+
+def _back(client: Client, lost: Sequence[VllmProcess]) -> None:
+    """Start them again, and wait until that is seen."""
+    for server in lost:
+        server.start()
+        server.wait()
+    eventually(lambda: all(each["ok"] for each in client.health()["backend"]["servers"]), "they are back")
 
 
 def _loaded(server: VllmProcess) -> set[str]:
