@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 
 import numba
 
-from adapter_service.decoding.vectors import compiled_for
+from adapter_service.decoding.vectors import IS_X86, compiled_for
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ _INSTRUCTIONS = {"f16c": "F16C", "fma": "FMA"}
 
 def missing_instructions() -> list[str]:
     """What compiled steps need of an x86 processor and this one has not."""
-    if platform.machine().lower() not in {"x86_64", "amd64", "i686"}:
+    if not IS_X86:
         return []
     features = compiled_for()
     return [words for name, words in _INSTRUCTIONS.items() if name not in features]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import pairwise
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,16 +13,19 @@ from adapter_service.decoding.compiling import missing_instructions
 from adapter_service.decoding.families import Architecture, NotComputedError
 from adapter_service.decoding.layers import ROWS_IN_ORDER
 from adapter_service.decoding.pairs import BLOCK
-from adapter_service.decoding.prompt_attention import room_for_scores
-from adapter_service.decoding.step import decode_step
+from adapter_service.decoding.prompt_attention import room_for_scores, room_for_turned
+from adapter_service.decoding.step import STAGES, STAGES_OF_END, make_pass
 from adapter_service.decoding.tables import GATE, LINEARS, NORMS, Base, Integers, Rows
-from adapter_service.decoding.vectors import BFLOAT16, BFLOAT16_PAIRS, HAS_PAIRS
+from adapter_service.decoding.team import Patience, dismiss, new_team, part_waited
+from adapter_service.decoding.vectors import BFLOAT16, BFLOAT16_PAIRS, FLOAT, HAS_PAIRS
 from adapter_service.decoding.weights import KINDS, Matrix, Packing, matrix_of
 from adapter_service.lora.resident import Factors, ResidentAdapter
 
 _LEAST_POSITIONS = 1024
-# Rows of a thread when several share a step: with fewer, weights are what takes the time, and each reads all of them.
-_LEAST_ROWS = 4
+# Bytes of weights that are worth a helper, who takes 50 µs to come; rows whose products take as long as reading those.
+_WORTH_A_HELPER, _ROWS_OF_READING = 2**23, 8
+# float32 numbers in a cache line.
+_CACHE_LINE = 16
 
 _threads = ThreadPoolExecutor(thread_name_prefix="decoding")
 
@@ -38,13 +39,6 @@ class Workspace:
 
     def __init__(self) -> None:
         self._room: list[torch.Tensor] = []
-        self._parts: list[Workspace] = [self]
-
-    def part(self, number: int) -> Workspace:
-        """That of one thread of those that share a step."""
-        if number == len(self._parts):
-            self._parts.append(Workspace())
-        return self._parts[number]
 
     def addresses(self, counts: Sequence[int]) -> list[int]:
         """Of room for so many float32 numbers of each kind."""
@@ -91,6 +85,7 @@ class Decoder:
         """What steps read adapters in; of those in another type it makes a copy."""
         self._adapters: WeakKeyDictionary[ResidentAdapter, tuple[Integers, list[torch.Tensor]]] = WeakKeyDictionary()
         self._none = np.zeros((len(architecture.layers), LINEARS, 3), np.int64)
+        self._patience = Patience()
         self._base = self._tables()
         self._of_pairs = self._matrices_of_pairs() if in_pairs else []
         self._prompts = self._tables_of_pairs() if self._of_pairs else self._base._replace(of_prompt=1)
@@ -173,18 +168,39 @@ class Decoder:
             raise IndexError(f"tokens {rows.tokens.tolist()}; the base has 0 to {tokens - 1}")
         self._turn_up_to(int(rows.positions.max(initial=0)) + 1)
         logits = torch.empty(rows.wanted, base.vocabulary, dtype=torch.float32)
-        shares = []
-        for number, part in enumerate(_shared_out(count)):
-            own = _of_rows(rows, part)
-            of_own = logits[max(0, part.start - (count - rows.wanted)) :]
-            shares.append((own, _room(base, own, workspace.part(number), of_own)))
-        halves = 2 * len(self._layers)
-        at_once = 1 if base.of_prompt and len(shares) > 1 else halves if pause is None else 2
-        for begin in range(0, halves, at_once):
-            if pause is not None and begin % 2 == 0:
+        layers = len(self._layers)
+        at_once = layers if pause is None else 1
+        members = self._most_members(count, at_once)
+        room = _room(base, rows, workspace, logits, members)
+        for layer in range(0, layers, at_once):
+            if pause is not None:
                 pause()
-            _together(base, shares, begin, begin + at_once)
+            end = layer + at_once
+            self._make(
+                base, rows, room, members, layer * STAGES, end * STAGES + (STAGES_OF_END if end == layers else 0)
+            )
         return logits
+
+    def _most_members(self, rows: int, layers: int) -> int:
+        """How many threads so many layers are worth, for so many rows: memory or computing is what takes the time."""
+        weights = self.bytes_of_a_step * layers // len(self._layers)
+        return min(
+            torch.get_num_threads(), 1 + weights * (_ROWS_OF_READING + rows) // _ROWS_OF_READING // _WORTH_A_HELPER
+        )
+
+    def _make(self, base: Base, rows: Rows, room: Integers, most: int, begin: int, end: int) -> None:
+        """Stages of a pass."""
+        members = self._patience.members(most)
+        team = new_team(members)
+        helpers = [_threads.submit(make_pass, base, rows, room, team, one, begin, end) for one in range(1, members)]
+        try:
+            make_pass(base, rows, room, team, 0, begin, end)
+        finally:
+            dismiss(team)
+            for helper in helpers:
+                helper.cancel()
+        if helpers:
+            self._patience.saw(part_waited(team))
 
     def _compile(self) -> None:
         """By a step of no rows.
@@ -254,6 +270,7 @@ class Decoder:
             embedding_factor=np.float32(known.embedding_factor),
             score_scale=np.float32(known.score_scale),
             embedding=np.array(self._embedding.entry, np.int64),
+            shapes=np.array(shapes, np.int64),
             linears=np.array([[matrix.entry for matrix in layer] for layer in self._layers], np.int64),
             norms=norms,
             windows=np.array([layer.window for layer in known.layers], np.int64),
@@ -282,47 +299,23 @@ class Decoder:
         )
 
 
-def _room(base: Base, rows: Rows, workspace: Workspace, logits: torch.Tensor) -> Integers:
-    """Addresses of room for what a pass makes, in the order of `tables.HIDDEN` to `tables.LOGITS`."""
+def _room(base: Base, rows: Rows, workspace: Workspace, logits: torch.Tensor, members: int) -> Integers:
+    """Room for what a pass makes, in the order of `tables.HIDDEN` to `tables.INNER_STRIDE`."""
     count, positions = len(rows.tokens), int(rows.positions.max(initial=0)) + 1
     queries, keys = base.heads * base.head_size, base.groups * base.head_size
-    widths = (base.hidden, base.hidden, queries, keys, keys, queries, base.between, base.between)
-    rounded = -(-max(widths) // 2) if base.in_pairs else 0  # half as wide
-    inner = int(rows.adapters[..., 2].max(initial=1))
+    rank = int(rows.adapters[..., 2].max(initial=1))
+    widths = [base.hidden, base.hidden, queries, keys, keys, queries, base.between, base.between]
+    widths += [base.hidden // 2, max(queries, base.between) // 2] if base.in_pairs else [0, 0]
     if base.in_pairs:
-        scores = room_for_scores(positions, base.head_size)
+        turned, scores = room_for_turned(positions, base.groups, base.head_size), room_for_scores(positions)
     else:
-        scores = (ROWS_IN_ORDER if base.of_prompt else base.heads // base.groups) * positions
-    counts = [*(count * width for width in (*widths, rounded, inner)), scores]
-    return np.array([*workspace.addresses(counts), logits.data_ptr()], np.int64)
-
-
-def _shared_out(rows: int) -> list[slice]:
-    """The rows of each thread, that of whoever calls first."""
-    threads = max(1, min(torch.get_num_threads(), rows // _LEAST_ROWS))
-    borders = [rows * number // threads for number in range(threads + 1)]
-    return [slice(*border) for border in pairwise(borders)]
-
-
-def _together(base: Base, shares: Sequence[tuple[Rows, Integers]], begin: int, end: int) -> None:
-    (first, room), *others = shares
-    running = [_threads.submit(partial(decode_step, base, *share, begin, end)) for share in others]
-    decode_step(base, first, room, begin, end)
-    for one in running:
-        one.result()
-
-
-def _of_rows(rows: Rows, part: slice) -> Rows:
-    wanted_from = len(rows.tokens) - rows.wanted
-    return Rows(
-        tokens=rows.tokens[part],
-        positions=rows.positions[part],
-        caches=rows.caches[part],
-        strides=rows.strides[part],
-        adapters=rows.adapters[part],
-        strengths=rows.strengths[part],
-        wanted=max(0, part.stop - max(part.start, wanted_from)),
+        turned, scores = 0, (ROWS_IN_ORDER if base.of_prompt else base.heads // base.groups) * positions
+    scores = -(-scores // _CACHE_LINE) * _CACHE_LINE  # no two threads write to one
+    *addresses, at_turned, at_scores = workspace.addresses(
+        [*(count * width for width in (*widths, rank)), turned, members * scores]
     )
+    strides = scores * FLOAT, rank * FLOAT
+    return np.array([*addresses, logits.data_ptr(), at_turned, at_scores, *strides], np.int64)
 
 
 def _adapter_dtype(of_base: torch.dtype, packing: Packing) -> torch.dtype:

@@ -142,26 +142,20 @@ def shares_of(scores: int, length: int, scale: float) -> float:
 
 @compiled
 def attend(
-    kind: int, heads: int, groups: int, size: int, query: int, keys: int, values: int, head_stride: int, first: int,
-    end: int, scale: float, scores: int, attended: int,
+    kind: int, heads: int, size: int, query: int, keys: int, values: int, first: int, end: int, scale: float,
+    scores: int, attended: int,
 ) -> None:  # fmt: skip
-    """One token's queries (heads, size) over the positions `first` to before `end`; heads of a group share keys.
+    """One token's queries (heads, size), which share keys, over the positions `first` to before `end`.
 
-    `scores` has room for heads / groups × (end − first) numbers; `attended` is (heads, size).
+    `scores` has room for heads × (end − first) numbers; `attended` is (heads, size).
     """
     stand_alone()
-    together, count = heads // groups, end - first
-    item = _BFLOAT if kind == BFLOAT16 else FLOAT
-    fill(attended, heads * size, float32(0.0))
-    for group in range(groups):
-        begin = group * head_stride + first * size * item
-        own = group * together * size * FLOAT
-        multiply_kept(kind, keys + begin, query + own, size * FLOAT, scores, count * FLOAT, size, count, together)
-        for head in range(together):
-            of_head = scores + head * count * FLOAT
-            total = shares_of(of_head, count, scale)
-            sums = attended + own + head * size * FLOAT
-            add_weighted_rows(kind, of_head, values + begin, size * item, count, float32(1.0) / total, sums, size)
+    count, start = end - first, first * size * (_BFLOAT if kind == BFLOAT16 else FLOAT)
+    multiply_kept(kind, keys + start, query, size * FLOAT, scores, count * FLOAT, size, count, heads)
+    for head in range(heads):
+        _average(
+            kind, scores + head * count * FLOAT, values + start, count, scale, attended + head * size * FLOAT, size
+        )
 
 
 @compiled
@@ -178,7 +172,6 @@ def attend_in_order(
     together, stride, item = heads // groups, heads * size * FLOAT, _BFLOAT if kind == BFLOAT16 else FLOAT
     begin = max(0, position + 1 - window) if window else 0  # of what the first one sees
     count = position + rows - begin
-    fill(attended, rows * heads * size, float32(0.0))
     for head in range(heads):
         own, of_group = head * size * FLOAT, head // together * head_stride
         seen = keys + of_group + begin * size * item
@@ -186,10 +179,19 @@ def attend_in_order(
         for row in range(rows):
             end = position + row + 1
             first = max(0, end - window) if window else 0
-            of_row = scores + (row * count + first - begin) * FLOAT
-            part = float32(1.0) / shares_of(of_row, end - first, scale)
-            sums, first_value = attended + row * stride + own, values + of_group + first * size * item
-            add_weighted_rows(kind, of_row, first_value, size * item, end - first, part, sums, size)
+            of_row, start = scores + (row * count + first - begin) * FLOAT, values + of_group + first * size * item
+            _average(kind, of_row, start, end - first, scale, attended + row * stride + own, size)
+
+
+@compiled
+def _average(kind: int, scores: int, values: int, count: int, scale: float, averaged: int, size: int) -> None:
+    """`averaged` (size,) of `values` (count, size), by the shares that `scores` × `scale` come to."""
+    stand_alone()
+    part = float32(1.0) / shares_of(scores, count, scale)
+    fill(averaged, size, float32(0.0))
+    add_weighted_rows(
+        kind, scores, values, size * (_BFLOAT if kind == BFLOAT16 else FLOAT), count, part, averaged, size
+    )
 
 
 @compiled_in_vectors

@@ -14,7 +14,7 @@ from numba import carray, float32, int64
 from adapter_service.decoding.addresses import floats_at, number_of, stand_alone
 from adapter_service.decoding.compiling import compiled, named
 from adapter_service.decoding.pairs import multiply_pairs
-from adapter_service.decoding.tables import Floats
+from adapter_service.decoding.tables import Floats, Integers
 from adapter_service.decoding.tiles import CHUNK, SIDE, STREAMS, add_rows, dot_rows, weighted_sum, widen
 from adapter_service.decoding.vectors import (
     BFLOAT16,
@@ -36,11 +36,11 @@ _FIRST_CACHE = (48 if IS_WIDE else 24) << 10
 # Rows that go together even if that is too small for them: each group widens all of the weights anew.
 _LEAST_TOGETHER = 4
 # Outputs for which a group of inputs stays there; their weights stay in the second cache for the next group.
-_OUTPUTS_TOGETHER = 32
+OUTPUTS_TOGETHER = 32
 # Rows for which a strip of outputs is widened once instead of by each group of rows anew, and of which kinds it is.
 _MANY = 32
 _WIDENED = (BFLOAT16, FLOAT16, INT8_GROUPS)
-_VECTOR = WIDTH * FLOAT
+_VECTOR, _HALF = WIDTH * FLOAT, ITEM_SIZES[FLOAT16]
 
 
 def _product_of(kind: int) -> Any:
@@ -60,14 +60,14 @@ def _product_of(kind: int) -> Any:
         scale_stride = FLOAT if is_scaled else length // GROUP * FLOAT if is_grouped else 0
         most = max(_LEAST_TOGETHER, _FIRST_CACHE // (length * FLOAT))  # rows of inputs that stay in the nearest cache
         if is_widened and rows >= _MANY:
-            room = np.empty(_OUTPUTS_TOGETHER * whole + WIDTH, np.float32)
+            room = np.empty(OUTPUTS_TOGETHER * whole + WIDTH, np.float32)
             widened_product(
                 room, matrix, stride, scales, scale_stride, inputs, input_stride, outputs, output_stride, whole, count,
                 rows, most,
             )  # fmt: skip
         else:
-            for first in range(0, count, _OUTPUTS_TOGETHER):
-                number, y = min(_OUTPUTS_TOGETHER, count - first), outputs + first * FLOAT
+            for first in range(0, count, OUTPUTS_TOGETHER):
+                number, y = min(OUTPUTS_TOGETHER, count - first), outputs + first * FLOAT
                 w, s = matrix + first * stride, scales + first * scale_stride
                 strip(w, stride, s, scale_stride, inputs, input_stride, y, output_stride, whole, number, rows, most)
         if whole < length:
@@ -88,8 +88,8 @@ def _widened_product_of(kind: int) -> Any:
     ) -> None:  # fmt: skip
         stand_alone()
         wide, wide_stride = -(-room.ctypes.data // _VECTOR) * _VECTOR, length * FLOAT
-        for first in range(0, count, _OUTPUTS_TOGETHER):
-            number, y = min(_OUTPUTS_TOGETHER, count - first), outputs + first * FLOAT
+        for first in range(0, count, OUTPUTS_TOGETHER):
+            number, y = min(OUTPUTS_TOGETHER, count - first), outputs + first * FLOAT
             for place in range(number):
                 output = first + place
                 widen_row(matrix + output * stride, scales + output * scale_stride, wide + place * wide_stride, length)
@@ -202,6 +202,26 @@ def multiply(
         _float16_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
     else:
         _float32_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
+
+
+@compiled
+def multiply_outputs(
+    matrix: Integers, first: int, count: int, inputs: int, input_stride: int, outputs: int, output_stride: int,
+    length: int, rows: int,
+) -> None:  # fmt: skip
+    """As `multiply`, of some of a matrix's outputs, from `first` on; `matrix` is its line in a table.
+
+    `outputs` is where all of a row's outputs begin.
+    """
+    weights, kind, scales, _ = matrix
+    if kind == INT8:
+        weights, scales = weights + first * length, scales + first * FLOAT
+    elif kind == INT8_GROUPS:
+        weights, scales = weights + first * length, scales + first * (length // GROUP) * FLOAT
+    else:
+        weights += first * length * (FLOAT if kind == FLOAT32 else _HALF)
+    y = outputs + first * FLOAT
+    multiply(kind, weights, scales, inputs, input_stride, y, output_stride, length, count, rows)
 
 
 @compiled

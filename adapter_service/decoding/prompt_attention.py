@@ -1,12 +1,12 @@
 """Attention of many tokens of one prompt, compiled: products of pairs with keys, and with values turned the other way.
 
+    turned     values (positions, size) of each group to (size, positions), once for all rows
     scores     queries (rows, size) × keys (positions, size)ᵀ, of some rows of one head at a time
     shares     of each row, over the positions that it sees; 0 elsewhere
     attended   shares (rows, positions) × turned values (size, positions)ᵀ
 
-Queries and shares are rounded to bfloat16, as torch rounds them. In which order a row is summed up depends on what the
-rows of its thread see together: other numbers of threads come to other last bits. Addresses are in bytes, lengths in
-numbers.
+Queries and shares are rounded to bfloat16, as torch rounds them. In which order a row is summed up depends on where
+the rows begin that are read with it. Addresses are in bytes, lengths in numbers.
 """
 
 from __future__ import annotations
@@ -21,25 +21,50 @@ from adapter_service.decoding.tables import Integers
 from adapter_service.decoding.vectors import BFLOAT16, FLOAT, ITEM_SIZES
 
 # Rows whose scores are made at once.
-_ROWS = 16
+ROWS_OF_PAIRS = 16
 _BFLOAT = ITEM_SIZES[BFLOAT16]
 
 
-def room_for_scores(positions: int, size: int) -> int:
-    """How many float32 numbers `attend_to_prompt` wants room for, of so many positions that its rows see."""
-    span = _span(positions)
-    return _ROWS * span + (_ROWS + size) * span // 2
+def room_for_scores(positions: int) -> int:
+    """How many float32 numbers `attend_to_prompt` wants room for, of so many positions that rows see."""
+    return ROWS_OF_PAIRS * _whole_blocks(positions) * 3 // 2
 
 
-def _span(positions: int) -> int:
+def room_for_turned(positions: int, groups: int, size: int) -> int:
+    """How many float32 numbers are as long as the values that `turn` has turned."""
+    return groups * size * _whole_blocks(positions) // 2
+
+
+def _whole_blocks(positions: int) -> int:
     return -(-positions // BLOCK) * BLOCK
 
 
 @compiled
-def _turn(values: int, turned: int, count: int, span: int, size: int) -> None:
-    """bfloat16 (count, size) to (size, span), with zeros behind the last."""
+def first_seen(positions: Integers, window: int) -> int:
+    """The first position that any row sees."""
+    first: int = max(int64(0), positions[0] + 1 - window) if window else int64(0)
+    return first
+
+
+@compiled
+def _span(positions: Integers, window: int) -> int:
+    """How many positions rows see, in whole blocks."""
+    count = positions[len(positions) - 1] + 1 - first_seen(positions, window)
+    span: int = (count + BLOCK - 1) // BLOCK * BLOCK
+    return span
+
+
+@compiled
+def turn(group: int, size: int, values: int, head_stride: int, positions: Integers, window: int, turned: int) -> None:
+    """What rows see of a group's values, bfloat16 (positions, size), to (size, positions) with zeros behind the last.
+
+    `turned` is where that of the first group is.
+    """
     stand_alone()
-    source, target = carray(halves_at(values), count * size), carray(halves_at(turned), size * span)
+    seen, span = first_seen(positions, window), _span(positions, window)
+    count = positions[len(positions) - 1] + 1 - seen
+    source = carray(halves_at(values + group * head_stride + seen * size * _BFLOAT), count * size)
+    target = carray(halves_at(turned + group * size * span * _BFLOAT), size * span)
     for number in range(size):
         for position in range(count, span):
             target[number * span + position] = 0
@@ -63,33 +88,26 @@ def _share(scores: int, first: int, end: int, span: int, scale: float) -> None:
 
 @compiled
 def attend_to_prompt(
-    heads: int, groups: int, size: int, queries: int, rounded: int, keys: int, values: int, head_stride: int,
-    positions: Integers, window: int, scale: float, scores: int, attended: int,
+    heads: int, groups: int, size: int, queries: int, keys: int, head_stride: int, turned: int, positions: Integers,
+    window: int, scale: float, first_row: int, rows: int, scores: int, attended: int,
 ) -> None:  # fmt: skip
-    """Queries (rows, heads, size) of consecutive positions, each over those up to its own; `attended` is as they are.
+    """Rows from `first_row` on, ROWS_OF_PAIRS at most, each over the positions up to its own; a window of 0 is none.
 
-    `rounded` has room for the queries in bfloat16. A window of 0 is none.
+    `positions` are consecutive, those of all rows. `queries` are bfloat16 (all rows, heads, size), `attended` float32.
     """
     stand_alone()
-    rows, together = len(positions), heads // groups
-    seen = max(0, positions[0] + 1 - window) if window else 0
-    count = positions[rows - 1] + 1 - seen
-    span = (count + BLOCK - 1) // BLOCK * BLOCK
-    shares = scores + _ROWS * span * FLOAT
-    turned = shares + _ROWS * span * _BFLOAT
+    together, seen, span = heads // groups, first_seen(positions, window), _span(positions, window)
+    count = positions[first_row + rows - 1] + 1 - seen
+    shares = scores + ROWS_OF_PAIRS * span * FLOAT
     q_stride, y_stride = heads * size * _BFLOAT, heads * size * FLOAT
-    round_to_pairs(queries, rounded, rows * heads * size)
     for head in range(heads):
-        of_group = head // together * head_stride + seen * size * _BFLOAT
-        if head % together == 0:
-            _turn(values + of_group, turned, count, span, size)
-        for row in range(0, rows, _ROWS):
-            number, place = min(_ROWS, rows - row), (row * heads + head) * size
-            q, y = rounded + place * _BFLOAT, attended + place * FLOAT
-            multiply_pairs(keys + of_group, q, q_stride, scores, span * FLOAT, size, count, number)
-            for own in range(number):
-                end = positions[row + own] + 1 - seen
-                first = max(int64(0), end - window) if window else int64(0)
-                _share(scores + own * span * FLOAT, first, end, span, scale)
-            round_to_pairs(scores, shares, number * span)
-            multiply_pairs(turned, shares, span * _BFLOAT, y, y_stride, span, size, number)
+        group, place = head // together, (first_row * heads + head) * size
+        seen_keys = keys + group * head_stride + seen * size * _BFLOAT
+        multiply_pairs(seen_keys, queries + place * _BFLOAT, q_stride, scores, span * FLOAT, size, count, rows)
+        for row in range(rows):
+            end = positions[first_row + row] + 1 - seen
+            first = max(int64(0), end - window) if window else int64(0)
+            _share(scores + row * span * FLOAT, first, end, span, scale)
+        round_to_pairs(scores, shares, rows * span)
+        values, y = turned + group * size * span * _BFLOAT, attended + place * FLOAT
+        multiply_pairs(values, shares, span * _BFLOAT, y, y_stride, span, size, rows)

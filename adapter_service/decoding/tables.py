@@ -40,6 +40,8 @@ class Base(NamedTuple):
     score_scale: np.float32
     embedding: Integers
     """(4,), a matrix of tokens × hidden"""
+    shapes: Integers
+    """(LINEARS, 2), how many outputs and how many inputs each linear layer has"""
     linears: Integers
     """(layers, LINEARS, 4)"""
     norms: Integers
@@ -70,6 +72,9 @@ class Rows(NamedTuple):
     """Logits of so many rows, the last ones, are made."""
 
 
-# Places in a table of addresses of float32 memory for what a step makes; (rows, …) each, but for `SCORES`, which some
-# rows use after others. `ROUNDED` is for inputs of products where those are rounded.
-HIDDEN, NORMED, QUERIES, KEYS, VALUES, ATTENDED, GATES, UPS, ROUNDED, INNER, SCORES, LOGITS = range(12)
+# Places in a table of addresses of memory for what a pass makes; (rows, …) each, of float32. `ROUNDED` are inputs of
+# products where those are rounded: what is as wide as a state, and what lies between two products.
+HIDDEN, NORMED, QUERIES, KEYS, VALUES, ATTENDED, GATES, UPS, ROUNDED, ROUNDED_BETWEEN, INNER, LOGITS = range(12)
+# Values turned the other way, of all groups; scores, which each thread has of its own. The last are no addresses: how
+# many bytes those of a thread are, and those of a row of `INNER`.
+TURNED, SCORES, SCORES_STRIDE, INNER_STRIDE = range(12, 16)

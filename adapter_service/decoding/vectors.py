@@ -5,6 +5,7 @@ numba compiles Python; vectors it has not. LLVM makes of these what the processo
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 
 import llvmlite.binding
@@ -28,6 +29,7 @@ def compiled_for() -> set[str]:
     return found if numba.config.ENABLE_AVX else {name for name in found if not name.startswith("avx")}
 
 
+IS_X86 = platform.machine().lower() in {"x86_64", "amd64", "i686"}
 _FEATURES = compiled_for()
 IS_WIDE = "avx512f" in _FEATURES
 # Whether the processor multiplies and adds pairs of bfloat16 at once.

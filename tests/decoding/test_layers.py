@@ -90,8 +90,9 @@ def test_attention_is_torchs(
         scale=0.3,
     )
     scores, attended = torch.empty(together * end), torch.empty_like(query)
-    layers.attend(
-        KINDS[dtype], groups * together, groups, size, query.data_ptr(), keys.data_ptr(), values.data_ptr(),
-        300 * size * keys.element_size(), first, end, 0.3, scores.data_ptr(), attended.data_ptr(),
-    )  # fmt: skip
+    for group, own in enumerate(range(0, groups * together, together)):
+        layers.attend(
+            KINDS[dtype], together, size, query[own].data_ptr(), keys[group].data_ptr(), values[group].data_ptr(),
+            first, end, 0.3, scores.data_ptr(), attended[own].data_ptr(),
+        )  # fmt: skip
     assert torch.allclose(attended.double().view_as(wanted), wanted, rtol=1e-4, atol=1e-4)

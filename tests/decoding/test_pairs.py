@@ -77,12 +77,18 @@ def test_a_prompt_attends_as_torchs_does(
     cache = torch.full((2, groups, capacity, size), float("nan"), dtype=torch.bfloat16)
     cache[:, :, :end] = some(2, groups, end, size, seed=seed + 1).bfloat16()
     positions = torch.arange(before, end)
-    scores = torch.full((prompt_attention.room_for_scores(end, size),), float("nan"))
-    rounded, found = torch.empty(queries.numel() // 2), torch.empty_like(queries)
-    prompt_attention.attend_to_prompt(
-        heads, groups, size, queries.data_ptr(), rounded.data_ptr(), cache[0].data_ptr(), cache[1].data_ptr(),
-        capacity * size * 2, positions.numpy(), window, 0.3, scores.data_ptr(), found.data_ptr(),
-    )  # fmt: skip
+    scores = torch.full((prompt_attention.room_for_scores(end),), float("nan"))
+    turned = torch.full((prompt_attention.room_for_turned(end, groups, size),), float("nan"))
+    rounded, found = queries.bfloat16(), torch.empty_like(queries)
+    seen, stride = (positions.numpy(), window), capacity * size * 2
+    for group in range(groups):
+        prompt_attention.turn(group, size, cache[1].data_ptr(), stride, *seen, turned.data_ptr())
+    for first in range(0, rows, prompt_attention.ROWS_OF_PAIRS):
+        count = min(prompt_attention.ROWS_OF_PAIRS, rows - first)
+        prompt_attention.attend_to_prompt(
+            heads, groups, size, rounded.data_ptr(), cache[0].data_ptr(), stride, turned.data_ptr(), *seen, 0.3,
+            first, count, scores.data_ptr(), found.data_ptr(),
+        )  # fmt: skip
     keys, values = (part[:, :end].float().repeat_interleave(heads // groups, 0) for part in cache)
     apart = positions[:, None] - torch.arange(end)
     sees = (apart >= 0) & (apart < window) if window else apart >= 0

@@ -19,4 +19,3 @@ def test_rooms_stay_where_they_are_while_they_are_large_enough() -> None:
     workspace = Workspace()
     first = workspace.addresses((10, 20))
     assert workspace.addresses((5, 20)) == first
-    assert workspace.part(1).addresses((10, 20)) != first

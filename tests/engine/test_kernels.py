@@ -272,7 +272,7 @@ def test_whatever_the_compiler_fails_with_there_are_modules(
     def fail(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr("adapter_service.decoding.decoder.decode_step", fail)
+    monkeypatch.setattr("adapter_service.decoding.decoder.make_pass", fail)
     found = chosen(tiny_base).kernel
     assert found.name == "modules"
     assert f"steps cannot be compiled: {error}" in found.reason
@@ -284,14 +284,14 @@ def test_a_full_disk_keeps_nothing_for_the_next_start_and_steps_are_compiled(
     tiny_base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """numba has compiled when it finds that it cannot write."""
-    whole, calls = step.decode_step, iter([OSError(28, "No space left on device")])
+    whole, calls = step.make_pass, iter([OSError(28, "No space left on device")])
 
     def failing_once(*args: Any) -> None:
         for error in calls:
             raise error
         whole(*args)
 
-    monkeypatch.setattr("adapter_service.decoding.decoder.decode_step", failing_once)
+    monkeypatch.setattr("adapter_service.decoding.decoder.make_pass", failing_once)
     assert chosen(tiny_base, "as_loaded").kernel.name == "as_loaded"
 
 
