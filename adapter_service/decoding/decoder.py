@@ -200,7 +200,7 @@ class Decoder:
             for helper in helpers:
                 helper.cancel()
         if helpers:
-            self._patience.saw(part_waited(team))
+            self._patience.saw(part_waited(team), members)
 
     def _compile(self) -> None:
         """By a step of no rows.

@@ -11,7 +11,7 @@ import numpy as np
 from numba import carray, float32, int32, uint16, uint32
 
 from adapter_service.decoding.addresses import bits_at, float_of_bits, floats_at, halves_at, number_of, stand_alone
-from adapter_service.decoding.compiling import compiled, compiled_in_order, compiled_in_vectors
+from adapter_service.decoding.compiling import compiled, compiled_in_order, compiled_in_vectors, compiled_into_caller
 from adapter_service.decoding.products import add_weighted_rows, multiply_kept
 from adapter_service.decoding.vectors import BFLOAT16, FLOAT, FLOAT32, ITEM_SIZES
 
@@ -183,10 +183,9 @@ def attend_in_order(
             _average(kind, of_row, start, end - first, scale, attended + row * stride + own, size)
 
 
-@compiled
+@compiled_into_caller
 def _average(kind: int, scores: int, values: int, count: int, scale: float, averaged: int, size: int) -> None:
     """`averaged` (size,) of `values` (count, size), by the shares that `scores` × `scale` come to."""
-    stand_alone()
     part = float32(1.0) / shares_of(scores, count, scale)
     fill(averaged, size, float32(0.0))
     add_weighted_rows(

@@ -12,7 +12,7 @@ import numpy as np
 from numba import carray, float32, int64
 
 from adapter_service.decoding.addresses import floats_at, number_of, stand_alone
-from adapter_service.decoding.compiling import compiled, named
+from adapter_service.decoding.compiling import compiled, compiled_into_caller, named
 from adapter_service.decoding.pairs import multiply_pairs
 from adapter_service.decoding.tables import Floats, Integers
 from adapter_service.decoding.tiles import CHUNK, SIDE, STREAMS, add_rows, dot_rows, weighted_sum, widen
@@ -204,7 +204,7 @@ def multiply(
         _float32_product(matrix, scales, inputs, input_stride, outputs, output_stride, length, count, rows)
 
 
-@compiled
+@compiled_into_caller
 def multiply_outputs(
     matrix: Integers, first: int, count: int, inputs: int, input_stride: int, outputs: int, output_stride: int,
     length: int, rows: int,

@@ -158,7 +158,7 @@ def _parts(base: Base, rows: Rows, members: int, stage: int) -> int:
     return min(parts, MOST_PARTS)
 
 
-@compiled
+@compiled_into_caller
 def _multiply(base: Base, rows: Rows, room: Integers, layer: int, stage: int, part: int, parts: int) -> None:
     """Some strips of the outputs of a stage's linear layers, one behind the other, without bias and adapters."""
     strips, before = _strips_of(base, stage), 0
@@ -219,30 +219,32 @@ def _embed(base: Base, rows: Rows, room: Integers, first: int, end: int) -> None
         embed(base.embedding[1], weights, base.embedding_factor, room[HIDDEN] + row * base.hidden * FLOAT, base.hidden)
 
 
-@compiled
+@compiled_into_caller
 def _add_to_states(base: Base, rows: Rows, room: Integers, layer: int, which: int, first: int, end: int) -> None:
-    """The outputs of a half of a layer, of rows, whose last linear layer is `which`."""
-    hidden, states, normed = base.hidden, room[HIDDEN], room[NORMED]
+    """What the half of a layer has come to whose last linear layer is `which`."""
+    hidden, normed = base.hidden, room[NORMED]
     _complete(base, rows, room, layer, which, first, end)
     scale = base.norms[layer, AFTER_ATTENTION if which == OUTPUT else AFTER_MLP]
     if scale:
         _norm_rows(scale, base.epsilon, normed, normed, hidden, first, end)
     start = first * hidden * FLOAT
-    add(normed + start, states + start, (end - first) * hidden)
+    add(normed + start, room[HIDDEN] + start, (end - first) * hidden)
 
 
 @compiled_into_caller
-def _enter(base: Base, rows: Rows, room: Integers, layer: int, first: int, end: int) -> None:
-    hidden, states, normed = base.hidden, room[HIDDEN], room[NORMED]
-    if layer == 0:
+def _begin_half(base: Base, rows: Rows, room: Integers, layer: int, of_layer: int, first: int, end: int) -> None:
+    """From what came out before to the inputs of a half of a layer, or of the head."""
+    is_second, hidden, normed = of_layer == BETWEEN, base.hidden, room[NORMED]
+    if layer == 0 and not is_second:
         _embed(base, rows, room, first, end)
     else:
-        _add_to_states(base, rows, room, layer - 1, int64(DOWN), first, end)
+        before, which = (layer, OUTPUT) if is_second else (layer - 1, DOWN)
+        _add_to_states(base, rows, room, before, which, first, end)
     if layer < len(base.windows):
-        scale = base.norms[layer, BEFORE_ATTENTION]
+        scale = base.norms[layer, BEFORE_MLP if is_second else BEFORE_ATTENTION]
     else:
         scale, first = base.final_norm, max(first, len(rows.tokens) - rows.wanted)
-    _norm_rows(scale, base.epsilon, states, normed, hidden, first, end)
+    _norm_rows(scale, base.epsilon, room[HIDDEN], normed, hidden, first, end)
     _round(base, normed, room[ROUNDED], hidden, first, max(first, end))
 
 
@@ -326,14 +328,6 @@ def _attend(base: Base, rows: Rows, room: Integers, layer: int, part: int, parts
 
 
 @compiled_into_caller
-def _between(base: Base, rows: Rows, room: Integers, layer: int, first: int, end: int) -> None:
-    hidden, normed = base.hidden, room[NORMED]
-    _add_to_states(base, rows, room, layer, int64(OUTPUT), first, end)
-    _norm_rows(base.norms[layer, BEFORE_MLP], base.epsilon, room[HIDDEN], normed, hidden, first, end)
-    _round(base, normed, room[ROUNDED], hidden, first, end)
-
-
-@compiled_into_caller
 def _activate(base: Base, rows: Rows, room: Integers, layer: int, first: int, end: int) -> None:
     between, gates = base.between, room[GATES]
     for which in range(GATE, DOWN):
@@ -362,8 +356,8 @@ def _make(base: Base, rows: Rows, room: Integers, stage: int, part: int, parts: 
     """A part of a stage."""
     layer, of_layer, count = stage // STAGES, stage % STAGES, len(rows.tokens)
     first, end = count * part // parts, count * (part + 1) // parts
-    if of_layer == ENTER:
-        _enter(base, rows, room, layer, first, end)
+    if of_layer in (ENTER, BETWEEN):
+        _begin_half(base, rows, room, layer, of_layer, first, end)
     elif layer == len(base.windows):
         _logits(base, rows, room, part, parts)
     elif of_layer == KEEP:
@@ -372,8 +366,6 @@ def _make(base: Base, rows: Rows, room: Integers, stage: int, part: int, parts: 
         _turn(base, rows, room, layer, part, parts)
     elif of_layer == ATTEND:
         _attend(base, rows, room, layer, part, parts, worker)
-    elif of_layer == BETWEEN:
-        _between(base, rows, room, layer, first, end)
     elif of_layer == ACTIVATE:
         _activate(base, rows, room, layer, first, end)
     else:

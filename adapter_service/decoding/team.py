@@ -28,35 +28,35 @@ _LOWER = (1 << _PART_BITS) - 1
 _NONE, _OVER = int64(-1), -(1 << 62)
 # The most parts that a stage may have: the ticket counts on by 1 for each member that finds none left.
 MOST_PARTS = 1 << (_PART_BITS - 1)
-# Of a pass, in which the leader waited; with half of it one thread alone would have been as fast as two.
-_TOO_LONG = 0.5
-# Passes that are made alone after one such, and at most when the next one with others is such again.
-_FEW_ALONE, _MOST_ALONE = 8, 128
+# Passes that are made by fewer after one that waited, and at most when the next one by all is such again.
+_FEW_PASSES, _MOST_PASSES = 8, 128
 
 
 class Patience:
-    """Whether others are worth waiting for.
+    """How many are worth waiting for.
 
-    Where other work keeps a processor busy, a helper may stop in the middle of a part, and the pass with it. After one
-    that took too long for this, the next few are made alone.
+    Where other work keeps a processor busy, whoever runs there may stop in the middle of a part, and the pass with it.
+    After one that waited so long that fewer would have been as fast, the next few are made by fewer.
     """
 
     def __init__(self) -> None:
-        self._alone, self._next = 0, _FEW_ALONE
+        self._fewer, self._left, self._next = 1, 0, _FEW_PASSES
 
     def members(self, most: int) -> int:
         """How many make the next pass, of as many as there could be."""
-        if most == 1 or self._alone == 0:
+        if most == 1 or self._left == 0:
             return most
-        self._alone -= 1
-        return 1
+        self._left -= 1
+        return min(most, self._fewer)
 
-    def saw(self, waited: float) -> None:
-        """In what part of a pass with others the leader waited."""
-        if waited <= _TOO_LONG:
-            self._next = _FEW_ALONE
+    def saw(self, waited: float, members: int) -> None:
+        """In what part of a pass by so many the leader waited."""
+        fewer = max(1, members * 3 // 4)
+        if waited <= 1 - fewer / members:
+            if self._left == 0:
+                self._next = _FEW_PASSES
             return
-        self._alone, self._next = self._next, min(2 * self._next, _MOST_ALONE)
+        self._fewer, self._left, self._next = fewer, self._next, min(2 * self._next, _MOST_PASSES)
 
 
 def new_team(members: int) -> Integers:

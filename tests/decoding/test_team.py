@@ -107,30 +107,49 @@ def test_helpers_go_when_their_leader_is_gone() -> None:
     assert not helper.is_alive()
 
 
-def alone_before_the_next_try(patience: team.Patience) -> int:
+def passes_of(patience: team.Patience, members: int) -> int:
+    """How many are made by so many before the next one by all eight."""
     count = 0
-    while patience.members(4) == 1:
+    while (found := patience.members(8)) != 8:
+        assert found == members
         count += 1
     return count
 
 
-def test_who_waited_too_long_goes_on_alone_for_a_while_and_longer_each_time() -> None:
+def test_after_waiting_too_long_fewer_go_on_for_a_while_and_longer_each_time() -> None:
     patience, found = team.Patience(), []
     for _ in range(7):
-        patience.saw(0.8)
-        found.append(alone_before_the_next_try(patience))
+        patience.saw(0.3, 8)
+        found.append(passes_of(patience, 6))
     assert found == [8, 16, 32, 64, 128, 128, 128]
-    patience.saw(0.2)
-    assert alone_before_the_next_try(patience) == 0
-    patience.saw(0.8)
-    assert alone_before_the_next_try(patience) == 8
+    patience.saw(0.2, 8)
+    assert passes_of(patience, 0) == 0
+    patience.saw(0.3, 8)
+    assert passes_of(patience, 6) == 8
+
+
+def test_fewer_who_wait_too_long_become_fewer_still() -> None:
+    patience, most, found = team.Patience(), 8, []
+    while most > 1:
+        patience.saw(0.6, most)
+        most = patience.members(8)
+        found.append(most)
+    assert found == [6, 4, 3, 2, 1]
+
+
+def test_two_wait_for_one_another_half_of_the_time_before_one_is_as_fast() -> None:
+    patience = team.Patience()
+    patience.saw(0.5, 2)
+    assert patience.members(2) == 2
+    patience.saw(0.51, 2)
+    assert patience.members(2) == 1
 
 
 def test_passes_that_nobody_could_help_with_are_no_trial() -> None:
     patience = team.Patience()
-    patience.saw(0.8)
+    patience.saw(0.8, 8)
     assert [patience.members(1) for _ in range(100)] == [1] * 100
-    assert alone_before_the_next_try(patience) == 8
+    assert passes_of(patience, 6) == 8
 
 
 @pytest.mark.skipif(not IS_X86, reason="the processor does not tell its cycles")
