@@ -109,12 +109,13 @@ class Emitter:
         fma = self.builder.module.declare_intrinsic(f"llvm.fma.v{WIDTH}f32", fnty=function)
         return self.builder.call(fma, [x, y, z])
 
-    def prefetch(self, address: ir.Value) -> None:
-        """Have memory deliver what is at `address`, which may be no memory at all."""
+    def prefetch(self, address: ir.Value, cache: int = 1) -> None:
+        """Have memory deliver what is at `address`, which may be no memory at all, to the first or second cache."""
         b, i32, pointer = self.builder, ir.IntType(32), ir.IntType(8).as_pointer()
         function = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
         fetch = b.module.declare_intrinsic("llvm.prefetch.p0", fnty=function)
-        b.call(fetch, [b.inttoptr(address, pointer), *(ir.Constant(i32, number) for number in (0, 3, 1))])
+        reading, of_data, locality = (ir.Constant(i32, number) for number in (0, 1, 4 - cache))
+        b.call(fetch, [b.inttoptr(address, pointer), reading, locality, of_data])
 
     def splat(self, number: ir.Value) -> ir.Value:
         b, wide = self.builder, vector(F32)
