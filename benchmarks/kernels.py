@@ -1,8 +1,8 @@
 """How steps are made: ours beside transformers with PEFT and llama.cpp, each on one thread, with rank-16 adapters.
 
 All of them answer the same prompts with the same adapters, greedily, and take turns. One request's tokens a second are
-those after the first: so many tokens' time less one token's. `BENCH=quick` only shows that it runs, and keeps what it
-finds in `.state`.
+those after the first: so many tokens' time less one token's. At the end ours and llama.cpp have all threads each.
+`BENCH=quick` only shows that it runs, and keeps what it finds in `.state`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rich.console import Console
 
 from adapter_service.backends.gguf_adapter import architecture_of, write_gguf_adapter
 from adapter_service.base_models.locating import locate
+from adapter_service.base_models.threads import most_threads
 from adapter_service.measuring.provenance import Result, write_results
 from adapter_service.settings import KernelSetting, load_settings
 from benchmarks import engine_memory, kernels_quality, kernels_sampling
@@ -38,6 +39,7 @@ PEFT, LLAMA = "transformers with PEFT", "llama.cpp, Q8_0"
 EXACT, INT8, MODULES = "kernel auto", "kernel int8", "kernel modules"
 OVER_PEFT, OVER_LLAMA, OF_BANDWIDTH, OF_BANDWIDTH_INT8 = 2.5, 1.0, 0.6, 0.5
 OF_TWO_PROCESSES = 0.75
+ONE, TOGETHER = "tokens/s, one request", f"tokens/s, {max(ROWS)} requests on {max(ROWS)} adapters"
 PREFILL_OVER_LLAMA, TOGETHER_OVER_PEFT, TOGETHER_OVER_LLAMA = 2.0, 4.0, 2.0
 
 
@@ -89,13 +91,16 @@ def _measure(base: Base, folder: Path, size: Size, console: Console) -> tuple[li
             PEFT: _peft(running, ours, base, folder),
         }
         if find_spec("xllamacpp"):
-            systems[LLAMA] = _llama(running, ours, base, folder)
+            job = _llama_job(ours, base, folder)
+            systems[LLAMA] = _child(running, "benchmarks.kernels_llama", folder / "llama", job)
         single, together, prefill = _rounds(systems, size, console)
+    on_all = _on_all_threads(ours, folder, size, console) if find_spec("xllamacpp") and most_threads() > 1 else []
     memory = engine_memory.measure(base, folder / "memory", 2, console, kernel="int8", most=OF_TWO_PROCESSES)
     rows = [
         *_decoding(single, ours, bandwidth),
         *_prefill(prefill),
         *_together(together),
+        *on_all,
         *kernels_quality.measure(ours, size.quality_tokens),
         *kernels_sampling.measure(ours.logits()),
         *memory,
@@ -137,7 +142,7 @@ def _beside(
 
 
 def _decoding(single: Speeds, ours: Ours, bandwidth: float) -> Iterator[Result]:
-    unit = "tokens/s, one request"
+    unit = ONE
     yield _beside(f"decoding ({EXACT})", unit, single[EXACT][1], PEFT, single[PEFT][1], OVER_PEFT)
     yield _beside(f"decoding ({INT8})", unit, single[INT8][1], PEFT, single[PEFT][1], None)
     yield _beside(f"decoding ({MODULES})", unit, single[MODULES][1], PEFT, single[PEFT][1], None)
@@ -163,8 +168,7 @@ def _prefill(prefill: Speeds) -> Iterator[Result]:
 
 
 def _together(together: Speeds) -> Iterator[Result]:
-    rows = max(ROWS)
-    unit = f"tokens/s, {rows} requests on {rows} adapters"
+    rows, unit = max(ROWS), TOGETHER
     for name in (EXACT, INT8):
         yield _beside(name, unit, together[name][rows], PEFT, together[PEFT][rows], TOGETHER_OVER_PEFT)
         if LLAMA in together:
@@ -184,7 +188,26 @@ def _peft(running: ExitStack, ours: Ours, base: Base, folder: Path) -> Seconds:
     return _child(running, "benchmarks.kernels_peft", place, job)
 
 
-def _llama(running: ExitStack, ours: Ours, base: Base, folder: Path) -> Seconds:
+def _on_all_threads(ours: Ours, folder: Path, size: Size, console: Console) -> list[Result]:
+    """One request and several beside llama.cpp, each on all of the processor's threads."""
+    threads, place = most_threads(), folder / "llama"
+    console.print(f"on {threads} threads each:", markup=False)
+    with ExitStack() as running:
+        job = {**json.loads((place / "job.json").read_text()), "threads": threads}
+        systems = {
+            INT8: ours.seconds_by("int8", threads),
+            LLAMA: _child(running, "benchmarks.kernels_llama", place, job),
+        }
+        single, together, _ = _rounds(systems, size, console)
+    on, rows = f"{threads} threads each", max(ROWS)
+    return [
+        _beside(f"decoding ({INT8}), {on}", ONE, single[INT8][1], LLAMA, single[LLAMA][1], OVER_LLAMA),
+        _beside(f"{INT8}, {on}", TOGETHER, together[INT8][rows], LLAMA, together[LLAMA][rows], TOGETHER_OVER_LLAMA),
+    ]
+
+
+def _llama_job(ours: Ours, base: Base, folder: Path) -> dict[str, Any]:
+    """What llama.cpp is to load, on one thread."""
     place = folder / "llama"
     place.mkdir()
     parts = locate(base.name).parts
@@ -197,8 +220,7 @@ def _llama(running: ExitStack, ours: Ours, base: Base, folder: Path) -> Seconds:
     for number in range(max(ROWS)):
         files.append(str(place / f"a{number}.gguf"))
         write_gguf_adapter(ours.adapter(number).pairs, Path(files[-1]), architecture, config)
-    job = {"model": str(place / "base.gguf"), "adapters": files, "prompts": ours.prompts}
-    return _child(running, "benchmarks.kernels_llama", place, job)
+    return {"model": str(place / "base.gguf"), "adapters": files, "prompts": ours.prompts, "threads": 1}
 
 
 def _child(running: ExitStack, module: str, place: Path, job: Mapping[str, Any]) -> Seconds:

@@ -1,4 +1,4 @@
-"""llama.cpp in a process of its own, on one thread: `python -m benchmarks.kernels_llama FOLDER`.
+"""llama.cpp in a process of its own, on as many threads as its job says: `python -m benchmarks.kernels_llama FOLDER`.
 
 `FOLDER/job.json` says what to load. Each line on stdin is a job {"rows", "tokens", "prompt_tokens"}: so many requests
 at one moment, each with its own prompt and adapter. Its seconds and its texts go to stdout as JSON.
@@ -39,7 +39,7 @@ def main() -> None:
         return found
 
     with ThreadPoolExecutor(8) as pool:
-        say(said, {"threads": 1})
+        say(said, {"threads": job["threads"]})
         for line in sys.stdin:
             asked = json.loads(line)
             started = time.perf_counter()
@@ -57,7 +57,7 @@ def _server(job: dict[str, Any]) -> Any:
     params.model.path = job["model"]
     params.n_ctx = 1024 * 8
     params.n_parallel = 8
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = job["threads"]
     params.cache_ram_mib = 0
     params.lora_init_without_apply = True
     infos = []

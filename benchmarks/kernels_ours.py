@@ -1,4 +1,4 @@
-"""Our side of `kernels`: batches of one base by every kernel, without a server around them, on one thread."""
+"""Our side of `kernels`: batches of one base by every kernel, without a server around them."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Ours:
         batch.remove(sequence)
         return found
 
-    def seconds_by(self, setting: KernelSetting) -> Callable[[int, int, int], float]:
+    def seconds_by(self, setting: KernelSetting, threads: int = 1) -> Callable[[int, int, int], float]:
         """Seconds of so many rows, each with its own prompt and adapter, for tokens that are chosen greedily."""
         batch, dtype = self.batch(setting), self.kernel(setting).adapter_dtype(self.base)
 
@@ -128,7 +128,7 @@ class Ours:
                 Sequence(self.prompts[row][:prompt_tokens], prompt_tokens + tokens, self.resident(row, dtype))
                 for row in range(rows)
             ]
-            with on_threads(1):
+            with on_threads(threads):
                 started = time.perf_counter()
                 for sequence in sequences:
                     sequence.next_token = int(read_whole(batch, sequence).argmax())
