@@ -10,12 +10,19 @@
     layers.py            norms, rotation, attention, activation
     prompt_attention.py  attention of many tokens of one prompt
     tables.py            what a step reads of the base and of each row
-    step.py              one step: a token for each row in, logits out
+    atomics.py           what threads tell one another by
+    team.py              how threads make a pass together: stages, and parts of them for whoever is free
+    step.py              one pass and its stages: a token for each row in, logits out
     compiling.py         how all that is compiled, and kept for the next start
     decoder.py           the base as the engine uses it
 
 At one row a step reads every weight once and computes little, so that it takes as long as memory takes to deliver
 them. What torch's modules add to that, some 400 calls of 10 µs for each token, is why there is a step of our own.
+
+How fast that is depends on how far ahead it is asked for weights: four kilobytes, into the second cache, is a tenth
+faster than one into the first for one row on a Xeon, and a fifth for eight rows of Gemma 3 270M in float16. Two threads
+read twice as much as one there: one row takes 23 ms instead of 42, and eight take 41 instead of 76, where each thread
+with half of the rows and all of the weights had taken 63.
 
 A prompt is a step of many rows that share a cache, and comes to the bits that its tokens come to one by one. But
 where base and processor have pairs of bfloat16, inputs are rounded to it, as torch's modules of that type round them,

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _KEPT_SECONDS = 30 * 86_400.0
 
 compiled = numba.njit(nogil=True, error_model="numpy")
-# What is called from one place and calls much: each function is optimized anew with all that it calls.
+# What is called from few places and calls much: each function is optimized anew with all that it calls.
 compiled_into_caller = numba.njit(nogil=True, error_model="numpy", inline="always")
 # Nothing in another order than it is written in, whoever calls: what is not said is inherited from there.
 compiled_in_order = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -27,7 +28,10 @@ _WORTH_A_HELPER, _ROWS_OF_READING = 2**23, 8
 # float32 numbers in a cache line.
 _CACHE_LINE = 16
 
-_threads = ThreadPoolExecutor(thread_name_prefix="decoding")
+# Memory delivers no more to more.
+_MOST_MEMBERS = 32
+
+_threads = ThreadPoolExecutor(_MOST_MEMBERS - 1, thread_name_prefix="decoding")
 
 
 class Workspace:
@@ -85,6 +89,7 @@ class Decoder:
         """What steps read adapters in; of those in another type it makes a copy."""
         self._adapters: WeakKeyDictionary[ResidentAdapter, tuple[Integers, list[torch.Tensor]]] = WeakKeyDictionary()
         self._none = np.zeros((len(architecture.layers), LINEARS, 3), np.int64)
+        self._bytes_of_layers = sum(matrix.bytes for layer in self._layers for matrix in layer)
         self._patience = Patience()
         self._base = self._tables()
         self._of_pairs = self._matrices_of_pairs() if in_pairs else []
@@ -139,8 +144,8 @@ class Decoder:
     def step(self, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None = None) -> torch.Tensor:
         """Logits (rows.wanted, vocabulary), float32, of what follows the tokens of the last rows.
 
-        Many rows are shared out among as many threads as torch uses. `pause` is called before every layer, and may have
-        other steps made, in a workspace of their own.
+        Threads make it together, as many as it is worth and torch uses at most. `pause` is called before every layer,
+        and may have other steps made, in a workspace of their own.
 
         Raises:
             IndexError: a token that the base has no row for.
@@ -162,7 +167,7 @@ class Decoder:
         return self._pass(self._prompts, rows, workspace, pause)
 
     def _pass(self, base: Base, rows: Rows, workspace: Workspace, pause: Callable[[], None] | None) -> torch.Tensor:
-        """Of a prompt all rows are through the first half of a layer before any is in its second."""
+        """All layers at once, or one after the other where others may come between."""
         tokens, count = self._embedding.weights.shape[0], len(rows.tokens)
         if int(rows.tokens.max(initial=0)) >= tokens or int(rows.tokens.min(initial=0)) < 0:
             raise IndexError(f"tokens {rows.tokens.tolist()}; the base has 0 to {tokens - 1}")
@@ -176,29 +181,34 @@ class Decoder:
             if pause is not None:
                 pause()
             end = layer + at_once
-            self._make(
-                base, rows, room, members, layer * STAGES, end * STAGES + (STAGES_OF_END if end == layers else 0)
-            )
+            first, behind = layer * STAGES, end * STAGES + (STAGES_OF_END if end == layers else 0)
+            self._share(base, rows, room, members, first, behind)
         return logits
 
     def _most_members(self, rows: int, layers: int) -> int:
         """How many threads so many layers are worth, for so many rows: memory or computing is what takes the time."""
-        weights = self.bytes_of_a_step * layers // len(self._layers)
-        return min(
-            torch.get_num_threads(), 1 + weights * (_ROWS_OF_READING + rows) // _ROWS_OF_READING // _WORTH_A_HELPER
-        )
+        if rows == 0:
+            return 1
+        weights = self._bytes_of_layers * layers // len(self._layers)
+        weights += self._head.bytes if layers == len(self._layers) else 0
+        work = weights * (_ROWS_OF_READING + rows) // _ROWS_OF_READING
+        return min(torch.get_num_threads(), _MOST_MEMBERS, 1 + work // _WORTH_A_HELPER)
 
-    def _make(self, base: Base, rows: Rows, room: Integers, most: int, begin: int, end: int) -> None:
-        """Stages of a pass."""
+    def _share(self, base: Base, rows: Rows, room: Integers, most: int, begin: int, end: int) -> None:
+        """Stages of a pass, by this thread and others."""
         members = self._patience.members(most)
-        team = new_team(members)
-        helpers = [_threads.submit(make_pass, base, rows, room, team, one, begin, end) for one in range(1, members)]
+        team, helpers = new_team(members), list[Future[None]]()
         try:
+            with suppress(RuntimeError):  # no more threads can be started: then there are fewer
+                for worker in range(1, members):
+                    helpers.append(_threads.submit(make_pass, base, rows, room, team, worker, begin, end))
             make_pass(base, rows, room, team, 0, begin, end)
-        finally:
+        except BaseException:
             dismiss(team)
-            for helper in helpers:
-                helper.cancel()
+            wait([helper for helper in helpers if not helper.cancel()])  # they write to what goes with the pass
+            raise
+        for helper in helpers:
+            helper.cancel()
         if helpers:
             self._patience.saw(part_waited(team), members)
 

@@ -40,7 +40,7 @@ def _whole_blocks(positions: int) -> int:
 
 
 @compiled
-def first_seen(positions: Integers, window: int) -> int:
+def _first_seen(positions: Integers, window: int) -> int:
     """The first position that any row sees."""
     first: int = max(int64(0), positions[0] + 1 - window) if window else int64(0)
     return first
@@ -49,7 +49,7 @@ def first_seen(positions: Integers, window: int) -> int:
 @compiled
 def _span(positions: Integers, window: int) -> int:
     """How many positions rows see, in whole blocks."""
-    count = positions[len(positions) - 1] + 1 - first_seen(positions, window)
+    count = positions[len(positions) - 1] + 1 - _first_seen(positions, window)
     span: int = (count + BLOCK - 1) // BLOCK * BLOCK
     return span
 
@@ -61,7 +61,7 @@ def turn(group: int, size: int, values: int, head_stride: int, positions: Intege
     `turned` is where that of the first group is.
     """
     stand_alone()
-    seen, span = first_seen(positions, window), _span(positions, window)
+    seen, span = _first_seen(positions, window), _span(positions, window)
     count = positions[len(positions) - 1] + 1 - seen
     source = carray(halves_at(values + group * head_stride + seen * size * _BFLOAT), count * size)
     target = carray(halves_at(turned + group * size * span * _BFLOAT), size * span)
@@ -96,7 +96,7 @@ def attend_to_prompt(
     `positions` are consecutive, those of all rows. `queries` are bfloat16 (all rows, heads, size), `attended` float32.
     """
     stand_alone()
-    together, seen, span = heads // groups, first_seen(positions, window), _span(positions, window)
+    together, seen, span = heads // groups, _first_seen(positions, window), _span(positions, window)
     count = positions[first_row + rows - 1] + 1 - seen
     shares = scores + ROWS_OF_PAIRS * span * FLOAT
     q_stride, y_stride = heads * size * _BFLOAT, heads * size * FLOAT

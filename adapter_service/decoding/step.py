@@ -1,23 +1,23 @@
 """A pass, compiled: a token for each row goes through all layers, and logits of what follows it come out.
 
-    stage      its parts are    what is made
-    ENTER      rows             what the layer before has come to is added, or the embedding; norm
-    PROJECT    outputs          queries, keys, values
-    KEEP       rows             norm of heads, rotation; keys and values into the caches
-    TURN       groups           what attention to a prompt in pairs begins with
-    ATTEND     rows, groups     attention
-    OUTPUT     outputs          its output
-    BETWEEN    rows             [norm], add, norm
-    EXPAND     outputs          gate and up
-    ACTIVATE   rows             activation
-    DOWN       outputs          down
-               …                the next layer
-    LEAVE      rows             as ENTER, norm of what logits are wanted of
-    HEAD       outputs          logits
+    stage      its parts are      what is made
+    ENTER      rows               what the layer before has come to is added, or the embedding; norm
+    PROJECT    outputs            queries, keys, values
+    KEEP       rows               norm of heads, rotation; keys and values into the caches
+    TURN       groups             what attention to a prompt in pairs begins with
+    ATTEND     rows and groups    attention; of a prompt, blocks of rows
+    COMBINE    outputs            what comes out of attention
+    BETWEEN    rows               [norm], add, norm
+    EXPAND     outputs            gate and up
+    ACTIVATE   rows               activation
+    CONTRACT   outputs            down
+               …                  the next layer
+    LEAVE      rows               as ENTER; norm of what logits are wanted of
+    HEAD       outputs            logits
 
-What a base does not have, its table has no address for. A stage of rows begins with what biases and adapters add to
-the products before it. Rows may be tokens of one prompt, one behind the other: each sees what those before it have put
-into their cache. Numbers are the same to the bit in however many parts the stages are made.
+What a base does not have, its table has no address for. What biases and adapters add to products comes at the
+beginning of the next stage of rows. Rows may be tokens of one prompt, one behind the other: each sees what those before
+it have put into their cache. Numbers are the same to the bit in however many parts the stages are made.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ from adapter_service.decoding.team import (
     MOST_PARTS,
     begin,
     close,
-    first_of,
     members_of,
     next_for_helper,
     next_for_leader,
+    open_stage,
     part_of,
     parts_of,
     stage_of,
@@ -85,8 +85,8 @@ from adapter_service.decoding.team import (
 from adapter_service.decoding.vectors import BFLOAT16, FLOAT, FLOAT32, ITEM_SIZES
 
 # The stages of a layer. LEAVE and HEAD are what comes when there is no further layer.
-ENTER, PROJECT, KEEP, TURN, ATTEND, PUT_OUT, BETWEEN, EXPAND, ACTIVATE, CONTRACT = range(10)
 STAGES = 10
+ENTER, PROJECT, KEEP, TURN, ATTEND, COMBINE, BETWEEN, EXPAND, ACTIVATE, CONTRACT = range(STAGES)
 LEAVE, HEAD = ENTER, PROJECT
 # Stages behind the last layer.
 STAGES_OF_END = 2
@@ -101,7 +101,7 @@ _INPUTS = (NORMED, NORMED, NORMED, ATTENDED, NORMED, NORMED, GATES)
 _INPUTS_OF_PAIRS = (ROUNDED, ROUNDED, ROUNDED, ROUNDED_BETWEEN, ROUNDED, ROUNDED, ROUNDED_BETWEEN)
 _OUTPUTS = (QUERIES, KEYS, VALUES, NORMED, GATES, UPS, NORMED)
 # The linear layers of a stage: the first, and the one behind the last.
-_LINEARS = {PROJECT: (QUERY, OUTPUT), PUT_OUT: (OUTPUT, GATE), EXPAND: (GATE, DOWN), CONTRACT: (DOWN, DOWN + 1)}
+_LINEARS = {PROJECT: (QUERY, OUTPUT), COMBINE: (OUTPUT, GATE), EXPAND: (GATE, DOWN), CONTRACT: (DOWN, DOWN + 1)}
 _FIRST_LINEAR = tuple(_LINEARS.get(stage, (0, 0))[0] for stage in range(STAGES))
 _BEHIND_LINEARS = tuple(_LINEARS.get(stage, (0, 0))[1] for stage in range(STAGES))
 
@@ -332,8 +332,9 @@ def _activate(base: Base, rows: Rows, room: Integers, layer: int, first: int, en
     between, gates = base.between, room[GATES]
     for which in range(GATE, DOWN):
         _complete(base, rows, room, layer, which, first, end)
-    start = first * between * FLOAT
-    activate(base.activation, gates + start, room[UPS] + start, (end - first) * between)
+    for row in range(first, end):
+        start = row * between * FLOAT
+        activate(base.activation, gates + start, room[UPS] + start, between)
     _round(base, gates, room[ROUNDED_BETWEEN], between, first, end)
 
 
@@ -352,7 +353,7 @@ def _logits(base: Base, rows: Rows, room: Integers, part: int, parts: int) -> No
 
 
 @compiled_into_caller
-def _make(base: Base, rows: Rows, room: Integers, stage: int, part: int, parts: int, worker: int) -> None:
+def _make_part(base: Base, rows: Rows, room: Integers, stage: int, part: int, parts: int, worker: int) -> None:
     """A part of a stage."""
     layer, of_layer, count = stage // STAGES, stage % STAGES, len(rows.tokens)
     first, end = count * part // parts, count * (part + 1) // parts
@@ -390,9 +391,9 @@ def make_pass(base: Base, rows: Rows, room: Integers, team: Integers, worker: in
                 taken = next_for_leader(team, taken)
             if taken < 0 and stage + 1 < end:
                 stage += 1
-                taken = first_of(team, stage, _parts(base, rows, members_of(team), stage))
+                taken = open_stage(team, stage, _parts(base, rows, members_of(team), stage))
         if taken < 0:
             break
-        _make(base, rows, room, stage_of(taken), part_of(taken), parts_of(taken), worker)
+        _make_part(base, rows, room, stage_of(taken), part_of(taken), parts_of(taken), worker)
     if not worker:
         close(team)

@@ -28,7 +28,8 @@ _LOWER = (1 << _PART_BITS) - 1
 _NONE, _OVER = int64(-1), -(1 << 62)
 # The most parts that a stage may have: the ticket counts on by 1 for each member that finds none left.
 MOST_PARTS = 1 << (_PART_BITS - 1)
-# Passes that are made by fewer after one that waited, and at most when the next one by all is such again.
+# Passes that are made by fewer after one that waited: the first number, and twice as many, up to the second, each time
+# that the next one by all waits too.
 _FEW_PASSES, _MOST_PASSES = 8, 128
 
 
@@ -41,22 +42,26 @@ class Patience:
 
     def __init__(self) -> None:
         self._fewer, self._left, self._next = 1, 0, _FEW_PASSES
+        self._is_trial = False
 
     def members(self, most: int) -> int:
         """How many make the next pass, of as many as there could be."""
-        if most == 1 or self._left == 0:
+        if most <= self._fewer:
+            self._is_trial = False
+            return most
+        self._is_trial = self._left == 0
+        if self._is_trial:
             return most
         self._left -= 1
-        return min(most, self._fewer)
+        return self._fewer
 
     def saw(self, waited: float, members: int) -> None:
-        """In what part of a pass by so many the leader waited."""
+        """In what part of that pass, by so many, the leader waited."""
         fewer = max(1, members * 3 // 4)
-        if waited <= 1 - fewer / members:
-            if self._left == 0:
-                self._next = _FEW_PASSES
-            return
-        self._fewer, self._left, self._next = fewer, self._next, min(2 * self._next, _MOST_PASSES)
+        if waited > 1 - fewer / members:
+            self._fewer, self._left, self._next = fewer, self._next, min(2 * self._next, _MOST_PASSES)
+        elif self._is_trial:
+            self._next = _FEW_PASSES
 
 
 def new_team(members: int) -> Integers:
@@ -114,8 +119,8 @@ def part_of(taken: int) -> int:
 
 
 @compiled
-def first_of(team: Integers, stage: int, parts: int) -> int:
-    """Open a stage, for the leader; its first part is taken. One that has no other nobody gets to see."""
+def open_stage(team: Integers, stage: int, parts: int) -> int:
+    """For the leader, which has its first part with that; a stage of one part is not shown to helpers."""
     taken: int = (int64(stage) << int64(2 * _PART_BITS)) | (int64(parts) << int64(_PART_BITS))
     if parts > 1:
         numbers = team.ctypes.data

@@ -11,6 +11,7 @@ import transformers
 
 from adapter_service.decoding.decoder import Decoder, Workspace
 from adapter_service.decoding.tables import Integers, Rows
+from adapter_service.decoding.weights import Packing
 from adapter_service.lora.adapter import Adapter, LoraConfig
 from adapter_service.lora.layer import LowRankLinear
 from adapter_service.lora.resident import ResidentAdapter
@@ -49,6 +50,15 @@ FAMILIES: dict[str, Any] = {
         **SIZES, sliding_window=24, layer_types=KINDS_OF_LAYERS, query_pre_attn_scalar=30
     ),
 }  # fmt: skip
+
+PACKINGS: list[tuple[Packing, torch.dtype]] = [
+    ("as_loaded", torch.float32),
+    ("as_loaded", torch.bfloat16),
+    ("float16", torch.float32),
+    ("int8", torch.float32),
+]
+# Whole numbers of groups that have a scale each.
+SIZES_OF_GROUPS = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 32}
 
 
 def random_model(name: str, dtype: torch.dtype = torch.float32, **sizes: int) -> Any:

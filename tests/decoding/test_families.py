@@ -12,16 +12,22 @@ import transformers
 
 from adapter_service.base_models.int8 import quantize_linears
 from adapter_service.base_models.threads import on_threads
+from adapter_service.decoding import decoder as decoding
+from adapter_service.decoding import step
 from adapter_service.decoding.decoder import Decoder, Workspace
 from adapter_service.decoding.families import NotComputedError, architecture_of
 from adapter_service.decoding.tables import Rows
+from adapter_service.decoding.weights import Packing
 from adapter_service.lora.adapter import Adapter
 from adapter_service.lora.layer import install, using
 from adapter_service.lora.resident import Factors, ResidentAdapter
+from tests.decoding.conftest import NoHelpers
 from tests.decoding.random_bases import (
     CAPACITY,
     FAMILIES,
+    PACKINGS,
     SIZES,
+    SIZES_OF_GROUPS,
     VOCABULARY,
     Caches,
     distance,
@@ -187,6 +193,69 @@ def test_rows_that_threads_share_are_as_alone_to_the_bit(threads: int) -> None:
         for place in range(3):
             wanted = one_step(decoder, alone, [tokens[(place + row) % count]], [place])
             assert torch.equal(found[place][row], wanted[0])
+
+
+@pytest.mark.parametrize(("packing", "dtype"), PACKINGS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_in_however_many_parts_it_is_made_numbers_are_the_same(
+    name: str, packing: Packing, dtype: torch.dtype, no_helpers: NoHelpers
+) -> None:
+    model, count = random_model(name, dtype, **(SIZES_OF_GROUPS if packing == "int8" else {})), 11
+    layers = install(model, keep=model.get_output_embeddings())
+    adapters = [
+        ResidentAdapter.of(str(seed), made_adapter(layers, seed), torch.float32, torch.device("cpu")) for seed in (1, 2)
+    ]
+    mixed = [[None, *adapters][number] for number in (1, 1, 1, 2, 0, 2, 2, 2, 2, 1, 1)]
+    decoder, tokens = Decoder(architecture_of(model), packing), some_tokens(count)
+    found = {}
+    for threads in (1, 2, 7):
+        caches = Caches(model, [64] * count)
+        with on_threads(threads):
+            steps = [one_step(decoder, caches, tokens, [place] * count, mixed) for place in range(30)]
+        found[threads] = torch.stack(steps)
+    assert no_helpers.asked == 30 * (1 + 6)
+    assert torch.equal(found[2], found[1])
+    assert torch.equal(found[7], found[1])
+
+
+@pytest.mark.parametrize("fails_at", [1, 3])
+def test_where_no_more_threads_can_be_started_there_are_fewer(fails_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("llama")
+    decoder, submit, asked = Decoder(architecture_of(model), "as_loaded"), decoding._threads.submit, 0
+
+    def failing(*given: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == fails_at:
+            raise RuntimeError("can't start new thread")
+        return submit(*given)
+
+    with on_threads(1):
+        wanted = one_step(decoder, Caches(model, [64] * 5), [9] * 5, [0] * 5)
+    monkeypatch.setattr(decoding._threads, "submit", failing)
+    with on_threads(7):
+        found = one_step(decoder, Caches(model, [64] * 5), [9] * 5, [0] * 5)
+    assert asked == fails_at
+    assert torch.equal(found, wanted)
+
+
+def test_a_pass_that_fails_leaves_nobody_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Helpers of a leader that has failed are gone before its memory is."""
+    model = random_model("llama")
+    decoder, whole, gone = Decoder(architecture_of(model), "as_loaded"), step.make_pass, []
+
+    def failing(base: Any, rows: Any, room: Any, team: Any, worker: int, first: int, end: int) -> None:
+        if worker == 0:
+            raise MemoryError("no more")
+        whole(base, rows, room, team, worker, first, end)
+        gone.append(worker)
+
+    monkeypatch.setattr("adapter_service.decoding.decoder.make_pass", failing)
+    with on_threads(3), pytest.raises(MemoryError):
+        one_step(decoder, Caches(model, [64]), [9], [0])
+    assert set(gone) <= {1, 2}
+    monkeypatch.undo()
+    assert one_step(decoder, Caches(model, [64]), [9], [0]).isfinite().all()
 
 
 def test_a_step_that_pauses_comes_to_the_same_whatever_is_made_in_its_pauses() -> None:

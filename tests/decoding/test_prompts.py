@@ -19,6 +19,8 @@ from adapter_service.lora.resident import ResidentAdapter
 from tests.decoding.random_bases import (
     CAPACITY,
     FAMILIES,
+    PACKINGS,
+    SIZES_OF_GROUPS,
     Caches,
     distance,
     logits_of,
@@ -105,16 +107,6 @@ def test_threads_come_to_what_one_comes_to(threads: int) -> None:
         found = read(decoder, shared, tokens)
     assert torch.equal(found, wanted)
     assert torch.equal(shared.tensors[0], alone.tensors[0])
-
-
-PACKINGS: list[tuple[Packing, torch.dtype]] = [
-    ("as_loaded", torch.float32),
-    ("as_loaded", torch.bfloat16),
-    ("float16", torch.float32),
-    ("int8", torch.float32),
-]
-# Whole numbers of groups that have a scale each.
-SIZES_OF_GROUPS = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 32}
 
 
 @pytest.mark.parametrize(("packing", "dtype"), PACKINGS)

@@ -34,7 +34,7 @@ def make(own: Integers, counts: Integers, made: Made, in_order: Integers, worker
                 taken = team.next_for_leader(own, taken)
             if taken < 0 and stage + 1 < len(counts):
                 stage += 1
-                taken = team.first_of(own, stage, counts[stage])
+                taken = team.open_stage(own, stage, counts[stage])
         if taken < 0:
             break
         which, part = team.stage_of(taken), team.part_of(taken)
@@ -112,6 +112,7 @@ def passes_of(patience: team.Patience, members: int) -> int:
     count = 0
     while (found := patience.members(8)) != 8:
         assert found == members
+        patience.saw(0.1, found)
         count += 1
     return count
 
@@ -177,7 +178,7 @@ def test_a_leader_knows_how_long_it_has_waited() -> None:
 def lead(own: Integers, taken: threading.Event) -> None:
     """A stage of two parts, of which it makes one when the other is taken."""
     team.begin(own)
-    part = team.first_of(own, 0, 2)
+    part = team.open_stage(own, 0, 2)
     assert taken.wait(60)
     assert team.next_for_leader(own, part) < 0
     team.close(own)
