@@ -125,6 +125,8 @@ class _Connection:
         # As it is written: what came out of ${VAR} is not shown.
         self._shown = f"the broker {settings.broker_url}"
         self._events: SimpleQueue[_Event] = SimpleQueue()
+        # paho has its thread a moment before that runs, and whoever closes meanwhile could not wait for it.
+        self._starting = Lock()
         self._host, self._port, self._client = self._made(_resolved(settings, environ))
 
     @property
@@ -138,7 +140,8 @@ class _Connection:
             raise BrokerAwayError(
                 f"{self._shown} cannot be reached ({error}); check mqtt.broker_url, and that it runs"
             ) from error
-        self._client.loop_start()
+        with self._starting:
+            self._client.loop_start()
         event = self._next(monotonic() + self._wait_seconds, "let us in")
         if event.code is not None and event.code.is_failure:
             raise BrokerAwayError(
@@ -165,7 +168,8 @@ class _Connection:
 
     def close(self) -> None:
         self._client.disconnect()
-        with suppress(AttributeError):  # paho looks twice for its thread, which may have ended in between
+        # paho looks twice for its thread, which may have ended in between.
+        with self._starting, suppress(AttributeError):
             self._client.loop_stop()
         self._events.put(_Event(None, None))  # for a thread that still waits for an acknowledgement
 

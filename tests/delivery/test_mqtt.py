@@ -254,6 +254,30 @@ def test_a_stop_does_not_wait_for_a_broker_that_hangs(hub: Hub, broker: Mosquitt
     assert (hub.only().status, hub.only().attempts) == (NoticeStatus.PENDING, 0)
 
 
+def test_a_stop_may_come_while_the_connection_starts_its_thread(
+    hub: Hub, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins, is_joined = threading.Event(), threading.Event()
+
+    class SlowToStart(threading.Thread):
+        def start(self) -> None:
+            begins.set()
+            is_joined.wait(0.5)  # nobody does, before it has started
+            super().start()
+
+        def join(self, timeout: float | None = None) -> None:
+            is_joined.set()
+            super().join(timeout)
+
+    notifier = notifier_of(hub, MqttPublisher(settings_for(broker.url)))
+    notifier.start()
+    monkeypatch.setattr("paho.mqtt.client.threading.Thread", SlowToStart)
+    hub.publish("kitchen")
+    notifier.wake()
+    assert begins.wait(30)
+    assert notifier.stop(30)
+
+
 @pytest.fixture
 def closed(tmp_path: Path) -> Iterator[Mosquitto]:
     """A broker that lets `service` publish to nodes but the cellar's, with a password."""
