@@ -90,11 +90,11 @@ def _measure(base: Base, folder: Path, size: Size, console: Console) -> tuple[li
             MODULES: ours.seconds_by("modules"),
             PEFT: _peft(running, ours, base, folder),
         }
-        if find_spec("xllamacpp"):
-            job = _llama_job(ours, base, folder)
+        job = _llama_job(ours, base, folder) if find_spec("xllamacpp") else None
+        if job is not None:
             systems[LLAMA] = _child(running, "benchmarks.kernels_llama", folder / "llama", job)
         single, together, prefill = _rounds(systems, size, console)
-    on_all = _on_all_threads(ours, folder, size, console) if find_spec("xllamacpp") and most_threads() > 1 else []
+    on_all = [] if job is None or most_threads() == 1 else _on_all_threads(ours, job, folder, size, console)
     memory = engine_memory.measure(base, folder / "memory", 2, console, kernel="int8", most=OF_TWO_PROCESSES)
     rows = [
         *_decoding(single, ours, bandwidth),
@@ -188,15 +188,14 @@ def _peft(running: ExitStack, ours: Ours, base: Base, folder: Path) -> Seconds:
     return _child(running, "benchmarks.kernels_peft", place, job)
 
 
-def _on_all_threads(ours: Ours, folder: Path, size: Size, console: Console) -> list[Result]:
+def _on_all_threads(ours: Ours, job: Mapping[str, Any], folder: Path, size: Size, console: Console) -> list[Result]:
     """One request and several beside llama.cpp, each on all of the processor's threads."""
-    threads, place = most_threads(), folder / "llama"
+    threads = most_threads()
     console.print(f"on {threads} threads each:", markup=False)
     with ExitStack() as running:
-        job = {**json.loads((place / "job.json").read_text()), "threads": threads}
         systems = {
             INT8: ours.seconds_by("int8", threads),
-            LLAMA: _child(running, "benchmarks.kernels_llama", place, job),
+            LLAMA: _child(running, "benchmarks.kernels_llama", folder / "llama", {**job, "threads": threads}),
         }
         single, together, _ = _rounds(systems, size, console)
     on, rows = f"{threads} threads each", max(ROWS)
